@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tritonclient.http as triton_http
 
+from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.triton import TritonResource
+from platform_assets.serving.replay import asking
+from platform_assets.serving.replay.asking import ask_in_turn
+from platform_assets.serving.replay.rows import tensor_frame
 from serving_gateway.contract import (
     DEFAULT_MODEL,
     DType,
@@ -24,7 +30,7 @@ from serving_gateway.contract import (
 from serving_gateway.replication.file_store import FileStore
 from tests.support.gateway_harness import RunningGateway, run_gateway
 from tests.support.onnx_models import missing_values, write_entry
-from tests.support.servers import run_triton
+from tests.support.servers import RunningTriton, run_triton
 
 FEATURES = (
     Feature("x", DType.FP32, nullable=True),
@@ -36,11 +42,21 @@ NAMES = ("x", "n", "b", "t")
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """A gateway whose A tells what is missing, and whose B repeats the text; half go to B."""
-    home = tmp_path_factory.mktemp("missing")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    """A Triton whose versions tell what is missing."""
+    home = tmp_path_factory.mktemp("missing-triton")
     model = missing_values()
     write_entry(home / "repository", DEFAULT_MODEL, {1: model, 2: model}, max_batch_size=4)
+    with run_triton(home / "repository", home) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, triton: RunningTriton
+) -> Iterator[RunningGateway]:
+    """A gateway whose A tells what is missing, and whose B repeats the text; half go to B."""
+    home = tmp_path_factory.mktemp("missing")
     slots = {
         alias: Slot(
             version,
@@ -64,10 +80,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
     record = RoutingRecord(DEFAULT_MODEL, 1, slots, Traffic(Strategy.SPLIT, 100))
     store = FileStore(home / "gateway")
     asyncio.run(store.replace(RoutingRecord(DEFAULT_MODEL), record))
-    with (
-        run_triton(home / "repository", home) as triton,
-        run_gateway(home, triton.http_url) as running,
-    ):
+    with run_gateway(home, triton.http_url) as running:
         running.wait_ready()
         yield running
 
@@ -167,3 +180,29 @@ def test_a_client_of_triton_sends_missing_values_by_the_types_of_the_metadata(
         found = client.infer(DEFAULT_MODEL, inputs)
     assert found.as_numpy("missing").ravel().tolist() == MISSING
     assert found.as_numpy("echo").ravel().tolist() == ["ä".encode(), b"", b"", b"x"]
+
+
+def test_logged_rows_with_missing_values_are_replayed_in_batches_that_triton_takes(
+    triton: RunningTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "SINGLES", 3)
+    signature = Signature(
+        FEATURES, None, label_output="missing", probabilities_output=None, max_batch_rows=4
+    )
+    log = pa.table(
+        {
+            "x": pa.array([1.5, None] * 5, pa.float32()),
+            "n": pa.array([None, 2] * 5, pa.int64()),
+            "b": pa.array([True] * 9 + [None], pa.bool_()),
+            "t": pa.array(["süd", None] * 5, pa.string()),
+        }
+    )
+    rows = tensor_frame(signature, log)
+    versions = [(RegisteredVersion(DEFAULT_MODEL, one, "", "", signature), rows) for one in (2, 1)]
+    [endpoint] = TritonResource(url=triton.http_url, control_key="").endpoints()
+    asked, answers = ask_in_turn(endpoint, versions)
+    assert asked == 10
+    for one in answers:
+        assert not one.failures
+        assert one.labels.tolist() == [10, 1] * 4 + [10, 101]
+        assert len(one.seconds) == 3

@@ -463,6 +463,20 @@ def test_regression_in_another_unit_is_blocked(tmp_path: Path, scale: float, pas
     assert set(guards(result)) == {"score_shift", "latency_p99"}
 
 
+@pytest.mark.parametrize(("scale", "passed"), [(1.0, True), (0.1, False)])
+def test_classifier_without_probabilities_is_compared_by_its_labels(
+    tmp_path: Path, scale: float, passed: bool
+) -> None:
+    plain_labels = Signature(
+        features=SIGNATURE.features, packed_input=None, classes=(0, 1), probabilities_output=None
+    )
+    candidate, _ = loaded(sigmoid_model(scale), sigmoid_model(), signature=plain_labels)
+    object.__setattr__(candidate.evaluation, "probabilities", None)
+    result = judge(tmp_path, candidate, logged_rows())
+    assert result.passed is passed, result.description
+    assert (guards(result)["score_shift"]["value"] == 0) is passed
+
+
 def test_classes_that_moved_are_compared_by_name(tmp_path: Path) -> None:
     turned = Signature(features=SIGNATURE.features, packed_input=None, classes=(1, 0))
     model = sigmoid_model()

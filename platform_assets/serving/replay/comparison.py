@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from platform_assets.model_spec import Label
 from platform_assets.serving.compatibility import align_probabilities
 from platform_assets.serving.replay.asking import VersionAnswers
 from serving_gateway.contract import Signature
@@ -68,12 +69,12 @@ def pair(
 ) -> ComparedAnswers:
     """Bring the answers to the candidate's classes, and leave out what either did not answer.
 
-    `held_out` are the candidate's probabilities, shape (held-out rows, classes), or predictions
-    for its held-out rows, shape (held-out rows, 1).
+    `held_out` are the candidate's scores for its held-out rows, as `scores_of` returns them.
     """
     is_regression = not new.classes
-    scores, other = _scores(candidate), _scores(production)
-    if not is_regression and other.shape[1]:
+    scores = scores_of(candidate.labels, candidate.probabilities, new.classes)
+    other = scores_of(production.labels, production.probabilities, old.classes)
+    if not is_regression:
         other = align_probabilities(new.classes, other, old.classes)
     names = tuple(f"probability of {label}" for label in new.classes) or ("prediction",)
     spread = _spread(held_out, is_regression=is_regression)
@@ -94,16 +95,25 @@ def pair(
     )
 
 
-def non_finite_rows(answers: VersionAnswers) -> NDArray[np.int64]:
+def non_finite_rows(answers: VersionAnswers, signature: Signature) -> NDArray[np.int64]:
     """Return the rows that were answered with a number that is not finite."""
-    is_finite = np.isfinite(_scores(answers)).all(axis=1)
-    return np.flatnonzero(answers.is_answered & ~is_finite)
+    numbers = scores_of(answers.labels, answers.probabilities, signature.classes)
+    return np.flatnonzero(answers.is_answered & ~np.isfinite(numbers).all(axis=1))
 
 
-def _scores(answers: VersionAnswers) -> NDArray[np.float64]:
-    if answers.probabilities is not None:
-        return answers.probabilities
-    return np.array([np.nan if one is None else one for one in answers.labels], float)[:, None]
+def scores_of(
+    labels: NDArray[Any], probabilities: NDArray[np.float64] | None, classes: tuple[Label, ...]
+) -> NDArray[np.float64]:
+    """Return the numbers to compare, shape (rows, scores): probabilities, or predictions.
+
+    Of a classifier without probabilities 1 for the class that is answered and 0 for the others.
+    A prediction that was not answered is NaN.
+    """
+    if probabilities is not None:
+        return probabilities
+    if not classes:
+        return np.array([np.nan if one is None else one for one in labels], np.float64)[:, None]
+    return np.array([[label == one for one in classes] for label in labels], np.float64)
 
 
 def _spread(held_out: NDArray[np.float64], *, is_regression: bool) -> NDArray[np.float64]:

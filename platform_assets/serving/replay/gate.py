@@ -11,15 +11,19 @@ from typing import Any, Final
 
 import dagster as dg
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.samples import SamplesError, SamplesFolder
 from platform_assets.resources.triton import TritonError
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
 from platform_assets.serving.replay.asking import VersionAnswers, ask_in_turn
-from platform_assets.serving.replay.comparison import answers_obstacle, non_finite_rows, pair
+from platform_assets.serving.replay.comparison import (
+    answers_obstacle,
+    non_finite_rows,
+    pair,
+    scores_of,
+)
 from platform_assets.serving.replay.judging import Finding, ReplayVerdict, judge_replay
 from platform_assets.serving.replay.logged import OutcomeLookup, outdated_answers, true_values
 from platform_assets.serving.replay.reading import LoggedRows, NothingToReplayError, read_logged
@@ -106,7 +110,7 @@ def _replayed(
         "rows": asked,
         "replay_seconds": round(time.monotonic() - began, 2),
     }
-    broken = _unanswered(own, asked, metadata)
+    broken = _unanswered(candidate, own, asked, metadata)
     if not other or not other[0].is_answered.any():
         why = f"version {production.version} does not answer, and was not compared"
         if not config.without_comparison:
@@ -120,9 +124,11 @@ def _replayed(
     return _judged(metadata, broken, findings, f"{asked} logged rows were replayed")
 
 
-def _unanswered(own: VersionAnswers, asked: int, metadata: dict[str, Any]) -> list[str]:
+def _unanswered(
+    candidate: LoadedVersion, own: VersionAnswers, asked: int, metadata: dict[str, Any]
+) -> list[str]:
     """Say what the candidate did not answer, or not with numbers."""
-    infinite, failures = non_finite_rows(own), own.failures
+    infinite, failures = non_finite_rows(own, candidate.registered.signature), own.failures
     metadata |= {"rows_failed": len(failures), "rows_not_finite": len(infinite)}
     said = []
     if failures:
@@ -142,7 +148,9 @@ def _compared(
     metadata: dict[str, Any],
 ) -> list[Finding]:
     spec, new = candidate.spec, candidate.registered.signature
-    compared = pair(new, production.signature, *answers, _held_out(candidate.evaluation))
+    rows = candidate.evaluation
+    held_out = scores_of(rows.labels, rows.probabilities, new.classes)
+    compared = pair(new, production.signature, *answers, held_out)
     truth = None
     if outcomes is not None:
         try:
@@ -171,13 +179,6 @@ def _compared(
     if findings:
         metadata |= finding_metadata(findings)
     return findings
-
-
-def _held_out(evaluation: EvaluationSet) -> NDArray[np.float64]:
-    """The scores of the held-out rows, shape (rows, classes) or (rows, 1)."""
-    if evaluation.probabilities is not None:
-        return evaluation.probabilities
-    return np.asarray(evaluation.labels, dtype=np.float64)[:, None]
 
 
 def _judged(
