@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from platform_assets.ledger.chain import (
     BEGINNING,
     SWITCH,
+    LedgerEntry,
     body_hash,
     canonical,
     next_entry,
@@ -77,7 +79,7 @@ TAMPERING: dict[str, tuple[Callable[[Lines], Lines], str]] = {
         "Entry 4 was edited",
     ),
     "spaces added": (
-        lambda lines: [lines[0].replace(b":", b": "), *lines[1:]],
+        lambda lines: [json.dumps(json.loads(lines[0])).encode(), *lines[1:]],
         "Entry 1 was edited",
     ),
     "line replaced by garbage": (
@@ -103,6 +105,10 @@ TAMPERING: dict[str, tuple[Callable[[Lines], Lines], str]] = {
     "entry repeated": (
         lambda lines: [*lines[:2], lines[1], *lines[2:]],
         "Entry 2 was moved or repeated: it stands after 2.",
+    ),
+    "entry replaced by the holder of the key": (
+        lambda lines: [*forged(lines, KEY)[:2], *lines[2:]],
+        "Entry 3 does not follow the entry before it",
     ),
     "signature removed": (
         lambda lines: [*lines[:3], changed(lines[3], signature="")],
@@ -233,8 +239,25 @@ def test_a_ledger_older_than_its_chain_begins_with_what_was_before(tmp_path: Pat
     assert [entry.content["version"] for entry in later] == [3, 4]
 
 
+def test_writers_wait_for_each_other(tmp_path: Path) -> None:
+    journal = written(tmp_path, entries=1)
+    second = threading.Thread(target=journal.append, args=(SWITCH, {"version": 3}, KEY))
+
+    def is_same(_: LedgerEntry) -> bool:
+        """Runs while the first writer is between reading and writing."""
+        second.start()
+        second.join(0.3)
+        assert second.is_alive(), "it wrote beside the first writer"
+        return False
+
+    journal.append(SWITCH, {"version": 2}, KEY, is_same=is_same)
+    second.join(30)
+    assert [entry.content["version"] for entry in journal.entries()] == [1, 2, 3]
+    assert problems(journal.lines()[0]) == []
+
+
 def _write_many(path: Path, writer: int) -> None:
-    for number in range(25):
+    for number in range(10):
         Journal(path, "iris").append(SWITCH, {"writer": writer, "number": number}, KEY)
 
 
@@ -250,7 +273,7 @@ def test_concurrent_writers_do_not_fork_the_chain(tmp_path: Path) -> None:
     assert problems(journal.lines()[0]) == []
     for writer in range(3):
         own = [e.content["number"] for e in journal.entries() if e.content["writer"] == writer]
-        assert own == list(range(25))
+        assert own == list(range(10))
 
 
 def test_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path: Path) -> None:
