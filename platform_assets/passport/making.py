@@ -11,13 +11,14 @@ import dagster as dg
 from platform_assets.ledger.chain import LedgerEntry
 from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import DeploymentKey
-from platform_assets.passport.document import FORMAT, SECTIONS, Passport
+from platform_assets.passport.document import FORMAT, SECTIONS, Act, Passport
 from platform_assets.passport.from_dagster import known_to_dagster
 from platform_assets.passport.from_ledger import known_to_ledger, periods
 from platform_assets.passport.from_servers import known_to_mlflow, known_to_repository
 from platform_assets.passport.sources import Known, merged
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.serving.ledger_entries import HASH
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,14 @@ def make_passport(sources: Sources, model_name: str, version: int) -> Passport:
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         facts={section: known.facts[section] for section in SECTIONS if known.facts.get(section)},
         periods=periods(entries, version),
-        release=known.acts,
+        release=_once(known.acts, entries),
         missing=known.missing,
         public_keys=sources.key.public_pem,
         ledger=entries,
     )
+
+
+def _once(acts: list[Act], entries: list[LedgerEntry]) -> list[Act]:
+    """Leave out what Dagster tells of an act that the ledger has."""
+    hashes = {entry.hash for entry in entries}
+    return [act for act in acts if act.content.get(HASH) not in hashes]

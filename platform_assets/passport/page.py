@@ -100,15 +100,23 @@ def _release(acts: Sequence[Act]) -> str:
     rows = [
         {
             "at (UTC)": _time(act.at),
-            "what": act.content.get("verdict") or act.content.get("description", ""),
-            "by": act.content.get("by", ""),
-            "why": act.content.get("reason", ""),
+            "verdict": act.content.get("verdict", ""),
+            "then": act.content.get("state", ""),
+            "why": act.content.get("reason") or act.content.get("description", ""),
             "source": act.source,
         }
         for act in acts
     ]
-    text = "No step, verdict or approval is recorded."
-    return pages.section("Release", pages.table(rows) if rows else pages.paragraph(text))
+    if not rows:
+        nothing = pages.paragraph("No step, verdict or approval is recorded.")
+        return pages.section("Release", nothing)
+    # Each entry repeats those before it.
+    lines = (line for act in acts for line in str(act.content.get("acts", "")).splitlines())
+    said = "\n".join(dict.fromkeys(lines))
+    parts = [pages.table(rows)]
+    if said:
+        parts += [pages.paragraph("Verdicts and approvals, by whom"), pages.verbatim(said, "acts")]
+    return pages.section("Release", *parts)
 
 
 def _ledger(sealed: SealedPassport) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -29,7 +30,7 @@ from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from platform_assets.serving.ledger import PROMOTION, ROLLBACK, switch_metadata
-from platform_assets.serving.ledger_entries import enter, enter_switch, head_tags
+from platform_assets.serving.ledger_entries import enter_switch, head_tags, with_entry
 from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch
 from serving_gateway.contract import ONNX_DIGEST_TAG, Mode, ReloadResponse
@@ -73,8 +74,17 @@ class World:
             self.tags[version] = {ONNX_DIGEST_TAG: digest}
         self.switch(1, 1, PROMOTION, "nightly")
         self.switch(2, 2, PROMOTION, "better")
-        acts = {"version": 2, "verdict": "go", "by": "token:ada", "reason": "all guards hold"}
-        enter(IRIS, RELEASE, acts, self.folder, instance)
+        decision = dg.AssetMaterialization(
+            dg.AssetKey([NAME, "release"]),
+            metadata={
+                "version": 2,
+                "verdict": "go",
+                "reason": "all guards hold",
+                "acts": dg.MetadataValue.md("- 2026-01-02, token:ada: approval: looks good"),
+            },
+        )
+        made = with_entry(decision, IRIS, RELEASE, self.folder, instance)
+        instance.report_runless_asset_event(made)
         self.switch(1, 3, ROLLBACK, "it was wrong")
 
     def switch(self, version: int, generation: int, action: str, reason: str) -> None:
@@ -161,7 +171,13 @@ def test_passport_names_each_fact_with_its_source(world: World) -> None:
         "ledger, entry 2",
     )
     [act] = passport.release
-    assert (act.content["verdict"], act.content["by"]) == ("go", "token:ada")
+    assert (act.content["verdict"], act.source) == ("go", "ledger, entry 3")
+    page = passport_page(seal(passport, world.sources.key))
+    assert "token:ada: approval: looks good" in page
+    # Where the ledger has not got it, Dagster's word counts.
+    unchained = replace(world.sources, journal=lambda _: None)
+    [act] = make_passport(unchained, NAME, 2).release
+    assert (act.content["reason"], act.source) == ("all guards hold", "Dagster, release")
 
 
 def test_passport_lists_the_times_in_production(world: World) -> None:
@@ -303,8 +319,10 @@ def test_passport_of_another_key_is_detected(world: World) -> None:
     forged = seal(make_passport(world.sources, NAME, 2), other)
     [problem] = verify_passport(world.sources, forged).problems
     assert f"signed with another key ({other.signing_id})" in problem
-    claimed = decode(encode(forged).replace(other.signing_id.encode(), b"0" * 16))
-    assert verify_passport(world.sources, claimed).problems
+    claimed = msgspec.structs.replace(forged, key=world.sources.key.signing_id)
+    assert verify_passport(world.sources, claimed).problems == [
+        "The signature of the passport is not that of its key."
+    ]
     unsigned = seal(make_passport(world.sources, NAME, 2), DeploymentKey())
     assert "is not signed although" in verify_passport(world.sources, unsigned).problems[0]
 
