@@ -1,4 +1,7 @@
-"""The deployment's key: an Ed25519 key that signs, and the public keys that it replaced."""
+"""The deployment's key: an Ed25519 key that signs, and the public keys that it replaced.
+
+The cryptography library takes a quarter of a second to import, so it is, where a key is used.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,19 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
 
 _BLOCK: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
 _CONTEXT: Final = "readygate ledger"
 """Begins all that is signed, so that a signature has one meaning."""
 _ID_LENGTH: Final = 16
+_REMEDY: Final = "make one with `openssl genpkey -algorithm ed25519`"
 
 
 class KeyFileError(Exception):
@@ -50,6 +49,8 @@ class DeploymentKey:
     @property
     def public_pem(self) -> str:
         """The public keys as PEM, newest first; empty without any."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
         form = Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
         return "".join(key.public_bytes(*form).decode() for key in self.public)
 
@@ -61,6 +62,8 @@ class DeploymentKey:
 
     def verify(self, signer: str, purpose: str, digest: str, signature: str) -> bool:
         """Whether the public key with the id `signer` made this signature."""
+        from cryptography.exceptions import InvalidSignature
+
         for key in self.public:
             if key_id(key) == signer:
                 try:
@@ -77,12 +80,18 @@ def _signed_text(purpose: str, digest: str) -> bytes:
 
 def key_id(key: Ed25519PublicKey) -> str:
     """Return how entries name a key: the beginning of the SHA-256 of its 32 bytes."""
-    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return hashlib.sha256(raw).hexdigest()[:_ID_LENGTH]
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:_ID_LENGTH]
 
 
 def new_private_key() -> str:
     """Return a new private key as PEM."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
     form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     return Ed25519PrivateKey.generate().private_bytes(*form).decode()
 
@@ -100,35 +109,41 @@ def read_key(value: str) -> DeploymentKey:
         return DeploymentKey()
     blocks = [(found[1], found[0].encode()) for found in _BLOCK.finditer(_pem(value))]
     if not blocks:
-        raise KeyFileError("the ledger's key (LEDGER_KEY) is not PEM: " + _REMEDY)
-    private: list[Ed25519PrivateKey] = []
-    public: list[Ed25519PublicKey] = []
-    for label, block in blocks:
-        try:
-            key = (
-                load_pem_public_key(block)
-                if label == "PUBLIC KEY"
-                else load_pem_private_key(block, None)
-            )
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            # The library's words may be about the bytes of a private key.
-            raise KeyFileError(f"a {label} of the ledger's key is not valid: {_REMEDY}") from None
-        if isinstance(key, Ed25519PrivateKey):
-            private.append(key)
-        elif isinstance(key, Ed25519PublicKey):
-            public.append(key)
-        else:
-            raise KeyFileError(f"a {label} of the ledger's key is not Ed25519: {_REMEDY}")
+        raise KeyFileError(f"the ledger's key (LEDGER_KEY) is not PEM: {_REMEDY}")
+    keys = [_parse(label, block) for label, block in blocks]
+    private = [key for key, _ in keys if key is not None]
     if len(private) > 1:
         raise KeyFileError(
             "the ledger's key holds several private keys: keep the newest, and of those that it "
             "replaced the public ones"
         )
-    own = [key.public_key() for key in private]
-    return DeploymentKey(private[0] if private else None, (*own, *public))
+    public = sorted(keys, key=lambda pair: pair[0] is None)  # the one that signs is the newest
+    return DeploymentKey(private[0] if private else None, tuple(key for _, key in public))
 
 
-_REMEDY: Final = "make one with `openssl genpkey -algorithm ed25519`"
+def _parse(label: str, block: bytes) -> tuple[Ed25519PrivateKey | None, Ed25519PublicKey]:
+    """Return a private key, where the block is one, and the public key that belongs to it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.serialization import (
+        load_pem_private_key,
+        load_pem_public_key,
+    )
+
+    try:
+        key = (
+            load_pem_public_key(block)
+            if label == "PUBLIC KEY"
+            else load_pem_private_key(block, None)
+        )
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # The library's words may be about the bytes of a private key.
+        raise KeyFileError(f"a {label} of the ledger's key is not valid: {_REMEDY}") from None
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key, key.public_key()
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return None, key
+    raise KeyFileError(f"a {label} of the ledger's key is not Ed25519: {_REMEDY}")
 
 
 def _pem(value: str) -> str:

@@ -27,6 +27,10 @@ from platform_assets.ledger.verification import Anchor, verify_chain
 KEY = read_key(new_private_key())
 OTHER = read_key(new_private_key())
 UNSIGNED = DeploymentKey()
+X25519 = """-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VuAyEAhSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=
+-----END PUBLIC KEY-----
+"""
 Lines = list[bytes]
 
 
@@ -289,8 +293,9 @@ def test_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path: Path)
         ("/dev/null", "is not PEM: make one with `openssl genpkey -algorithm ed25519`"),
         ("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----", "is not valid"),
         (new_private_key() + new_private_key(), "several private keys"),
+        (X25519, "a PUBLIC KEY of the ledger's key is not Ed25519"),
     ],
-    ids=["no file", "no PEM", "no key", "two keys"],
+    ids=["no file", "no PEM", "no key", "two keys", "another kind"],
 )
 def test_key_that_cannot_be_used_is_an_error_without_its_bytes(value: str, message: str) -> None:
     with pytest.raises(KeyFileError, match=message) as raised:
