@@ -16,6 +16,7 @@ from platform_assets.resources import plots
 from tests.support.browser import barriers
 from tests.support.evidence import evidence_page
 from tests.support.gateway_harness import Client, RunningGateway, run_gateway
+from tests.support.passports import example_passport_page
 from tests.support.servers import RunningTriton
 
 PAPER: ViewportSize = {"width": 688, "height": 1000}
@@ -96,7 +97,11 @@ def test_gateway_page_has_no_barriers(window: Page, gateway: RunningGateway) -> 
         assert_fits(window)
 
 
-@pytest.mark.parametrize("render", [evidence_page, drift_report], ids=["proof", "drift"])
+@pytest.mark.parametrize(
+    "render",
+    [evidence_page, drift_report, example_passport_page],
+    ids=["proof", "drift", "passport"],
+)
 def test_written_page_has_no_barriers(
     window: Page, render: Callable[[], str], tmp_path: Path
 ) -> None:
