@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
 import dagster as dg
 
-from platform_assets.ledger.chain import BEGINNING, SWITCH, LedgerEntry
+from platform_assets.ledger.chain import BEGINNING, RELEASE, SWITCH, LedgerEntry
 from platform_assets.ledger.journal import LedgerError
 from platform_assets.ledger.keys import KeyFileError
 from platform_assets.ledger.resource import LedgerFolder
@@ -29,7 +29,9 @@ HASH: Final = "ledger_hash"
 HEAD_TAG: Final = "serving.ledger"
 """Tag of a version in MLflow: number and hash of the entry of its last switch."""
 
+_NOT_ENTERED: Final = "not entered yet"
 _FAR_BACK: Final = 500
+_RECENT: Final = 50
 _LONGEST_TEXT: Final = 4000
 _log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def enter(
         )
     except (LedgerError, KeyFileError) as error:
         _log.warning("the ledger of %s lacks an entry: %s", spec.model_name, error)
-        return {CHAIN: f"not entered yet: {error}"}
+        return {CHAIN: f"{_NOT_ENTERED}: {error}"}
     signed = f"signed with key {entry.key}" if entry.key else "not signed: no LEDGER_KEY"
     return {CHAIN: f"entry {entry.number}, {signed}", ENTRY: entry.number, HASH: entry.hash}
 
@@ -107,27 +109,47 @@ def with_entry(
 
 
 def enter_missing(spec: ModelSpec, folder: LedgerFolder, instance: dg.DagsterInstance) -> list[str]:
-    """Enter the switches that Dagster has and the chain lacks, oldest first; say what was done.
+    """Enter what Dagster has and the chain lacks, oldest first; say what was done.
 
-    A writer that could not write, or died before it, left these.
+    A writer that could not write, or died before it, left these switches and acts of releases.
     """
     journal = folder.journal(spec.model_name)
     if journal is None:
         return []
     try:
-        known = {
-            (switch.get("generation"), switch.get("version"))
-            for entry in journal.entries()
-            for switch in _switches(entry)
-        }
+        entries = journal.entries()
     except LedgerError as error:
         return [str(error)]
+    known = {
+        (switch.get("generation"), switch.get("version"))
+        for entry in entries
+        for switch in _switches(entry)
+    }
     said = []
     for entry in reversed(read_ledger(instance, spec)):
         if (entry.generation, entry.version) not in known:
             content = {**asdict(entry), "chain": "entered later"}
             entered = enter_switch(spec, content, folder, instance)
             said.append(f"generation {entry.generation}: {entered[CHAIN]}")
+    if spec.release is None:
+        return said
+    identities = {str(entry.content.get("identity")) for entry in entries}
+    return said + _enter_missing_acts(spec, folder, instance, identities)
+
+
+def _enter_missing_acts(
+    spec: ModelSpec, folder: LedgerFolder, instance: dg.DagsterInstance, known: Container[str]
+) -> list[str]:
+    """Enter what the pilot could not; `known` are the identities of the entries that are there."""
+    key = dg.AssetKey(spec.key("release"))
+    said = []
+    for record in reversed(instance.fetch_materializations(key, limit=_RECENT).records):
+        made, identity = record.asset_materialization, f"Dagster record {record.storage_id}"
+        if made is None or identity in known:
+            continue
+        if str(plain_metadata(made.metadata).get(CHAIN, "")).startswith(_NOT_ENTERED):
+            late = with_entry(made, spec, RELEASE, folder, instance, identity=identity)
+            said.append(f"release: {plain_metadata(late.metadata)[CHAIN]}")
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import new_private_key
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import verify_chain
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import ModelSpec, ReleaseSpec
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger import PROMOTION, switch_metadata
@@ -162,6 +163,21 @@ def test_any_materialization_can_be_entered_once(
         "shift": "nan",
         "version": 2,
     }
+
+
+def test_an_act_of_a_release_that_could_not_be_entered_is_entered_later(
+    folder: LedgerFolder, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    (tmp_path / "full").touch()
+    full, spec = LedgerFolder(root=str(tmp_path / "full")), replace(IRIS, release=ReleaseSpec())
+    made = dg.AssetMaterialization(
+        dg.AssetKey([IRIS.model_name, "release"]), metadata={"version": 2, "verdict": "go"}
+    )
+    for where in (full, folder):
+        instance.report_runless_asset_event(with_entry(made, spec, RELEASE, where, instance))
+    assert "release: entry 2, signed" in enter_missing(spec, folder, instance)[0]
+    assert enter_missing(spec, folder, instance) == []
+    assert [entry.content["verdict"] for entry in journal(folder).entries()] == ["go", "go"]
 
 
 def test_without_a_folder_nothing_is_entered(instance: dg.DagsterInstance) -> None:
