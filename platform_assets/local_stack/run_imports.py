@@ -36,7 +36,6 @@ _LIBRARIES: Final = (
     "sklearn.discriminant_analysis",
     "sklearn.ensemble",
     "sklearn.inspection",
-    "skops.io",
     "tritonclient.grpc",
     "tritonclient.http",
 )
@@ -46,6 +45,8 @@ _LIBRARIES: Final = (
 def _import_libraries() -> None:
     gc.disable()
     try:
+        # It searches all modules that are there for each of hundreds of names: so it is the first.
+        import_module("skops.io")
         import_feast()
         for module in _LIBRARIES:
             import_module(module)
