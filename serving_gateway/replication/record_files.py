@@ -56,11 +56,16 @@ class RecordFiles:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
         staged = path.with_suffix(f".{os.getpid()}.staged")
-        with staged.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        try:
+            with staged.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(path)
+        except OSError:
+            # A full disk has no room for half a record either.
+            staged.unlink(missing_ok=True)
+            raise
         folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
