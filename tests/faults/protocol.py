@@ -19,21 +19,26 @@ from platform_assets.serving.policy import versions_to_keep, versions_to_load
 from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
     Mode,
+    ReleaseAdvance,
+    ReleaseDecision,
+    ReleaseRequest,
     ReloadRequest,
     RoutingRecord,
     Slot,
     Strategy,
     TrafficRequest,
+    Verdict,
 )
-from serving_gateway.control import transitions
+from serving_gateway.control import release_transitions, transitions
 from serving_gateway.errors import GatewayError
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
 from serving_gateway.inference.traffic import A, B
-from serving_gateway.replication.records import merge
+from serving_gateway.replication.records import merge, next_change_time
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
+from tests.faults.release_rules import PLANS, broken_step, contradiction, is_active
 from tests.support.fake_triton import FakeTriton
 
 REPLICAS: Final = 3
@@ -59,6 +64,8 @@ class Replica:
     copy: RoutingRecord = _NOTHING
     seen: int = 0
     """The highest generation that this process routed by."""
+    pending_stop: str | None = None
+    """Id of the release whose stop is in effect here, and not written."""
 
 
 @dataclass(slots=True)
@@ -68,8 +75,7 @@ class _Pending:
     replica: int
     router: Router
     change: Change
-    version: int | None
-    triton_starts: int
+    is_automatic: bool
 
 
 @dataclass(slots=True)
@@ -94,7 +100,15 @@ class Protocol:
     """Versions by variant of each accepted record, by when it was changed and why."""
     changes: int = 0
     seconds: int = 0
-    triton_starts: int = 0
+
+    @classmethod
+    def in_production(cls) -> Protocol:
+        """Versions 1 to 3 are READY, and all replicas route A to 1."""
+        protocol = cls(ready={1, 2, 3}, persisted={1, 2, 3})
+        protocol.begin_reload(0, A, 1, Mode.SSOT, unpin=False)
+        protocol.finish(0)
+        protocol.settle()
+        return protocol
 
     @property
     def stored(self) -> RoutingRecord:
@@ -146,7 +160,6 @@ class Protocol:
         """Kill Triton; what it starts with is what was persisted."""
         verified = set(self.persisted)
         self.ready = self.persisted - self.broken
-        self.triton_starts += 1
         _require(self.ready == verified, "other versions came back than were verified (I10)")
 
     # The store and the replicas
@@ -165,7 +178,7 @@ class Protocol:
 
     def crash(self, number: int) -> None:
         """Kill a replica."""
-        self.replicas[number].router = None
+        self.replicas[number].router = self.replicas[number].pending_stop = None
         self.pending = [one for one in self.pending if one.replica != number]
 
     def start(self, number: int) -> None:
@@ -184,6 +197,7 @@ class Protocol:
         replica = self.replicas[number]
         if replica.router is None or not self.is_store_up:
             return
+        self._write_pending_stop(number)
         known = replica.router.record
         merged = merge(self.stored, known)
         if merged.write:
@@ -198,6 +212,85 @@ class Protocol:
             if replica.router is router:
                 self._adopt(replica, record, instead_of=instead_of)
 
+    # Releases
+
+    def begin_release(self, number: int, version: int, plan: int) -> None:
+        """Verify the candidate of a release."""
+        request = ReleaseRequest(version, f"run-{version}", PLANS[plan % len(PLANS)])
+        ready = tuple(sorted(self.ready))
+        wish = ReloadRequest(version, mode=Mode.SSOT)
+
+        def decide(record: RoutingRecord) -> tuple[int, Change]:
+            held = release_transitions.check_begin(record, request)
+            choice = transitions.choose(record, B, wish, ready)
+            slot = Slot(choice[0], request.run_id, "caller", choice[1])
+
+            def change(fresh: RoutingRecord) -> RoutingRecord:
+                if fresh.variants.get(A) != held:
+                    raise GatewayError("changed meanwhile")
+                transitions.choose(fresh, B, wish, ready)
+                name = f"release {self.changes}"
+                return release_transitions.begin(fresh, request, slot, name, self._at(fresh), "t")
+
+            return version, change
+
+        self._begin(number, decide)
+
+    def advance(self, number: int, verdict: Verdict) -> None:
+        """The pilot's verdict on the phase that this replica knows, maybe an old one."""
+        router = self.replicas[number].router
+        release = None if router is None else router.record.release
+        if release is not None:
+            request = ReleaseAdvance(release.id, release.state, release.step, verdict, "seen")
+            self._commit(
+                number,
+                lambda fresh: release_transitions.advance(fresh, request, self._at(fresh), "pilot"),
+                is_automatic=True,
+            )
+
+    def approve(self, number: int) -> None:
+        """A principal approves."""
+        request = ReleaseDecision("seen")
+        self._commit(
+            number, lambda fresh: release_transitions.approve(fresh, request, self._at(fresh), "t")
+        )
+
+    def switch(self, number: int) -> None:
+        """The pipeline switches to a version that is cleared."""
+        router = self.replicas[number].router
+        release = None if router is None else router.record.release
+        if release is not None:
+            self.begin_reload(number, A, release.version, Mode.SSOT, unpin=False)
+
+    def stop(self, number: int) -> None:
+        """Stop the release: in effect here at once, whether or not it can be written (I19)."""
+        replica = self.replicas[number]
+        release = None if replica.router is None else replica.router.record.release
+        if replica.router is None or release is None or not is_active(replica.router.record):
+            return
+        replica.router.withdraw(release.id)
+        replica.pending_stop = release.id
+        for client in CLIENTS:
+            _require(
+                replica.router.table.policy.answers(client) == A, "B answers after a stop (I19)"
+            )
+        self._write_pending_stop(number)
+
+    def _write_pending_stop(self, number: int) -> None:
+        replica = self.replicas[number]
+        if replica.router is None or replica.pending_stop is None or not self.is_store_up:
+            return
+        release = replica.router.record.release
+        if is_active(replica.router.record) and release and release.id == replica.pending_stop:
+            request = ReleaseDecision("bad", replica.pending_stop)
+            self._commit(
+                number, lambda fresh: release_transitions.stop(fresh, request, self._at(fresh), "t")
+            )
+        replica.pending_stop = None
+
+    def _at(self, fresh: RoutingRecord) -> str:
+        return next_change_time(fresh, _START + timedelta(seconds=self.seconds + 1))
+
     # Changes: begun at one moment, written at another one
 
     def begin_reload(
@@ -208,7 +301,9 @@ class Protocol:
         ready = tuple(sorted(self.ready))
 
         def choose(record: RoutingRecord) -> tuple[int, Mode]:
-            return transitions.choose(record, alias, request, ready)
+            choice = transitions.choose(record, alias, request, ready)
+            release_transitions.check_reload(record, alias, *choice)
+            return choice
 
         def decide(record: RoutingRecord) -> tuple[int, Change]:
             choice = choose(record)
@@ -225,7 +320,7 @@ class Protocol:
 
             return choice[0], change
 
-        self._begin(number, decide)
+        self._begin(number, decide, is_automatic=mode is Mode.SSOT)
 
     def begin_rollback(self, number: int, alias: str, version: int | None) -> None:
         """Verify the version of a rollback."""
@@ -266,9 +361,15 @@ class Protocol:
         """Write a change that was begun."""
         if self.pending:
             one = self.pending.pop(which % len(self.pending))
-            self._commit(one.replica, one.change)
+            self._commit(one.replica, one.change, is_automatic=one.is_automatic)
 
-    def _begin(self, number: int, decide: Callable[[RoutingRecord], tuple[int, Change]]) -> None:
+    def _begin(
+        self,
+        number: int,
+        decide: Callable[[RoutingRecord], tuple[int, Change]],
+        *,
+        is_automatic: bool = False,
+    ) -> None:
         router = self.replicas[number].router
         if router is None or not self.is_store_up or len(self.pending) > 3:
             return
@@ -277,9 +378,9 @@ class Protocol:
         except GatewayError:
             return
         if version in self.ready:  # as `require_ready` wants it (I1)
-            self.pending.append(_Pending(number, router, change, version, self.triton_starts))
+            self.pending.append(_Pending(number, router, change, is_automatic))
 
-    def _commit(self, number: int, change: Change) -> None:
+    def _commit(self, number: int, change: Change, *, is_automatic: bool = False) -> None:
         replica = self.replicas[number]
         if replica.router is None or not self.is_store_up:
             return
@@ -293,13 +394,14 @@ class Protocol:
             return
         self.seconds += 1
         self.changes += 1
+        now, reason = _START + timedelta(seconds=self.seconds), f"change {self.changes}"
+        at = next_change_time(merged.record, now)
+        settled = release_transitions.settle(merged.record, changed, at, "token:test", reason)
         written = transitions.next_generation(
-            merged.record,
-            changed,
-            now=_START + timedelta(seconds=self.seconds),
-            by="token:test",
-            reason=f"change {self.changes}",
+            merged.record, settled, now=now, by="token:test", reason=reason
         )
+        broken = broken_step(merged.record, written, is_automatic=is_automatic)
+        _require(broken is None, str(broken))
         self.history.append(written)
         self.accepted[_identity(written)] = _versions(written)
         self._follow(replica, written)
@@ -356,11 +458,13 @@ class Protocol:
             answering = None if target is None else target.slot.version
             _require(answering == effective.get(alias), "an answer of a version not effective (I3)")
             if alias == B:
-                splits = transitions.splits(record.traffic)
+                splits = transitions.splits(record.traffic) and not router.is_withdrawn
                 _require(splits and client is not None, "B answered outside a split")
 
     def _check_record(self, record: RoutingRecord) -> None:
         _require(not (record.removed and record.variants), "a removed model is routed")
+        unsound = contradiction(record)
+        _require(unsound is None, str(unsound))
         if transitions.has_traffic(record.traffic):
             _require(B in record.variants, "traffic for a B without a version")
         for alias, older in record.previous.items():
@@ -386,37 +490,46 @@ class Protocol:
                 self.arrive(0)
         for replica in self.replicas:
             _require(replica.router is not None and replica.router.record == self.stored, "I7")
+            _require(not (replica.router and replica.router.is_withdrawn), "a stop was lost (I19)")
         self.check()
 
 
-def random_step(protocol: Protocol, chance: random.Random) -> None:
-    """One step of a random walk, over the same steps as the state machine's."""
+def random_step(protocol: Protocol, chance: random.Random, *, is_calm: bool = False) -> None:
+    """One step of a random walk, over the same steps as the state machine's.
+
+    In a calm walk operators interfere seldom, so that releases get far.
+    """
     number, version = chance.randrange(REPLICAS), chance.randint(1, VERSIONS)
     alias = chance.choice((A, A, B))
     named = chance.choice((None, version))
-    mode = chance.choice((None, Mode.SSOT, Mode.PINNED))
+    mode = Mode.SSOT if is_calm else chance.choice((None, Mode.SSOT, Mode.PINNED))
+    unpin = is_calm or chance.random() < 0.5
     strategy, percent = chance.choice(list(Strategy)), chance.choice((0.0, 1.0, 50.0, 100.0))
-    steps: tuple[tuple[int, Callable[[], None]], ...] = (
+    verdict = Verdict.GO if is_calm else chance.choice((*Verdict, Verdict.GO, Verdict.GO))
+    plan, often = chance.randrange(len(PLANS)), 0.1 if is_calm else 1.0
+    steps: tuple[tuple[float, Callable[[], None]], ...] = (
         (6, lambda: protocol.load(version, dies=chance.random() < 0.3)),
         (1, lambda: protocol.break_files(version)),
         (1, lambda: protocol.mend_files(version)),
-        (3, protocol.retire),
-        (2, protocol.restart_triton),
-        (2, lambda: protocol.lose(chance.randint(1, 4))),
-        (1, protocol.stop_store),
+        (3 * often, protocol.retire),
+        (2 * often, protocol.restart_triton),
+        (2 * often, lambda: protocol.lose(chance.randint(1, 4))),
+        (1 * often, protocol.stop_store),
         (3, protocol.start_store),
-        (2, lambda: protocol.crash(number)),
+        (2 * often, lambda: protocol.crash(number)),
         (4, lambda: protocol.start(number)),
         (12, lambda: protocol.look(number)),
-        (
-            10,
-            lambda: protocol.begin_reload(number, alias, named, mode, unpin=chance.random() < 0.5),
-        ),
-        (4, lambda: protocol.begin_rollback(number, alias, named)),
-        (4, lambda: protocol.set_traffic(number, strategy, percent)),
-        (1, lambda: protocol.clear(number)),
-        (1, lambda: protocol.remove(number)),
+        (10 * often**2, lambda: protocol.begin_reload(number, alias, named, mode, unpin=unpin)),
+        (4 * often, lambda: protocol.begin_rollback(number, alias, named)),
+        (4 * often, lambda: protocol.set_traffic(number, strategy, percent)),
+        (1 * often, lambda: protocol.clear(number)),
+        (1 * often, lambda: protocol.remove(number)),
         (14, lambda: protocol.finish(version)),
+        (10, lambda: protocol.begin_release(number, version, plan)),
+        (16, lambda: protocol.advance(number, verdict)),
+        (4, lambda: protocol.approve(number)),
+        (8, lambda: protocol.switch(number)),
+        (1, lambda: protocol.stop(number)),
         (30, lambda: protocol.arrive(chance.randrange(8))),
     )
     weights, actions = zip(*steps, strict=True)
