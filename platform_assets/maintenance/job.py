@@ -23,6 +23,7 @@ from platform_assets.resources.predictions import PredictionsFolder
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.triton import TritonResource
+from serving_gateway.contract import OUTCOMES_FOLDER
 
 OP: Final = "delete_old_records"
 SCHEDULE_VARIABLE: Final = "MAINTENANCE_SCHEDULE"
@@ -48,6 +49,7 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
             return {
                 "proof": Path(proof_folder.root) / name,
                 "sample": samples.folder(name),
+                "outcome": samples.folder(name) / OUTCOMES_FOLDER,
                 "report": Path(drift_reports.root) / name,
                 "prediction": predictions.folder(name),
             }

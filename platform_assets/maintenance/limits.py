@@ -22,6 +22,11 @@ class Limits:
     keep: int = 20
     """The newest of each kind, which stay at any age."""
 
+    @property
+    def outcome_days(self) -> int:
+        """Outcomes go with the predictions that they are about."""
+        return self.sample_days
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Limits:
         """Read the variables; an empty one counts as not set.

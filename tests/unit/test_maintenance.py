@@ -248,10 +248,13 @@ def test_old_files_go_but_for_the_newest_and_the_proof_of_production(
     reports = files(tmp_path / "report", "a.html", "b.html")
     usage = Usage(frozenset(), frozenset(), frozenset({"production"}))
     predictions = files(tmp_path / "prediction", "a-v1.parquet", "b-v1.parquet", ".x.part")
+    outcomes = files(tmp_path / "outcome", "date=2026-01-01", "date=2026-01-02")
     folders = {"proof": proofs, "sample": samples, "report": reports, "prediction": predictions}
+    folders["outcome"] = outcomes
     clean(cleaner(instance, monkeypatch, usage, folders, report_days=0))
     assert sorted(path.name for path in proofs.iterdir()) == ["latest", "newest", "production"]
     assert sorted(path.name for path in samples.iterdir()) == [".staged", "b.parquet"]
+    assert [path.name for path in outcomes.iterdir()] == ["date=2026-01-02"]
     assert len(list(reports.iterdir())) == 2
     assert sorted(path.name for path in predictions.iterdir()) == [".x.part", "b-v1.parquet"]
 
