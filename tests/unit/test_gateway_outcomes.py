@@ -182,9 +182,10 @@ async def test_largest_call_does_not_hold_the_event_loop(gateway: InProcessGatew
     body = json.dumps(
         {"outcomes": [{"prediction_id": f"p{n:024d}", "outcome": n} for n in range(10_000)]}
     )
+    await _post(gateway, [ONE])  # what is imported or made once
     async with Heartbeat() as heartbeat:
         for _ in range(3):
             answer = await gateway.client.post("/outcomes", content=body)
             assert answer.status_code == 200, answer.text
 
-    assert heartbeat.longest < 0.1, "CPU time, the client's own included"
+    assert heartbeat.longest < 0.02, "CPU time, the client's own included"
