@@ -235,36 +235,41 @@ def test_an_optional_input_has_the_graphs_own_value_unless_given(triton: TritonE
     assert triton.infer("optional", 1, given)["scaled"].tolist() == [[5, 5]]
 
 
-IRIS = config_text("refused", iris_classifier(), [1])
-
-
 @pytest.mark.parametrize(
-    ("model", "text", "reason"),
+    ("end", "change", "reason"),
     [
-        (iris_classifier(), IRIS.replace("dims: [4]", "dims: [5]"), r"\[-1, 5\].*\[-1, 4\]"),
-        (iris_classifier(), IRIS.replace("TYPE_FP32", "TYPE_FP64"), "TYPE_FP64 in the config"),
-        (iris_classifier(), IRIS.replace('"features"', '"rows"'), "needs the inputs features"),
-        (iris_classifier(), IRIS.replace('"label"', '"class"'), "names the output 'class'"),
-        (iris_classifier()[:-200], IRIS, "ONNX Runtime cannot load"),
+        (None, ("dims: [4]", "dims: [5]"), r"\[-1, 5\].*\[-1, 4\]"),
+        (None, ("TYPE_FP32", "TYPE_FP64"), "TYPE_FP64 in the config"),
+        (None, ('"features"', '"rows"'), "needs the inputs features"),
+        (None, ('"label"', '"class"'), "names the output 'class'"),
+        (-200, ("backend", "backend"), "ONNX Runtime cannot load"),
         (
-            iris_classifier(),
-            f'{IRIS} default_model_filename: "other.onnx"',
+            None,
+            ("backend", 'default_model_filename: "other.onnx" backend'),
             r"no model file.*other",
         ),
         (
-            iris_classifier(),
-            f'{IRIS} parameters {{ key: "execution_mode" value: {{ string_value: "7" }} }}',
+            None,
+            (
+                "backend",
+                'parameters { key: "execution_mode" value: { string_value: "7" } } backend',
+            ),
             "execution_mode is 7",
         ),
     ],
     ids=["width", "type", "input", "output", "truncated", "file", "parameter"],
 )
 def test_an_entry_that_does_not_fit_is_refused_with_the_reason(
-    server: RunningTriton, triton: TritonEndpoint, model: bytes, text: str, reason: str
+    server: RunningTriton,
+    triton: TritonEndpoint,
+    end: int | None,
+    change: tuple[str, str],
+    reason: str,
 ) -> None:
+    text = config_text("refused", iris_classifier(), [1]).replace(*change, 1)
     directory = server.repository / "refused" / "1"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "model.onnx").write_bytes(model)
+    (directory / "model.onnx").write_bytes(iris_classifier()[:end])
     write_config(server.repository, "refused", text)
     with pytest.raises(TritonRefused, match=f"(?s){reason}"):
         triton.load("refused")

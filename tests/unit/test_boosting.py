@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skops.io  # type: ignore[import-untyped] # ships no stubs
 
 from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError
@@ -22,6 +21,7 @@ from platform_assets.training.boosting import learner
 from platform_assets.training.candidates import CandidateError, build, check_candidates, expand
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of, fit
+from tests.support.skops_files import restored, stored, untrusted_types
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 BOTH = pytest.mark.parametrize("name", ["lightgbm", "xgboost"])
@@ -138,13 +138,13 @@ def test_leaves_of_the_user_s_own_lightgbm_keep_their_digits() -> None:
 def test_what_mlflow_keeps_loads_without_this_package(name: str, task: Task) -> None:
     spec = _spec(task, _few(name))
     estimator, asked = _fitted(spec, mixed_rows(spec)), mixed_frame(200, 3)
-    stored = skops.io.dumps(estimator)
-    types = skops.io.get_untrusted_types(data=stored)
+    data = stored(estimator)
+    types = untrusted_types(data)
     assert {one.partition(".")[0] for one in types} <= {
         "collections", "lightgbm", "numpy", "scipy", "sklearn", "xgboost",
     }  # fmt: skip
     assert any(one.startswith(name) for one in distributions(types))
-    loaded = skops.io.loads(stored, trusted=types)
+    loaded = restored(data)
     assert np.array_equal(loaded.predict(asked), estimator.predict(asked))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skops.io  # type: ignore[import-untyped] # ships no stubs
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.isotonic import IsotonicRegression
 
@@ -25,6 +24,7 @@ from platform_assets.training.probe import probe
 from platform_assets.training.selection import evaluate
 from platform_assets.training.thresholds import with_threshold
 from tests.support.parity import fitted_candidate, graph_parity
+from tests.support.skops_files import restored, stored
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 SMALL: dict[str, dict[str, tuple[int]]] = {
@@ -127,8 +127,7 @@ def test_a_model_keeps_no_rows_and_loads_as_it_was() -> None:
     assert model.named_steps["model"].cv == 3
     for one in model.named_steps["model"].calibrated_classifiers_[0].calibrators:
         assert (np.diff(one.y_thresholds_) / np.diff(one.X_thresholds_)).max() < 100.001
-    data = skops.io.dumps(model)
-    kept = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+    kept = restored(stored(model))
     assert np.array_equal(kept.predict_proba(rows.features), model.predict_proba(rows.features))
 
 

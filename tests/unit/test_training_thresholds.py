@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import skops.io  # type: ignore[import-untyped] # ships no stubs
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from platform_assets.export.parity import compare
@@ -29,6 +28,7 @@ from platform_assets.training.selection import (
 )
 from platform_assets.training.thresholds import choose_threshold, decided, with_threshold
 from tests.support.parity import fitted_candidate, graph_parity
+from tests.support.skops_files import restored, stored
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 NAMES = ("no", "yes")
@@ -151,8 +151,7 @@ def test_answers_by_a_threshold_are_those_of_the_model_that_is_kept() -> None:
     rows = mixed_rows(spec)
     plain = fitted_candidate(spec, rows)
     model = with_threshold(plain, 0.3, spec.target.classes)
-    data = skops.io.dumps(model)
-    kept = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+    kept = restored(stored(model))
     expected = decided(answers_of(plain, rows, spec, spec.target.classes), 0.3)
     for one in (model, kept):
         found = evaluate(one, rows, spec, spec.target.classes).answers
