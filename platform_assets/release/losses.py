@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.quality.pairing import paired_outcomes
+from platform_assets.quality.records import QualityError
+from platform_assets.resources.samples import SamplesFolder
 from serving_gateway.contract import (
     BoundedMean,
     PairedLosses,
@@ -14,6 +18,9 @@ from serving_gateway.contract import (
     Release,
     ReleaseState,
 )
+
+Losses = Callable[[ModelSpec, Release, datetime], PairedLosses | None]
+"""The outcome guard's evidence; None while it cannot be read."""
 
 
 def candidate_losses(root: Path, spec: ModelSpec, release: Release, now: datetime) -> PairedLosses:
@@ -38,6 +45,20 @@ def candidate_losses(root: Path, spec: ModelSpec, release: Release, now: datetim
         now=now,
     )
     return _exchanged(found) if watching else found
+
+
+def losses_reader(samples: SamplesFolder, log: logging.Logger) -> Losses:
+    """Return what joins the logs below a folder; what cannot be read is logged, and None."""
+    root = Path(samples.root).expanduser().absolute()
+
+    def read(spec: ModelSpec, release: Release, now: datetime) -> PairedLosses | None:
+        try:
+            return candidate_losses(root, spec, release, now)
+        except QualityError as error:
+            log.warning("%s: outcomes cannot be joined: %s", spec.model_name, error)
+            return None
+
+    return read
 
 
 def _exchanged(losses: PairedLosses) -> PairedLosses:

@@ -6,28 +6,29 @@ same again; without it, it does no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
 
 import dagster as dg
-import msgspec
 
 from platform_assets.ledger.chain import RELEASE as ENTRY_KIND
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
+from platform_assets.release.alerts import alert_text
 from platform_assets.release.candidate import open_gates, score_scale, why_not_released
+from platform_assets.release.losses import Losses
+from platform_assets.release.memory import Memory, Turn, place_of
 from platform_assets.release.promotion_runs import request_promotion
-from platform_assets.release.record import Event, decision_events, describe_place
+from platform_assets.release.record import decision_events, describe_place
+from platform_assets.release.view import look
 from platform_assets.resources.gateway import GatewayRefused, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.serving.ledger import read_ledger
 from platform_assets.serving.ledger_entries import with_entry
 from platform_assets.serving.loads import newest_load
 from platform_assets.serving.records import ServingState
-from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import (
     ACTIVE,
     BoundedMean,
@@ -51,61 +52,6 @@ NOT_YET_S: Final = 600.0
 """Seconds between two records of a release that nothing was decided about."""
 _ASK_AGAIN_S: Final = 60.0
 _JOIN_OUTCOMES_S: Final = 60.0
-
-Losses = Callable[[ModelSpec, Release, datetime], PairedLosses | None]
-"""The outcome guard's evidence; None while it cannot be read."""
-
-
-class Memory(msgspec.Struct, omit_defaults=True):
-    """What the pilot need not find out, say or ask again; times in seconds since the epoch."""
-
-    place: tuple[str, str, int] | None = None
-    """Release, state and step of the newest record."""
-    recorded_at: float = 0.0
-    waiting_load: str = ""
-    """Load of which was asked whether it may be released, when, and what was in its way."""
-    asked_at: float = 0.0
-    obstacle: str = ""
-    joined_for: str = ""
-    """Release, and side of the switch, whose losses these are, and when they were joined."""
-    joined_at: float = 0.0
-    paired: PairedOutcomes | None = None
-    mean: BoundedMean | None = None
-    message: str = ""
-    """That the webhook has not taken yet, and since when."""
-    message_at: float = 0.0
-
-
-class View(NamedTuple):
-    """What the gateway says of a model."""
-
-    production: EffectiveVersion | None
-    report: ReleaseReport | None
-
-
-@dataclass(slots=True)
-class Turn:
-    """What comes of one look at a model."""
-
-    events: list[Event] = field(default_factory=list)
-    requests: list[dg.RunRequest] = field(default_factory=list)
-    said: str = ""
-    alert: str = ""
-    """For people, at once."""
-
-
-def look(spec: ModelSpec, gateway: GatewayResource) -> View:
-    """Ask the gateway for production and the release of a model.
-
-    Raises:
-        GatewayClientError: it does not answer.
-    """
-    statuses = gateway.model_statuses(spec.model_name)
-    if not statuses:
-        return View(None, None)
-    newest = max(statuses, key=lambda one: one.routing.generation)
-    production = newest.effective.get(PRODUCTION)
-    return View(production, None if production is None else gateway.release(spec.model_name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +184,7 @@ class Pilot:
 
     def _note_change(self, release: Release, memory: Memory, turn: Turn) -> None:
         """Record where others brought the release: a person, a replica, or the switch."""
-        if memory.place == _place(release):
+        if memory.place == place_of(release):
             return
         act = release.acts[-1] if release.acts else None
         reason = release.reason or (f"{act.by}: {act.reason}" if act else "it began")
@@ -257,15 +203,15 @@ class Pilot:
         made, checks = decision_events(
             self.spec, release, guards, verdict, reason, self.now, self.instance
         )
-        if memory.place != _place(release):
-            turn.alert = _alert(self.spec, release, reason)
-            identity = " ".join(map(str, _place(release)))
+        if memory.place != place_of(release):
+            turn.alert = alert_text(self.spec, release, reason)
+            identity = " ".join(map(str, place_of(release)))
             made = with_entry(
                 made, self.spec, ENTRY_KIND, self.ledger, self.instance, identity=identity
             )
         turn.events += [made, *checks]
         turn.said = f"version {release.version}, {describe_place(release)}: {reason}"
-        memory.place, memory.recorded_at = _place(release), self.now.timestamp()
+        memory.place, memory.recorded_at = place_of(release), self.now.timestamp()
 
     def _joined_losses(self, release: Release, memory: Memory) -> PairedLosses | None:
         """The outcome guard's evidence, of a minute ago at most."""
@@ -278,25 +224,3 @@ class Pilot:
             memory.mean = found if isinstance(found, BoundedMean) else None
             memory.joined_for, memory.joined_at = side, self.now.timestamp()
         return memory.paired or memory.mean
-
-
-def _place(release: Release) -> tuple[str, str, int]:
-    return release.id, release.state.value, release.step
-
-
-def _alert(spec: ModelSpec, release: Release, reason: str) -> str:
-    """What people should know at once; empty for what goes its way."""
-    version, name = release.version, spec.model_name
-    match release.state:
-        case ReleaseState.STOPPED:
-            what = f":octagonal_sign: the release of version {version} of *{name}* was stopped"
-        case ReleaseState.ROLLED_BACK:
-            what = (
-                f":rewind: *{name}* was rolled back from version {version} to "
-                f"{release.previous_version}, and pinned there"
-            )
-        case ReleaseState.WAITING:
-            what = f":raised_hand: version {version} of *{name}* waits for an approval"
-        case _:
-            return ""
-    return f"{what}: {reason}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -15,17 +14,19 @@ from msgspec.structs import replace
 from platform_assets.intervals import sensor_seconds
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
-from platform_assets.quality.records import QualityError
-from platform_assets.release.losses import candidate_losses
-from platform_assets.release.pilot import Memory, Pilot
+from platform_assets.release.losses import losses_reader
+from platform_assets.release.memory import Memory
+from platform_assets.release.pilot import Pilot
 from platform_assets.release.record import Event
-from platform_assets.resources.failures import is_transient
-from platform_assets.resources.gateway import GatewayClientError, GatewayResource
+from platform_assets.resources.gateway import (
+    GatewayClientError,
+    GatewayResource,
+    GatewayUnavailable,
+)
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.webhook import MessageRejected, WebhookError, WebhookResource
 from platform_assets.serving.turns import CHANGE, LEASE, busy_models
-from serving_gateway.contract import PairedLosses, Release
 
 _STALE_S: Final = 24 * 3600.0
 
@@ -61,14 +62,7 @@ def release_pilot_sensor(
         requests: list[dg.RunRequest] = []
         busy = busy_models(context.instance, CHANGE, LEASE)
 
-        def losses(spec: ModelSpec, release: Release, now: datetime) -> PairedLosses | None:
-            try:
-                root = Path(samples.root).expanduser().absolute()
-                return candidate_losses(root, spec, release, now)
-            except QualityError as error:
-                context.log.warning(f"{spec.model_name}: outcomes cannot be joined: {error}")
-                return None
-
+        losses = losses_reader(samples, context.log)
         for spec in specs:
             if spec.release is None:
                 continue
@@ -89,7 +83,7 @@ def release_pilot_sensor(
                 turn = pilot.take_turn(memory, is_busy=name in busy)
             except (GatewayClientError, ValueError) as error:
                 said.append(f"{name}: nothing was changed: {error}")
-                if isinstance(error, GatewayClientError) and is_transient(error):
+                if isinstance(error, GatewayUnavailable):
                     break  # a timeout for each model would outlast the tick
                 continue
             if turn.alert:

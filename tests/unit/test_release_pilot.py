@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, Outcomes, ReleaseSpec, StepMinimum
-from platform_assets.release.pilot import Memory, Pilot, Turn
+from platform_assets.release.memory import Memory, Turn
+from platform_assets.release.pilot import Pilot
 from platform_assets.release.promotion_runs import MAX_RUNS, RELEASE_TAG
 from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
 from platform_assets.resources.mlflow import MlflowResource

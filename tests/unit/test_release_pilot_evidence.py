@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from msgspec.structs import replace
 
 from platform_assets.model_spec import Task
+from platform_assets.quality.records import QualityError
 from platform_assets.release import losses
 from platform_assets.release.candidate import score_scale
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet
+from platform_assets.resources.samples import SamplesFolder
 from serving_gateway.contract import (
     BoundedMean,
     PairedLosses,
@@ -76,6 +79,18 @@ def test_losses_are_the_candidates_on_either_side_of_the_switch(
     assert (asked["a_version"], asked["b_version"]) == versions
     assert asked["since"] == datetime(2026, 1, 1, hour, tzinfo=UTC)
     assert asked["score_scale"] == 7
+
+
+def test_a_log_that_cannot_be_read_gives_no_evidence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreadable(*_: object, **__: object) -> PairedLosses:
+        raise QualityError("a file is no prediction log")
+
+    monkeypatch.setattr(losses, "paired_outcomes", unreadable)
+    read = losses.losses_reader(SamplesFolder(root=str(tmp_path)), logging.getLogger("pilot"))
+    assert read(IRIS, RELEASE, NOW) is None
+    assert "a file is no prediction log" in caplog.text
 
 
 class Registry(MlflowResource):

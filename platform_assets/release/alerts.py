@@ -1,0 +1,24 @@
+"""What people should know of a release at once."""
+
+from __future__ import annotations
+
+from platform_assets.model_spec import ModelSpec
+from serving_gateway.contract import Release, ReleaseState
+
+
+def alert_text(spec: ModelSpec, release: Release, reason: str) -> str:
+    """Return a message for people; empty for what goes its way."""
+    version, name = release.version, spec.model_name
+    match release.state:
+        case ReleaseState.STOPPED:
+            what = f":octagonal_sign: the release of version {version} of *{name}* was stopped"
+        case ReleaseState.ROLLED_BACK:
+            what = (
+                f":rewind: *{name}* was rolled back from version {version} to "
+                f"{release.previous_version}, and pinned there"
+            )
+        case ReleaseState.WAITING:
+            what = f":raised_hand: version {version} of *{name}* waits for an approval"
+        case _:
+            return ""
+    return f"{what}: {reason}"

@@ -1,0 +1,31 @@
+"""What the gateway says of a model's production and release."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.gateway import GatewayResource
+from platform_assets.serving.switching import PRODUCTION
+from serving_gateway.contract import EffectiveVersion, ReleaseReport
+
+
+class View(NamedTuple):
+    """What the gateway says of a model."""
+
+    production: EffectiveVersion | None
+    report: ReleaseReport | None
+
+
+def look(spec: ModelSpec, gateway: GatewayResource) -> View:
+    """Ask the gateway for production and the release of a model.
+
+    Raises:
+        GatewayClientError: it does not answer.
+    """
+    statuses = gateway.model_statuses(spec.model_name)
+    if not statuses:
+        return View(None, None)
+    newest = max(statuses, key=lambda one: one.routing.generation)
+    production = newest.effective.get(PRODUCTION)
+    return View(production, None if production is None else gateway.release(spec.model_name))
