@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from datetime import UTC, datetime
@@ -151,14 +152,18 @@ def test_erasure_that_cannot_be_complete_is_refused_or_says_what_is_left(
 def test_interrupted_erasure_is_finished_by_the_next_one(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError("the disk is full")
+    real, calls = os.utime, itertools.count(1)
+
+    def fill_disk(*arguments: Any, **options: Any) -> None:
+        if next(calls) > 3:
+            raise OSError("the disk is full")
+        real(*arguments, **options)
 
     before = place.log.read_bytes()
     with monkeypatch.context() as broken:
-        broken.setattr("os.utime", fail)
+        broken.setattr("os.utime", fill_disk)
         assert place.erase("17") == 1
-    assert place.log.read_bytes() == before, "the ids of the outcomes are still known"
+    assert place.log.read_bytes() == before, "the ids of its outcomes are still known"
     assert place.erase("17") == 0
     assert read(place.outcomes, OUTCOME_ID) == ["p-1", "p-9"]
     assert read(place.log, LOG_ID) == ["p-1", "p-3"]
