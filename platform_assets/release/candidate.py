@@ -10,15 +10,20 @@ from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.serving.loads import RecordedLoad
 from platform_assets.serving.promotion import require_gates_passed
-from serving_gateway.contract import ACTIVE, EffectiveVersion, Mode, Release
+from serving_gateway.contract import EffectiveVersion, Mode, Release
 
 
 def why_not_released(
     load: RecordedLoad | None,
     production: EffectiveVersion | None,
     last: Release | None,
+    released_load: str,
 ) -> str | None:
-    """Say why the newest load begins no release; None when its gates decide."""
+    """Say why the newest load begins no release; None when its gates decide.
+
+    `last` is the model's last release, and `released_load` the load that it began with, as far as
+    that is remembered.
+    """
     if load is None or not load.state.ready:
         return "no loaded version waits for its release"
     version = load.state.version
@@ -31,11 +36,13 @@ def why_not_released(
             f"version {version} waits: production is pinned to version {production.version}, "
             'which ends with a reload of variant A with {"unpin": true} at the gateway'
         )
-    if last is None or last.version != version or load.at.timestamp() > _began(last):
+    # By time where it is not remembered; not by time alone, since clocks differ.
+    is_new = last is None or last.version != version or load.at.timestamp() > _began(last)
+    if is_new and load.state.load_id != released_load:
         return None
-    ended = last.state.value if last.state not in ACTIVE else "under way"
+    how = "" if last is None else f" ({last.state.value})"
     return (
-        f"version {version} was released already ({ended}); materialize triton_serving_state "
+        f"version {version} was released already{how}; materialize triton_serving_state "
         "again, with its checks, to release it once more"
     )
 

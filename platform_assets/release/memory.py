@@ -17,6 +17,8 @@ class Memory(msgspec.Struct, omit_defaults=True):
     place: tuple[str, str, int] | None = None
     """Release, state and step of the newest record."""
     recorded_at: float = 0.0
+    released_load: str = ""
+    """Load with which the last release began."""
     waiting_load: str = ""
     """Load of which was asked whether it may be released, when, and what was in its way."""
     asked_at: float = 0.0

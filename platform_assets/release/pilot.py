@@ -92,7 +92,7 @@ class Pilot:
         self, production: EffectiveVersion | None, last: Release | None, memory: Memory, turn: Turn
     ) -> None:
         load = newest_load(self.instance, self.spec)
-        turn.said = why_not_released(load, production, last) or ""
+        turn.said = why_not_released(load, production, last, memory.released_load) or ""
         if turn.said or load is None:
             return
         is_known = memory.waiting_load == load.state.load_id
@@ -121,6 +121,7 @@ class Pilot:
             begun = self.gateway.begin_release(self.spec.model_name, request).release
         except (RegistryError, GatewayRefused) as error:
             return str(error)
+        memory.released_load = state.load_id
         self._record(begun, (), Verdict.GO, reason, memory, turn)
         return ""
 

@@ -229,6 +229,16 @@ def test_a_released_version_is_released_again_only_after_another_load(released: 
     assert released.routing.calls == ["begin", "stop", "begin"]
 
 
+def test_a_gateway_whose_clock_is_behind_releases_no_load_twice(world: World) -> None:
+    world.load(2)
+    world.routing.late = timedelta(hours=-1)
+    world.turn()
+    world.gateway.stop_release(MODEL, ReleaseDecision("no"))
+    for _ in range(2):
+        assert "was released already (stopped)" in world.turn().said
+    assert world.routing.calls == ["begin", "stop"]
+
+
 def test_a_newer_version_waits_until_the_release_has_ended(released: World) -> None:
     released.load(3)
     released.turn()
