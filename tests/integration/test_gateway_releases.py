@@ -11,9 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from serving_gateway.contract import PhaseEvidence, ReleaseEvidence
+from serving_gateway.errors import StoreUnavailable
+from serving_gateway.replication import release_counts
+from serving_gateway.replication.redis_connection import RedisConnection
+from serving_gateway.replication.release_counts import RedisReleaseCounts
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.support.servers import NO_ROOTS, RunningTriton, run_redis, wait_until
+from tests.support.servers import NO_ROOTS, RunningRedis, RunningTriton, run_redis, wait_until
 
 SPLIT = {"strategy": "split", "percent": 100}
 MIRROR = {"strategy": "mirror", "percent": 100}
@@ -160,3 +166,26 @@ def test_a_release_goes_its_way_over_two_replicas_and_a_restart(
     )
     assert refused.json()["code"] == "variant_pinned"
     assert one.reload(version=1, mode="ssot", unpin=True).status_code == 200
+
+
+async def test_counts_in_redis_are_bounded_and_expire_a_day_after_the_release(
+    redis: RunningRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_counts, "MOST_PROCESSES", 2)
+    connection = RedisConnection(SecretStr(redis.url))
+    store, evidence = RedisReleaseCounts(connection), ReleaseEvidence("id", {"0": PhaseEvidence()})
+    try:
+        for process in ("one", "two"):
+            await store.put("m", process, evidence, has_ended=False)
+        with pytest.raises(StoreUnavailable, match="2 processes"):
+            await store.put("m", "three", evidence, has_ended=False)
+        assert await store.read("m", "id") == {"one": evidence, "two": evidence}
+        async with connection.session() as client:
+            assert await client.ttl("gateway:{m}:release:id") > 2 * 86_400
+            await store.end("m", "id")
+            assert 0 < await client.ttl("gateway:{m}:release:id") <= 86_400
+        redis.process.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.read("m", "id")
+    finally:
+        await connection.aclose()

@@ -10,6 +10,7 @@ import pytest
 
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.file_store import FileStore
+from serving_gateway.replication.release_counts import FileReleaseCounts
 from tests.support.in_process_gateway import run_in_process
 from tests.support.releases import PLAN, SPLIT, ReleaseClient
 
@@ -102,29 +103,30 @@ async def test_only_a_stop_takes_effect_without_the_store_and_is_written_later(
         assert await client.answers() == "A1"
         pending = await client.report()
         assert (pending["stop_pending"], pending["release"]["state"]) == (True, "running")
+        patch.setattr(FileReleaseCounts, "read", down)
+        patch.setattr(FileReleaseCounts, "put", down)
+        alone = await client.report()
+        assert alone["evidence_problem"] == "The disk is full."
+        assert alone["evidence"]["phases"]["0"]["candidate"]["requests"] == 2, "its own"
     await client.wait_for("stopped")
     assert not (await client.report())["stop_pending"]
     assert (await client.report())["release"]["reason"] == STOP["reason"]
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "field"),
-    [
-        ("/release", {"version": 2, "run_id": "r2", "plan": {"steps": []}}, 422, "plan.steps"),
+async def test_a_wrong_call_says_what_is_wrong_and_changes_nothing(client: ReleaseClient) -> None:
+    before = (await client.routing())["generation"]
+    begin = {"version": 2, "run_id": "r2", "plan": PLAN}
+    for path, body, status, field in (
+        ("/release", begin | {"plan": {"steps": []}}, 422, "plan.steps"),
         ("/release", {"version": 2}, 422, "run_id"),
-        ("/release", {"version": 9, "run_id": "r", "plan": PLAN}, 409, None),
+        ("/release", begin | {"version": 9}, 409, None),
         ("/release/stop", {}, 422, "reason"),
         ("/release/stop", STOP, 404, None),
         ("/release/approve", {"reason": " "}, 404, None),
         ("/models/none/release/stop", STOP, 404, None),
-    ],
-)
-async def test_a_wrong_call_says_what_is_wrong_and_changes_nothing(
-    client: ReleaseClient, path: str, body: Any, status: int, field: str | None
-) -> None:
-    before = (await client.routing())["generation"]
-    answer = await client.http.post(path, json=body)
-    assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
+    ):
+        answer = await client.http.post(path, json=body)
+        assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
     assert (await client.routing())["generation"] == before
 
 
