@@ -323,7 +323,8 @@ def _without_candidate(record: RoutingRecord, release: Release) -> RoutingRecord
 
 
 def _ended(release: Release, state: ReleaseState, at: str, reason: str | None) -> Release:
-    return replace(release, state=state, since=at, reason=reason)
+    cut = None if reason is None else reason[:_REASON_CHARACTERS]
+    return replace(release, state=state, since=at, reason=cut)
 
 
 def _noted(

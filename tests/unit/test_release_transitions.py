@@ -183,6 +183,8 @@ def test_an_end_says_why_and_by_whom() -> None:
     expected = "ended by another change: variant A was set to version 3 (pinned), by token:ops"
     assert ended.reason == f"{expected}: an incident"
     assert (ended.acts[-1].verdict, ended.acts[-1].by) == (Verdict.STOP, "token:ops")
+    long = release_of(changed(begin(), to_a(3, Mode.PINNED), "x" * 60_000))
+    assert len(long.reason or "") == len(long.acts[-1].reason) == 1_000, "the record stays small"
     acts = release_of(approve(cleared(WAITS_LAST))).acts
     assert [(act.phase, act.by, act.is_approval) for act in acts] == [
         ("0", "token:pilot", False),
