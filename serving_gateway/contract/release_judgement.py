@@ -52,7 +52,10 @@ def judge_guards(
     Raises:
         ValueError: The evidence contradicts itself, such as more failures than requests.
     """
-    watching = release.state is ReleaseState.WATCHING
+    # A release that ended after the switch is judged by its watch, too.
+    watching = release.state is ReleaseState.WATCHING or (
+        release.state not in ACTIVE and WATCH in evidence.phases
+    )
     margins = {
         guard: margin
         for guard, margin in plan.guardrails.items()

@@ -86,6 +86,15 @@ GOOD = evidence(first=phase(20_000))
 GOOD_OUTCOME = PairedOutcomes(20, 20, 4_000)
 
 
+@pytest.mark.parametrize("state", [ReleaseState.ROLLED_BACK, ReleaseState.COMPLETED])
+def test_release_that_ended_after_the_switch_is_judged_by_its_watch(state: ReleaseState) -> None:
+    counted = evidence(first=phase(2_000, failed=500), watch=phase(3_000))
+    ended = release(state, step=1)
+    guards = {one.guard: one for one in judge_guards(ended.plan, ended, counted)}
+    assert set(guards) == {Guard.FAILURES, Guard.LATENCY_P99, Guard.OUTCOME}
+    assert guards[Guard.FAILURES].observations == 3_000
+
+
 def test_a_candidate_like_production_is_within_every_margin() -> None:
     found = judged(GOOD, GOOD_OUTCOME)
     assert {one.verdict for one in found.values()} == {Verdict.GO}
