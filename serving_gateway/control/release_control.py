@@ -41,7 +41,7 @@ _Transition = Callable[[RoutingRecord, str], RoutingRecord]
 
 @dataclass(frozen=True, slots=True)
 class PendingStop:
-    """A stop that could not be written yet."""
+    """A stop in effect here, to be written whenever the record says that the release goes on."""
 
     release_id: str
     by: str
@@ -125,14 +125,15 @@ class ReleaseControl:
         async with self.control.changing("release_stop", waits=False):
             # Checked by what is known here, so that a wrong call has no effect.
             known = router.record
-            release = known.release
+            release, pending = known.release, self.pending
             if release_transitions.active_release(known) is not None:
                 release_transitions.stop(known, request, known.changed_at or "", by)
                 await self._require_way_back(known)
                 assert release is not None  # noqa: S101 -- it is active
                 router.withdraw(release.id)
+                pending = PendingStop(release.id, by, request.reason)
             try:
-                return await self._commit(
+                done = await self._commit(
                     lambda fresh, at: release_transitions.stop(fresh, request, at, by),
                     by,
                     request.reason,
@@ -140,21 +141,23 @@ class ReleaseControl:
             except (StoreUnavailable, GenerationConflict) as error:
                 if release is None or not router.is_withdrawn:
                     raise
-                self.pending = PendingStop(release.id, by, request.reason)
+                self.pending = pending
                 log.warning(
                     "a stop of a release is in effect here, and not written yet",
                     extra={"model": known.model_name, "by": by, "reason": error.message},
                 )
                 return ReleaseResponse("stop_pending", release, known.generation, changed=False)
+            self.pending = pending
+            return done
 
     async def write_pending(self) -> None:
-        """Try again to write a stop, if one is pending; errors are logged, and it stays."""
+        """Write the last stop if its release goes on in the record.
+
+        It may, also after the stop was written: a store lost that, and took another change.
+        """
         pending = self.pending
-        if pending is None:
-            return
         release = release_transitions.active_release(self.control.router.record)
-        if release is None or release.id != pending.release_id:
-            self.pending = None  # another replica wrote it, or it ended otherwise
+        if pending is None or release is None or release.id != pending.release_id:
             return
         decision = ReleaseDecision(pending.reason, pending.release_id)
         try:
@@ -165,7 +168,6 @@ class ReleaseControl:
             )
         except (StoreUnavailable, GenerationConflict):
             return
-        self.pending = None
 
     async def _require_way_back(self, record: RoutingRecord) -> None:
         """Refuse to roll back to a version that Triton does not have READY."""

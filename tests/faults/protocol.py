@@ -65,7 +65,7 @@ class Replica:
     seen: int = 0
     """The highest generation that this process routed by."""
     pending_stop: str | None = None
-    """Id of the release whose stop is in effect here, and not written."""
+    """Id of the release that was stopped here last."""
 
 
 @dataclass(slots=True)
@@ -286,7 +286,6 @@ class Protocol:
             self._commit(
                 number, lambda fresh: release_transitions.stop(fresh, request, self._at(fresh), "t")
             )
-        replica.pending_stop = None
 
     def _at(self, fresh: RoutingRecord) -> str:
         return next_change_time(fresh, _START + timedelta(seconds=self.seconds + 1))

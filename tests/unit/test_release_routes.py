@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from serving_gateway.contract import RoutingRecord
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.release_counts import FileReleaseCounts
@@ -111,6 +114,27 @@ async def test_only_a_stop_takes_effect_without_the_store_and_is_written_later(
     await client.wait_for("stopped")
     assert not (await client.report())["stop_pending"]
     assert (await client.report())["release"]["reason"] == STOP["reason"]
+
+
+async def test_a_written_stop_that_the_store_lost_to_another_change_is_written_again(
+    client: ReleaseClient, tmp_path: Path
+) -> None:
+    await client.begin(SPLIT)
+    file = tmp_path / "routing-m.json"
+    before = msgspec.json.decode(file.read_bytes(), type=RoutingRecord)
+    assert (await client.stop()).status_code == 200
+    generation = (await client.routing())["generation"]
+    # What another replica wrote on what a failover had left, under the number of the stop.
+    other = msgspec.structs.replace(before, generation=generation, reason="another change")
+    staged = file.with_suffix(".test")
+    staged.write_bytes(msgspec.json.encode(other))
+    staged.replace(file)
+    async with asyncio.timeout(10):
+        while (await client.routing())["generation"] == generation:  # noqa: ASYNC110 -- over HTTP
+            await asyncio.sleep(0.02)
+    found = await client.wait_for("stopped")
+    assert found["release"]["reason"] == STOP["reason"]
+    assert (await client.routing())["traffic"]["strategy"] == "off"
 
 
 async def test_a_wrong_call_says_what_is_wrong_and_changes_nothing(client: ReleaseClient) -> None:
