@@ -36,7 +36,7 @@ endef
 typed = $(if $(filter command,$(origin $(1))),$($(1)))
 option = $(if $(call typed,$(1)),--$(2) "$$$(1)")
 
-.PHONY: help up demo model check chain passport erase down status test test-fast dev lint bench k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
+.PHONY: help up demo model check chain passport erase down status test test-fast dev lint bench faults k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -91,6 +91,9 @@ bench: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against r
 	$(RUN) tests.benchmarks.scoring
 	$(RUN) tests.benchmarks.outcomes
 	$(RUN) tests.benchmarks.chains
+
+faults: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the long forms of the fault and abuse cases, for an hour on an idle machine
+	$(RUN) tests.faults
 
 k8s: $(VENV)/.dev $(TRITON_VENV)/.run ## render and check every Kubernetes overlay
 	@for overlay in local staging production; do \

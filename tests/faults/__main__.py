@@ -1,0 +1,93 @@
+"""`python -m tests.faults` (`make faults`): the long forms of the fault and abuse cases.
+
+Writes results.json, the table of README.md and its plot. `--only TEXT` runs the cases whose name
+contains it, `--page` only writes the page anew. The exit code is 1 when a case failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.faults.cases import CASES, Case
+from tests.faults.page import (
+    README,
+    Result,
+    draw,
+    machine,
+    read_results,
+    rewritten,
+    write_results,
+)
+from tests.faults.scale import FIGURES, FORM
+from tests.support.servers import ROOT
+
+
+def main() -> int:
+    """Run what is asked for, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--only", default="", help="part of the name of the cases to run")
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page anew")
+    arguments = parser.parse_args()
+    chosen = [case for case in CASES if case.long and arguments.only in case.name]
+    if arguments.page:
+        chosen = []
+    results = read_results()
+    failed = 0
+    for number, case in enumerate(chosen):
+        sys.stderr.write(f"{number + 1} of {len(chosen)}: {case.name}\n")
+        results[case.name] = result = _run(case)
+        failed += not result.is_good
+        sys.stderr.write(f"  {'good' if result.is_good else 'FAILED'}, {result.seconds:,.0f} s\n")
+        write_results(results)
+    if results:
+        draw(results)
+    README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
+    return 1 if failed else 0
+
+
+def _run(case: Case) -> Result:
+    """Run the long form of a case."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", *case.long],
+            cwd=ROOT,
+            env={**os.environ, FORM: "long", FIGURES: folder},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        figures = _figures(case, done.stdout, Path(folder))
+    if done.returncode:
+        sys.stderr.write(done.stdout[-3000:])
+    return Result(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(),
+        is_good=done.returncode == 0,
+        seconds=round(time.monotonic() - began, 1),
+        figures=figures,
+    )
+
+
+def _figures(case: Case, output: str, folder: Path) -> dict[str, Any]:
+    """What a test has reported, or a benchmark has printed as JSON."""
+    if case.figures is not None:
+        file = folder / f"{case.figures}.json"
+        output = file.read_text(encoding="utf-8") if file.exists() else "{}"
+    start, end = output.find("{"), output.rfind("\n}")
+    text = output if case.figures is not None else output[start : end + 2]
+    found: dict[str, Any] = json.loads(text) if text.strip() else {}
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The table of cases is true: each test that it names exists, and the page is fresh."""
+
+from __future__ import annotations
+
+import ast
+import functools
+
+import pytest
+
+from tests.faults.cases import CASES, Case
+from tests.faults.page import README, rewritten
+from tests.support.servers import ROOT
+
+LONG = [case for case in CASES if case.long]
+
+
+@functools.cache
+def names_in(path: str) -> set[str]:
+    """Names of the test functions of a file."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {one.name for one in tree.body if isinstance(one, kinds)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{one.area}: {one.name}" for one in CASES])
+def test_case_has_tests_that_exist_or_says_what_is_missing(case: Case) -> None:
+    assert case.tests or case.missing
+    for node in case.tests:
+        path, _, name = node.partition("::")
+        assert name in names_in(path), node
+
+
+@pytest.mark.parametrize("case", LONG, ids=[one.name for one in LONG])
+def test_long_form_names_what_exists(case: Case) -> None:
+    module, *arguments = case.long
+    if module == "pytest":
+        assert any((ROOT / one).exists() for one in arguments)
+        assert case.figures is not None
+        reported = f'report("{case.figures}"'
+        assert any(reported in (ROOT / one).read_text() for one in arguments if "tests/" in one)
+    else:
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists()
+
+
+def test_names_are_unique_and_page_is_fresh() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+    page = README.read_text(encoding="utf-8")
+    assert rewritten(page) == page, "run python -m tests.faults --page"
