@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 import pandas as pd
@@ -353,6 +354,40 @@ class MaliciousObject:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}])
+def test_a_web_page_that_rebinds_a_name_reaches_no_api_of_mlflow(
+    shared_mlflow: RunningMlflow, headers: dict[str, str]
+) -> None:
+    url = f"{shared_mlflow.url}/api/2.0/mlflow/experiments/create"
+    refused = httpx.post(url, json={"name": "evil"}, headers=headers, trust_env=False)
+    assert refused.status_code == 403, refused.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/%252e%252e/etc/passwd"),
+        *("/%2Fetc%2Fpasswd", "?path=../../etc"),
+    ],
+)
+def test_no_path_of_an_artifact_leaves_the_store(shared_mlflow: RunningMlflow, path: str) -> None:
+    url = f"{shared_mlflow.url}/api/2.0/mlflow-artifacts/artifacts{path}"
+    refused = httpx.get(url, trust_env=False)
+    assert refused.status_code in {400, 404}, refused.text
+    assert "root:" not in refused.text
+
+
+@pytest.mark.parametrize("source", ["file:///etc", "/etc", "mlflow-artifacts:/../../etc"])
+def test_no_version_is_registered_of_files_outside_of_a_run(
+    shared_mlflow: RunningMlflow, source: str
+) -> None:
+    with httpx.Client(base_url=shared_mlflow.url, trust_env=False) as client:
+        client.post("/api/2.0/mlflow/registered-models/create", json={"name": "outside"})
+        body = {"name": "outside", "source": source}
+        refused = client.post("/api/2.0/mlflow/model-versions/create", json=body)
+    assert refused.status_code == 400, refused.text
 
 
 def test_a_malicious_pickle_in_the_registry_is_never_opened(
