@@ -112,7 +112,7 @@ def _decide_step(
     if requests < plan.requests:
         missing.append(f"the candidate got {requests} of {plan.requests} requests")
     if seconds < plan.seconds:
-        missing.append(f"it lasts for {seconds:.0f} of {plan.seconds:.0f} s")
+        missing.append(f"it has lasted for {seconds:.0f} of {plan.seconds:.0f} s")
     if release.step == len(plan.steps) - 1:
         missing += [
             f"not shown within its margin: {describe_guard(one)}"

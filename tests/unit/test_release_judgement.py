@@ -213,7 +213,7 @@ def verdict(
     ("found", "seconds", "expected", "said"),
     [
         (GOOD, 600, Verdict.GO, "step 1 of 2: 20000 requests in 600 s, no guardrail is broken"),
-        (GOOD, 599, Verdict.NOT_YET, "it lasts for 599 of 600 s"),
+        (GOOD, 599, Verdict.NOT_YET, "it has lasted for 599 of 600 s"),
         (evidence(first=phase(499)), 900, Verdict.NOT_YET, "got 499 of 500 requests"),
         (evidence(second=phase(900)), 900, Verdict.NOT_YET, "got 0 of 500 requests"),
         (evidence(first=phase(499)), 86_400, Verdict.STOP, "inconclusive after 86400 s"),

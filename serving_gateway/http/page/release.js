@@ -74,7 +74,7 @@ function releasePanel({ routing: { release } }, report) {
     ended && release.reason ? el("p", {}, "Reason: ", release.reason) : null,
     report?.stop_pending ? el("p", {}, badge(false, "Stopped on this replica; the store could not be written yet, so others may go on.")) : null,
     !ended && report?.reason ? el("p", {}, `Verdict: ${report.verdict}. `, report.reason) : null,
-    counted ? el("p", { class: "soft" }, `${counted.requests} requests or copies in this phase, ${counted.failed} failed; counted by ${report.replicas.length} processes.`) : null,
+    counted ? el("p", { class: "soft" }, `${counted.requests} requests or copies in this phase, ${counted.failed} failed; counted by ${report.replicas.length} process${report.replicas.length === 1 ? "" : "es"}.`) : null,
     report?.evidence_problem ? el("p", {}, badge(false, report.evidence_problem)) : null,
     report === null ? el("p", { class: "soft" }, "The evidence is shown to callers with a control token, or at the gateway's own name.") : null);
   put("release-actions", actions(release));
