@@ -175,6 +175,8 @@ class Pilot:
             turn.said = f"looks again, since the release changed: {refusal}"
             return
         self._record(done, guards, verdict, reason, memory, turn)
+        if done.state is ReleaseState.CLEARED:
+            self._promote(f"release {done.id}", turn)
 
     def _promote(self, purpose: str, turn: Turn) -> None:
         request = request_promotion(self.spec.model_name, purpose, self.instance)
