@@ -41,7 +41,7 @@ function guardTable(guards) {
   if (!guards.length) return [];
   const shown = (one) => row(GUARDS[one.guard] ?? one.guard, [
     figure(one.guard, one.value),
-    one.value === null ? "–" : `${figure(one.guard, one.low)} to ${figure(one.guard, one.high)}`,
+    one.value === null ? "–" : `${figure(one.guard, one.low)} to ${one.high === null ? "∞" : figure(one.guard, one.high)}`,
     [bar(one), ` at most ${figure(one.guard, one.margin)}`],
     String(one.observations),
     verdictMark(one),
@@ -73,7 +73,7 @@ function releasePanel({ routing: { release } }, report) {
     el("p", {}, el("strong", {}, `Version ${release.version} ${STATES[release.state]}${where}`), `, since `, moment(release.since), `; begun `, moment(release.started_at), ` by ${release.by}, beside version ${release.previous_version}.`),
     ended && release.reason ? el("p", {}, "Reason: ", release.reason) : null,
     report?.stop_pending ? el("p", {}, badge(false, "Stopped on this replica; the store could not be written yet, so others may go on.")) : null,
-    !ended && report?.reason ? el("p", {}, `Verdict: ${report.verdict}. `, report.reason) : null,
+    !ended && report?.reason ? el("p", {}, `Verdict: ${report.verdict}: `, report.reason) : null,
     counted ? el("p", { class: "soft" }, `${counted.requests} requests or copies in this phase, ${counted.failed} failed; counted by ${report.replicas.length} process${report.replicas.length === 1 ? "" : "es"}.`) : null,
     report?.evidence_problem ? el("p", {}, badge(false, report.evidence_problem)) : null,
     report === null ? el("p", { class: "soft" }, "The evidence is shown to callers with a control token, or at the gateway's own name.") : null);
