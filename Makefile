@@ -36,16 +36,19 @@ endef
 typed = $(if $(filter command,$(origin $(1))),$($(1)))
 option = $(if $(call typed,$(1)),--$(2) "$$$(1)")
 
-.PHONY: help up demo model check chain passport erase down status test test-fast dev lint bench faults k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
+.PHONY: help up demo release-demo model check chain passport erase down status test test-fast dev lint bench faults k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
 
 help: ## what can be done here
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 up: $(VENV)/.run $(TRITON_VENV)/.run ## start the platform, take raw data to production, stay up until Ctrl-C
 	@$(STACK) up
 
 demo: $(VENV)/.run $(TRITON_VENV)/.run ## the same, headless: print the proof, exit 0 or 1, leave nothing running
 	@$(STACK) demo
+
+release-demo: $(VENV)/.run $(TRITON_VENV)/.run ## releases of a small model, on a stack of its own: one goes to production, two are stopped; three minutes
+	@$(STACK) release-demo
 
 model: $(VENV)/.run ## make a model file from a table: make model CSV=patients.csv TARGET=readmitted
 	@$(RUN) platform_assets.components new "$$CSV" --target "$$TARGET" $(call option,NAME,name) \

@@ -1,4 +1,4 @@
-"""`python -m platform_assets.local_stack up|demo|check|chain|passport|down|status`."""
+"""`python -m platform_assets.local_stack up|demo|release-demo|check|chain|passport|down|status`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ from rich.markup import escape
 from platform_assets.local_stack import release_progress, report
 from platform_assets.local_stack.chain import chain_job_name, reload_definitions, run_chain
 from platform_assets.local_stack.chain_display import ChainDisplay
-from platform_assets.local_stack.processes import LEDGER_KEY, SOURCE_PATH, environment
+from platform_assets.local_stack.passports import run_passport
+from platform_assets.local_stack.processes import SOURCE_PATH
+from platform_assets.local_stack.release_demo.command import release_demo
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
 from platform_assets.local_stack.shutdown import stop_stack
 from platform_assets.local_stack.stack import Stack, give_source, owner_pid, sole_owner
 from platform_assets.model_spec import ModelSpec, table_job_name
 from serving_gateway.contract import DEFAULT_MODEL, Release, is_model_name
-
-_OF_PASSPORTS: Final = (
-    "DAGSTER_HOME",
-    "MLFLOW_TRACKING_URI",
-    "MODEL_REPOSITORY",
-    "LEDGER_DIR",
-)
 
 
 class _StopSignal(BaseException):
@@ -129,19 +124,16 @@ def _check(settings: StackSettings, _console: Console) -> int:
 
 def _passport(settings: StackSettings, _console: Console) -> int:
     """Write the passport of `MODEL` and `VERSION`; with `VERIFY`=1 or a passport's file, verify."""
-    from platform_assets.passport.__main__ import main as passport
-
-    stack = environment(settings, os.environ, {})
-    os.environ.update({name: stack[name] for name in _OF_PASSPORTS})
-    if settings.ledger_key.is_file():
-        os.environ.setdefault(LEDGER_KEY, str(settings.ledger_key))
-    if not settings.dagster_home.is_dir():
-        raise StackError(f"there is no state in {settings.state_dir}: `make up` makes it")
     verify, key = os.environ.get("VERIFY", ""), os.environ.get("KEY", "")
     model, version = os.environ.get("MODEL") or DEFAULT_MODEL, os.environ.get("VERSION", "")
     what = [model, version] if verify in {"", "1"} else [verify]
     options = [*(["--verify"] if verify else []), *(["--key", key] if key else [])]
-    return passport([*options, *what])
+    return run_passport(settings, [*options, *what])
+
+
+def _release_demo(settings: StackSettings, console: Console) -> int:
+    release_demo(settings, console, _running)
+    return 0
 
 
 def _down(settings: StackSettings, console: Console) -> int:
@@ -233,6 +225,7 @@ _COMMANDS: Final[dict[str, Callable[[StackSettings, Console], int]]] = {
     "check": _check,
     "chain": _model_chain,
     "passport": _passport,
+    "release-demo": _release_demo,
     "down": _down,
     "status": _status,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import Final
 from urllib.error import HTTPError
 
@@ -21,11 +22,17 @@ _FIRST_S: Final = 600.0
 
 def present_release(settings: StackSettings, model_name: str) -> Release | None:
     """Return the present release of a model or the last one; None where there never was one."""
+    found = release_report(settings, model_name)
+    return None if found is None else found.release
+
+
+def release_report(settings: StackSettings, model_name: str) -> ReleaseReport | None:
+    """Return what the gateway says of a model's release; None of a model that was never served."""
     url = f"{settings.gateway_url}/models/{model_name}/release"
     try:
-        return get(url, ReleaseReport).release
+        return get(url, ReleaseReport)
     except HTTPError as error:
-        if error.code == 404:  # never served
+        if error.code == HTTPStatus.NOT_FOUND:
             return None
         raise StackError(f"the gateway does not show the release: {error}") from error
     except (OSError, ValueError) as error:

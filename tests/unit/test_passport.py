@@ -19,7 +19,8 @@ from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import DeploymentKey, new_private_key, read_key
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import Findings
-from platform_assets.local_stack.__main__ import _OF_PASSPORTS, _passport
+from platform_assets.local_stack.__main__ import _passport
+from platform_assets.local_stack.passports import VARIABLES
 from platform_assets.local_stack.settings import StackError, stack_settings
 from platform_assets.passport.__main__ import main
 from platform_assets.passport.document import decode, encode, seal
@@ -375,7 +376,7 @@ def test_make_passport_finds_everything_of_the_state_directory(
 ) -> None:
     (world.home / "secrets").mkdir()
     (world.home / "secrets" / "ledger-key.pem").write_text(KEY_PEM)
-    for name in (*_OF_PASSPORTS, "LEDGER_KEY", "KEY", "VERIFY"):
+    for name in (*VARIABLES, "LEDGER_KEY", "KEY", "VERIFY"):
         monkeypatch.setenv(name, "")
     monkeypatch.delenv("LEDGER_KEY")
     monkeypatch.setenv("MODEL", NAME)
