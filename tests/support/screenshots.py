@@ -1,7 +1,8 @@
-"""`python -m tests.support.screenshots`: take the pictures that the front page shows, anew.
+"""`python -m tests.support.screenshots [URL]`: take the pictures that the pages show, anew.
 
 Of the stack that runs (`make up`, with the same variables), after a chain or two, so that there is
-a history to show.
+a history to show. With the address that `make release-demo` prints, when the release of its second
+version begins, only the picture of a release.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +27,9 @@ from tests.support.servers import ROOT
 _COLOURS: Final = 128
 _TRAFFIC_MS: Final = 75_000
 """How long the gateway answers before its picture is taken: a minute of charts is full by then."""
+_RELEASE_MS: Final = 200_000
+_SHARE_MS: Final = 12_000
+"""Of a new share, until the charts show it."""
 _LAYOUT_MS: Final = 60_000
 _WHOLE_CHAIN: Final[ViewportSize] = {"width": 4600, "height": 700}
 _EDGE: Final = 24
@@ -32,10 +37,13 @@ _CHECKED: Final = ("features", "trained_model", "triton_serving_state", "gateway
 _ALL_PASSED: Final = re.compile(r"(\d+) / \1 Passed")
 
 
-def main() -> None:
-    """Take both pictures."""
+def main(arguments: Sequence[str]) -> None:
+    """Take the pictures."""
     settings = stack_settings(os.environ)
     with run_browser() as browser:
+        if arguments:
+            _release(browser, arguments[0], ROOT / "serving_gateway" / "release.png")
+            return
         _gateway(browser, settings.gateway_url, ROOT / "serving_gateway" / "page.png")
         _lineage(browser, settings.dagster_url, ROOT / "platform_assets" / "lineage.png")
 
@@ -50,6 +58,27 @@ def _gateway(browser: Browser, url: str, path: Path) -> None:
             page.wait_for_timeout(_TRAFFIC_MS)
             expect(page.locator(".verdict")).to_have_text("✓ In production")
             _keep(page.screenshot(), path)
+
+
+def _release(browser: Browser, url: str, path: Path) -> None:
+    """A release that is in its last split step, with the charts beside it."""
+    with browser.new_context(
+        viewport={"width": 1100, "height": 1275}, reduced_motion="reduce"
+    ) as context:
+        page = context.new_page()
+        page.goto(url)
+        now = page.locator("#release [aria-current=step]")
+        expect(now).to_contain_text("split 50 %", timeout=_RELEASE_MS)
+        page.wait_for_timeout(_SHARE_MS)
+        parts = [
+            page.locator(name).bounding_box()
+            for name in ("#release", "section[aria-labelledby=charts-title]")
+        ]
+        boxes = [box for box in parts if box]
+        picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    buffer = io.BytesIO()
+    picture.crop(_around(boxes)).save(buffer, "PNG")
+    _keep(buffer.getvalue(), path)
 
 
 def _lineage(browser: Browser, url: str, path: Path) -> None:
@@ -96,4 +125,4 @@ def _keep(picture: bytes, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

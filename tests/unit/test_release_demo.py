@@ -51,7 +51,7 @@ def test_the_model_file_is_valid(tmp_path: Path, candidate: str) -> None:
     assert spec.release is not None
 
 
-def test_the_strict_pipeline_refuses_the_new_city_alone(tmp_path: Path) -> None:
+def test_the_pipeline_with_its_own_list_refuses_the_new_city_alone(tmp_path: Path) -> None:
     deliveries.write_rows(tmp_path, 200)
     table = pd.read_csv(tmp_path / "deliveries.csv")
     fitted = strict.build().fit(table, table["late"])

@@ -67,8 +67,8 @@ def release_demo(settings: StackSettings, console: Console, running: Running) ->
         story = Story(own, console, Clients(own.gateway_url), models / MODEL)
         story.tell([int(part) for part in (os.environ.get(PARTS) or "1,2,3,4").split(",")])
         _print_summary(story, console)
-        console.print("\nThe passport of version 2:")
-        if run_passport(own, [MODEL, "2"]):
+        console.print(f"\nThe passport of version {story.production}, which is in production:")
+        if run_passport(own, [MODEL, str(story.production)]):
             raise StackError("the passport was not written")
 
 

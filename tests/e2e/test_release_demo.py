@@ -1,0 +1,44 @@
+"""`make release-demo`, but for the version that goes all the way: its steps alone last a minute.
+
+`integration/test_release_chain.py` takes one to production.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from platform_assets.local_stack.release_demo.command import PARTS
+from platform_assets.local_stack.settings import ROOT
+
+DEADLINE_S = 540
+
+
+@pytest.mark.timeout(600)
+def test_bad_versions_are_stopped_while_no_request_fails(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "platform_assets.local_stack", "release-demo"],
+        env={**os.environ, "STATE_DIR": str(tmp_path / "state"), PARTS: "1,3,4"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "version 2: stopped by the gate replay; in production: version 1" in done.stdout
+    assert "version 3: stopped by the guardrail failures; in production: version 1" in done.stdout
+    assert "by version 1; 0 failed" in done.stdout
+    passport = tmp_path / "state" / "release-demo" / "ledger" / "passports" / "deliveries"
+    assert (passport / "v1.html").is_file()
+    left = [one for one in psutil.process_iter(["cmdline"]) if is_of(one, tmp_path)]
+    assert left == []
+
+
+def is_of(process: psutil.Process, folder: Path) -> bool:
+    return any(str(folder) in part for part in process.info["cmdline"] or ())
