@@ -31,11 +31,16 @@ from serving_gateway.contract.release_estimates import (
     error_shares,
     estimate_guard,
 )
+from serving_gateway.contract.traffic import Strategy
 
 ERROR_RATE: Final = 0.05
 """Of all guards together, for the steps, and once more for the time after the switch."""
 WATCHED: Final = frozenset({Guard.FAILURES, Guard.LATENCY_P99, Guard.OUTCOME})
 """Guards after the switch. That the versions differ was accepted with it."""
+
+COMPARED: Final = frozenset({Guard.DISAGREEMENT, Guard.SCORE_SHIFT})
+"""Guards of mirrored rows, known at once: steps without copies add nothing to them. (Outcomes of
+earlier copies may mature in any step.)"""
 
 
 def judge_guards(
@@ -113,12 +118,13 @@ def _decide_step(
         missing.append(f"the candidate got {requests} of {plan.requests} requests")
     if seconds < plan.seconds:
         missing.append(f"it has lasted for {seconds:.0f} of {plan.seconds:.0f} s")
-    if release.step == len(plan.steps) - 1:
-        missing += [
-            f"not shown within its margin: {describe_guard(one)}"
-            for one in guards
-            if one.verdict is not Verdict.GO and one.guard not in plan.unproven
-        ]
+    missing += [
+        f"not shown within its margin: {describe_guard(one)}"
+        for one in guards
+        if one.verdict is not Verdict.GO
+        and one.guard not in plan.unproven
+        and _is_last_chance(release, one.guard)
+    ]
     step = f"step {release.step + 1} of {len(plan.steps)}"
     if not missing:
         counted = f"{requests} requests in {seconds:.0f} s"
@@ -126,6 +132,14 @@ def _decide_step(
     if seconds >= plan.give_up_seconds:
         return Verdict.STOP, f"{step}: inconclusive after {seconds:.0f} s: " + "; ".join(missing)
     return Verdict.NOT_YET, f"{step}: " + "; ".join(missing)
+
+
+def _is_last_chance(release: Release, guard: Guard) -> bool:
+    """Whether no later step adds to what is known of a guard."""
+    later = release.plan.steps[release.step + 1 :]
+    if guard not in COMPARED or release.plan.steps[release.step].strategy is not Strategy.MIRROR:
+        return not later
+    return all(step.strategy is not Strategy.MIRROR for step in later)
 
 
 def describe_guard(report: GuardReport) -> str:

@@ -241,6 +241,20 @@ def test_the_last_step_requires_every_guard_that_may_not_be_left_unproven() -> N
     assert verdict(release(), found, outcome=None)[0] is Verdict.GO, "an earlier step does not"
 
 
+def test_the_last_step_with_copies_requires_what_only_copies_show() -> None:
+    found = evidence(first=replace(phase(600), disagreed=18))
+    one = release(unproven=(Guard.SCORE_SHIFT,))
+    result, why = verdict(one, found)
+    assert result is Verdict.NOT_YET, "no later step would add to it"
+    assert "step 1 of 2: not shown within its margin: disagreement 0.03" in why
+    assert "failures" not in why, "later steps add to that"
+    assert verdict(one, found, seconds=90_000)[0] is Verdict.STOP
+    both = (Guard.SCORE_SHIFT, Guard.DISAGREEMENT)
+    assert verdict(release(unproven=both), found)[0] is Verdict.GO
+    again = (*STEPS[:1], *STEPS)
+    assert verdict(release(steps=again), found)[0] is Verdict.GO, "a later step adds to it"
+
+
 @pytest.mark.parametrize(
     ("state", "seconds", "expected", "said"),
     [
