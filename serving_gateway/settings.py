@@ -115,7 +115,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
 class Settings(BaseSettings):
     """Settings of one gateway process, from environment variables named GATEWAY_<FIELD>.
 
-    The texts below the fields are their descriptions in README.md.
+    The texts below the fields are their descriptions in REFERENCE.md.
     """
 
     model_config = SettingsConfigDict(

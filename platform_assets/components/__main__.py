@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_parser(commands)
     commands.add_parser("schema", help="print the JSON schema of a model file, for editors")
-    commands.add_parser("reference", help="print the table of all fields, as the README has it")
+    commands.add_parser("reference", help="print the table of all fields, as REFERENCE.md has it")
     given = parser.parse_args(arguments)
     if given.command == "check":
         return _check(given.folder)

@@ -308,6 +308,7 @@ def test_commands_of_the_pages_work(laptop: Laptop) -> None:
     output = pages.run_commands("README.md", address, laptop.environ)
     assert "In production: version 1" in output
     pages.run_commands("platform_assets/README.md", address, laptop.environ)
+    pages.run_commands("platform_assets/components/README.md", address, laptop.environ)
     state = {".local/": f"{laptop.settings.state_dir}/"}
     output = pages.run_commands("feature_repo/README.md", state, laptop.environ)
     assert '"petal_length": [' in output

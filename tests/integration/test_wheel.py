@@ -19,7 +19,7 @@ import pytest
 from tests.support import pages, tables
 from tests.support.servers import ROOT
 
-PAGE = "platform_assets/README.md"
+PAGE = "platform_assets/components/README.md"
 UV = Path(sys.executable).with_name("uv")
 PROJECT = {
     "pyproject.toml": """\

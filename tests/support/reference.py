@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import platform_assets
+from platform_assets import components
 from platform_assets.components.reference import reference_table, table_reference
 from serving_gateway import errors
 from serving_gateway.errors import GatewayError
 from serving_gateway.settings import Settings
 
 GATEWAY: Final = Path(__file__).resolve().parents[2] / "serving_gateway"
-README: Final = GATEWAY / "README.md"
-PIPELINE_README: Final = Path(platform_assets.__file__).with_name("README.md")
+GATEWAY_REFERENCE: Final = GATEWAY / "REFERENCE.md"
+MODEL_FILE_REFERENCE: Final = Path(components.__file__).with_name("REFERENCE.md")
 
 
 def settings_table() -> str:
@@ -116,18 +116,18 @@ def rewritten(page: str, tables: Mapping[str, str] | None = None) -> str:
     return page
 
 
-def pipeline_page() -> str:
-    """The page of the pipeline with its reference of the model file as it should be."""
+def model_file_page() -> str:
+    """The reference of the model file as it should be."""
     return rewritten(
-        PIPELINE_README.read_text(),
+        MODEL_FILE_REFERENCE.read_text(),
         {"model file": reference_table(), "feature table": table_reference()},
     )
 
 
 def main() -> int:
     """Rewrite the pages; always 0."""
-    README.write_text(rewritten(README.read_text()))
-    PIPELINE_README.write_text(pipeline_page())
+    GATEWAY_REFERENCE.write_text(rewritten(GATEWAY_REFERENCE.read_text()))
+    MODEL_FILE_REFERENCE.write_text(model_file_page())
     return 0
 
 

@@ -219,8 +219,8 @@ def test_an_equal_candidate_is_hardly_ever_called_worse(
 
 
 def stated_rates() -> list[tuple[int, float, dict[Verdict, float]]]:
-    """The table of the pipeline's page: rows, loss, and how often each verdict is given."""
-    page = (files("platform_assets") / "README.md").read_text()
+    """The table of the gates' page: rows, loss, and how often each verdict is given."""
+    page = (files("platform_assets.serving") / "README.md").read_text()
     table = page.partition("<!-- gate simulations -->")[2].partition("<!-- end -->")[0]
     order = (Verdict.NON_INFERIOR, Verdict.INCONCLUSIVE, Verdict.WORSE)
     found = []

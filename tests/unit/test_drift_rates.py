@@ -59,8 +59,8 @@ def alarms(window: str, change: str, runs: int) -> float:
 
 
 def stated() -> list[tuple[str, str, float]]:
-    """The table of the pipeline's page: window, change, share of reports that say drift."""
-    page = (files("platform_assets") / "README.md").read_text()
+    """The table of the page on drift: window, change, share of reports that say drift."""
+    page = (files("platform_assets.monitoring") / "README.md").read_text()
     table = page.partition("<!-- drift simulations -->")[2].partition("<!-- end -->")[0]
     split = (one.strip("| ").split("|") for one in table.strip().splitlines())
     head, _, *lines = ([cell.strip() for cell in cells] for cells in split)

@@ -1,4 +1,4 @@
-"""The gateway's page says what its code says."""
+"""The gateway's pages say what its code says."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import re
 import pytest
 
 from serving_gateway.settings import Settings
+from tests.support import pages
 from tests.support.reference import (
-    README,
+    GATEWAY_REFERENCE,
     codes_in_use,
     error_classes,
     errors_table,
     rewritten,
     settings_table,
 )
+from tests.support.servers import ROOT
 
 
 def test_generated_tables_are_fresh() -> None:
-    page = README.read_text()
+    page = GATEWAY_REFERENCE.read_text()
     assert rewritten(page) == page, "run python -m tests.support.reference"
 
 
@@ -47,6 +49,7 @@ def test_page_without_its_markers_is_refused() -> None:
         rewritten("# The serving gateway\n")
 
 
-def test_variables_on_the_page_are_settings() -> None:
+@pytest.mark.parametrize("name", pages.tracked_files("serving_gateway/*.md"))
+def test_variables_on_a_page_are_settings(name: str) -> None:
     known = {f"GATEWAY_{name}".upper() for name in Settings.model_fields}
-    assert set(re.findall(r"\bGATEWAY_[A-Z_]+\b", README.read_text())) <= known
+    assert set(re.findall(r"\bGATEWAY_[A-Z_]+\b", (ROOT / name).read_text())) <= known

@@ -34,7 +34,7 @@ from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
 from platform_assets.shared_definitions import resources, watching
 from platform_assets.training import own_code
 from tests.support.model_files import FULL, MINIMAL, TYPE, write
-from tests.support.reference import PIPELINE_README, pipeline_page
+from tests.support.reference import MODEL_FILE_REFERENCE, model_file_page
 
 # Dagster's own reading of YAML calls what pydantic calls deprecated and Dagster calls beta.
 by_dagster = pytest.mark.filterwarnings(
@@ -337,10 +337,12 @@ def test_schema_for_editors_documents_every_field(capsys: pytest.CaptureFixture[
 
 
 def test_the_reference_on_the_page_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
-    assert pipeline_page() == PIPELINE_README.read_text(), "run python -m tests.support.reference"
+    assert model_file_page() == MODEL_FILE_REFERENCE.read_text(), (
+        "run python -m tests.support.reference"
+    )
     assert main(["reference"]) == 0
     table = capsys.readouterr().out
-    assert table in PIPELINE_README.read_text()
+    assert table in MODEL_FILE_REFERENCE.read_text()
     assert all(row.count(" | ") == 3 and not row.endswith("|  |") for row in table.splitlines()[2:])
 
 

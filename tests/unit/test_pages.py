@@ -16,6 +16,7 @@ RUN_BY = {
     "README.md": "tests/e2e/test_laptop.py",
     "feature_repo/README.md": "tests/e2e/test_laptop.py",
     "platform_assets/README.md": "tests/e2e/test_laptop.py",
+    "platform_assets/components/README.md": "tests/e2e/test_laptop.py",
     "serving_gateway/README.md": "tests/integration/test_gateway_readme.py",
 }
 """The pages with commands, and the test that runs them."""
