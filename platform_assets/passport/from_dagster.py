@@ -1,4 +1,4 @@
-"""What Dagster's records know of a version: materializations, verdicts of gates, releases."""
+"""The records of a version in Dagster: materializations, verdicts of gates, releases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 import dagster as dg
 
 from platform_assets.passport.document import CODE, DATA, DIGESTS, GATES, TRAINING, Act
-from platform_assets.passport.sources import Known
+from platform_assets.passport.sources import VersionRecords
 from platform_assets.serving import promotion
 from platform_assets.serving.ledger_entries import anchors, plain_content, plain_metadata
 from platform_assets.serving.switch_evidence import measured
@@ -17,15 +17,17 @@ _FAR_BACK: Final = 500
 _HIDDEN: Final = frozenset({promotion.LOAD_ID, "mlflow_run", "mlflow_version", "origin"})
 
 
-def known_to_dagster(instance: dg.DagsterInstance, model_name: str, version: int) -> Known:
+def collect_from_dagster(
+    instance: dg.DagsterInstance, model_name: str, version: int
+) -> VersionRecords:
     """Return what Dagster has of a version, and the anchors of the model's ledger."""
-    known = Known()
+    records = VersionRecords()
     registered = _newest(instance, model_name, "registered_model", version)
     origin = registered.get("origin") or {}
     source = "Dagster, registered_model"
-    known.add(DATA, source, {"fingerprint": origin.get("data_fingerprint")})
-    known.add(CODE, source, {"code_version": origin.get("code_version")})
-    known.add(
+    records.add(DATA, source, {"fingerprint": origin.get("data_fingerprint")})
+    records.add(CODE, source, {"code_version": origin.get("code_version")})
+    records.add(
         TRAINING,
         source,
         {
@@ -35,19 +37,19 @@ def known_to_dagster(instance: dg.DagsterInstance, model_name: str, version: int
         },
     )
     if run_id := origin.get("run_id"):
-        _add_training(known, instance, model_name, run_id)
+        _add_training(records, instance, model_name, run_id)
     packaged = _newest(instance, model_name, "triton_model_entry", version).get("origin") or {}
-    known.add(DIGESTS, "Dagster, triton_model_entry", {"model.onnx": packaged.get("onnx_sha256")})
+    records.add(DIGESTS, "Dagster, triton_model_entry", {"model.onnx": packaged.get("onnx_sha256")})
     if fingerprint := origin.get("data_fingerprint"):
-        _add_rows(known, instance, model_name, fingerprint)
-    known.add(GATES, "Dagster", _gates(instance, model_name, version))
-    _add_release(known, instance, model_name, version)
+        _add_rows(records, instance, model_name, fingerprint)
+    records.add(GATES, "Dagster", _gates(instance, model_name, version))
+    _add_release(records, instance, model_name, version)
     for asset in ("gateway_reload", "release"):
         for _, metadata in _materializations(instance, model_name, asset):
-            known.anchors += anchors(metadata, f"Dagster's asset {asset}")
-    if not known.facts.get(TRAINING):
-        known.missing.append("Dagster has no records of this version (any more).")
-    return known
+            records.anchors += anchors(metadata, f"Dagster's asset {asset}")
+    if not records.facts.get(TRAINING):
+        records.missing.append("Dagster has no records of this version (any more).")
+    return records
 
 
 def _materializations(
@@ -71,23 +73,27 @@ def _newest(
     return next(found, {})
 
 
-def _add_training(known: Known, instance: dg.DagsterInstance, model_name: str, run_id: str) -> None:
+def _add_training(
+    records: VersionRecords, instance: dg.DagsterInstance, model_name: str, run_id: str
+) -> None:
     for _, metadata in _materializations(instance, model_name, "trained_model"):
         if (metadata.get("origin") or {}).get("run_id") == run_id:
             names = ("candidate", "training_rows", "evaluation_rows", "threshold")
-            known.add(TRAINING, "Dagster, trained_model", {one: metadata.get(one) for one in names})
+            records.add(
+                TRAINING, "Dagster, trained_model", {one: metadata.get(one) for one in names}
+            )
             return
 
 
 def _add_rows(
-    known: Known, instance: dg.DagsterInstance, model_name: str, fingerprint: str
+    records: VersionRecords, instance: dg.DagsterInstance, model_name: str, fingerprint: str
 ) -> None:
     from platform_assets.features.source import FINGERPRINT_METADATA
 
     for _, metadata in _materializations(instance, model_name, "features"):
         if metadata.get(FINGERPRINT_METADATA) == fingerprint:
             rows = metadata.get("dagster/row_count")
-            known.add(
+            records.add(
                 DATA,
                 "Dagster, features",
                 {
@@ -114,9 +120,11 @@ def _gates(instance: dg.DagsterInstance, model_name: str, version: int) -> dict[
     return verdicts
 
 
-def _add_release(known: Known, instance: dg.DagsterInstance, model_name: str, version: int) -> None:
+def _add_release(
+    records: VersionRecords, instance: dg.DagsterInstance, model_name: str, version: int
+) -> None:
     for timestamp, metadata in reversed(_materializations(instance, model_name, "release")):
         if metadata.get("version") == version:
             at = datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")
             shown = {name: value for name, value in metadata.items() if name not in _HIDDEN}
-            known.acts.append(Act(at, plain_content(shown), "Dagster, release"))
+            records.acts.append(Act(at, plain_content(shown), "Dagster, release"))

@@ -1,4 +1,4 @@
-"""What the ledger knows of a version. Without I/O."""
+"""The records of a version in the ledger. Without I/O."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from platform_assets.ledger.chain import BEGINNING, RELEASE, SWITCH, LedgerEntry
 from platform_assets.passport.document import CODE, DATA, DIGESTS, GATES, TRAINING, Act, Period
-from platform_assets.passport.sources import Known
+from platform_assets.passport.sources import VersionRecords
 
 
 class _Move(NamedTuple):
-    """A switch of production as the ledger tells it."""
+    """A switch of production as the ledger records it."""
 
     at: str
     version: int
@@ -20,27 +20,27 @@ class _Move(NamedTuple):
     entry: int
 
 
-def known_to_ledger(entries: Sequence[LedgerEntry], version: int) -> Known:
+def collect_from_ledger(entries: Sequence[LedgerEntry], version: int) -> VersionRecords:
     """Return the facts of the entries of a version; those of its first switch count."""
-    known = Known()
+    records = VersionRecords()
     moves = [one for one in _moves(entries) if one.version == version]
     if not entries:
-        known.missing.append("The ledger of this model has no entries (LEDGER_DIR).")
+        records.missing.append("The ledger of this model has no entries (LEDGER_DIR).")
     elif not moves:
-        known.missing.append("The ledger knows no time of this version in production.")
+        records.missing.append("The ledger knows no time of this version in production.")
     # An old ledger begins with switches of which no digests are known.
     for move in ([one for one in moves if "package" in one.content] or moves)[:1]:
-        _add_switch(known, move)
+        _add_switch(records, move)
     for judged in [one for one in moves if one.content.get("gates")][:1]:
-        known.add(GATES, f"ledger, entry {judged.entry}", judged.content["gates"])
-    if moves and GATES not in known.facts:
-        known.missing.append("The ledger holds no verdicts of the gates for this version.")
-    known.acts = [
+        records.add(GATES, f"ledger, entry {judged.entry}", judged.content["gates"])
+    if moves and GATES not in records.facts:
+        records.missing.append("The ledger holds no verdicts of the gates for this version.")
+    records.acts = [
         Act(entry.at, entry.content, f"ledger, entry {entry.number}")
         for entry in entries
         if entry.kind == RELEASE and entry.content.get("version") == version
     ]
-    return known
+    return records
 
 
 def periods(entries: Sequence[LedgerEntry], version: int) -> list[Period]:
@@ -78,11 +78,11 @@ def _comparable(at: str) -> str:
     return at.replace("Z", "").replace("+00:00", "")
 
 
-def _add_switch(known: Known, move: _Move) -> None:
+def _add_switch(records: VersionRecords, move: _Move) -> None:
     source, content = f"ledger, entry {move.entry}", move.content
     package = content.get("package") or {}
     split = package.get("split")
-    known.add(
+    records.add(
         DATA,
         source,
         {
@@ -90,10 +90,10 @@ def _add_switch(known: Known, move: _Move) -> None:
             "split": json.loads(split) if split else None,
         },
     )
-    known.add(
+    records.add(
         CODE, source, {name: content.get(name) for name in ("code_version", "feature_contract")}
     )
-    known.add(
+    records.add(
         TRAINING,
         source,
         {
@@ -101,7 +101,7 @@ def _add_switch(known: Known, move: _Move) -> None:
             "Dagster run of the switch": content.get("dagster_run"),
         },
     )
-    known.add(
+    records.add(
         DIGESTS,
         source,
         {
@@ -111,4 +111,4 @@ def _add_switch(known: Known, move: _Move) -> None:
         },
     )
     if "problem" in package:
-        known.missing.append(f"At its switch no digest was taken: {package['problem']}.")
+        records.missing.append(f"At its switch no digest was taken: {package['problem']}.")

@@ -1,4 +1,4 @@
-"""What MLflow and the model repository know of a version now."""
+"""The present records of a version in MLflow and the model repository."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from platform_assets.ledger.verification import Anchor
 from platform_assets.passport.document import CODE, DATA, DIGESTS, TRAINING
-from platform_assets.passport.sources import Known
+from platform_assets.passport.sources import VersionRecords
 from platform_assets.resources.mlflow import SPLIT_TAG, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger_entries import HEAD_TAG
@@ -26,22 +26,22 @@ from serving_gateway.contract import (
 _METRIC: Final = "metric."
 
 
-def known_to_mlflow(mlflow: MlflowResource, model_name: str, version: int) -> Known:
+def collect_from_mlflow(mlflow: MlflowResource, model_name: str, version: int) -> VersionRecords:
     """Return what MLflow has of a version and its run, and the anchors of the model's ledger."""
-    known = Known()
+    records = VersionRecords()
     try:
         versions = {one.version: one for one in mlflow.versions(model_name)}
         for one in versions.values():
-            known.anchors += _anchor(one.tags, one.version)
+            records.anchors += _anchor(one.tags, one.version)
         if version not in versions:
-            known.missing.append(f"MLflow knows no version {version}.")
-            return known
-        _add_version(known, versions[version].tags)
+            records.missing.append(f"MLflow knows no version {version}.")
+            return records
+        _add_version(records, versions[version].tags)
         if run_id := versions[version].run_id:
-            _add_run(known, mlflow.run_tags(run_id))
+            _add_run(records, mlflow.run_tags(run_id))
     except RegistryError as error:
-        known.missing.append(f"MLflow did not say all that it knows: {error}.")
-    return known
+        records.missing.append(f"MLflow did not return all of its records: {error}.")
+    return records
 
 
 def _anchor(tags: dict[str, str], version: int) -> list[Anchor]:
@@ -50,16 +50,16 @@ def _anchor(tags: dict[str, str], version: int) -> list[Anchor]:
     return [Anchor(int(number), digest, source)] if number.isdecimal() and digest else []
 
 
-def _add_version(known: Known, tags: dict[str, str]) -> None:
+def _add_version(records: VersionRecords, tags: dict[str, str]) -> None:
     source = "MLflow, version"
     metrics = {name: value for name, value in tags.items() if name.startswith(_METRIC)}
-    known.add(
+    records.add(
         DATA,
         source,
         {"fingerprint": tags.get(DATA_FINGERPRINT_TAG), "split": _json(tags.get(SPLIT_TAG))},
     )
-    known.add(CODE, source, {"code_version": tags.get(CODE_VERSION_TAG)})
-    known.add(
+    records.add(CODE, source, {"code_version": tags.get(CODE_VERSION_TAG)})
+    records.add(
         TRAINING,
         source,
         {
@@ -68,18 +68,18 @@ def _add_version(known: Known, tags: dict[str, str]) -> None:
             "metrics": {name.removeprefix(_METRIC): value for name, value in metrics.items()},
         },
     )
-    known.add(
+    records.add(
         DIGESTS,
         source,
         {"model.onnx": tags.get(ONNX_DIGEST_TAG), "signature": tags.get(SIGNATURE_DIGEST_TAG)},
     )
 
 
-def _add_run(known: Known, tags: dict[str, str]) -> None:
+def _add_run(records: VersionRecords, tags: dict[str, str]) -> None:
     from platform_assets.resources.environment import ENVIRONMENT_TAG
 
     source = "MLflow, run"
-    known.add(
+    records.add(
         CODE,
         source,
         {
@@ -87,7 +87,7 @@ def _add_run(known: Known, tags: dict[str, str]) -> None:
             "environment": _json(tags.get(ENVIRONMENT_TAG)),
         },
     )
-    known.add(TRAINING, source, {"user": tags.get("mlflow.user")})
+    records.add(TRAINING, source, {"user": tags.get("mlflow.user")})
 
 
 def _json(text: str | None) -> Any:
@@ -97,26 +97,30 @@ def _json(text: str | None) -> Any:
         return text
 
 
-def known_to_repository(repository: ModelRepository, model_name: str, version: int) -> Known:
+def collect_from_repository(
+    repository: ModelRepository, model_name: str, version: int
+) -> VersionRecords:
     """Return the digests of the files of a version as they are now."""
-    known = Known()
+    records = VersionRecords()
     folder = repository.path(model_name, version)
     try:
         with (folder / MODEL_FILE).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        known.missing.append(f"The files of the version are not in the model repository: {error}.")
-        return known
-    known.add(DIGESTS, "model repository, now", {"model.onnx": digest})
+        records.missing.append(
+            f"The files of the version are not in the model repository: {error}."
+        )
+        return records
+    records.add(DIGESTS, "model repository, now", {"model.onnx": digest})
     packaged = package_digests(model_name, version, repository)
     if "problem" in packaged:
-        known.missing.append(
+        records.missing.append(
             f"The version in the model repository is not whole: {packaged['problem']}."
         )
-        return known
+        return records
     source = "model repository, provenance.json"
-    known.add(DATA, source, {"fingerprint": packaged["data_fingerprint"]})
-    known.add(
+    records.add(DATA, source, {"fingerprint": packaged["data_fingerprint"]})
+    records.add(
         DIGESTS,
         source,
         {
@@ -125,4 +129,4 @@ def known_to_repository(repository: ModelRepository, model_name: str, version: i
             "packaged by": packaged["packaged_by"],
         },
     )
-    return known
+    return records

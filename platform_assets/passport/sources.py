@@ -1,4 +1,4 @@
-"""What a source knows of a version, and what of it is missing."""
+"""The records of one version, as its sources have them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from platform_assets.serving.ledger_entries import plain_content
 
 
 @dataclass(slots=True)
-class Known:
-    """Facts by section, acts of its releases, and anchors of the ledger's entries."""
+class VersionRecords:
+    """Facts by section, acts of its releases, sentences on missing records, and ledger anchors."""
 
     facts: dict[str, list[Fact]] = field(default_factory=dict)
     acts: list[Act] = field(default_factory=list)
@@ -29,9 +29,9 @@ class Known:
         )
 
 
-def merged(parts: Iterable[Known]) -> Known:
-    """Return all that several sources know."""
-    result = Known()
+def merge(parts: Iterable[VersionRecords]) -> VersionRecords:
+    """Return the records of several sources together."""
+    result = VersionRecords()
     for one in parts:
         for section, facts in one.facts.items():
             result.facts.setdefault(section, []).extend(facts)

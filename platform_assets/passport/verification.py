@@ -29,22 +29,22 @@ def verify_version(
         lines, rest = ([], b"") if journal is None else journal.lines()
     except LedgerError as error:
         return Findings(problems=[f"{error}."])
-    known = sources.known(_readable(lines), model_name, version)
-    anchors = [*known.anchors, *_anchors(passport)]
+    records = sources.collect(_readable(lines), model_name, version)
+    anchors = [*records.anchors, *_anchors(passport)]
     if journal is None:
         found.notes.append("There is no ledger here to compare with (LEDGER_DIR).")
     elif not lines and not anchors:
         found.problems.append(f"The model {model_name} has no ledger at {journal.path}.")
     else:
         found.add(verify_chain(lines, model_name, sources.key, anchors, rest))
-    recorded = dict(known.facts)
+    recorded = dict(records.facts)
     for section, facts in ({} if passport is None else passport.facts).items():
-        told = [msgspec.structs.replace(f, source=f"passport, {f.source}") for f in facts]
-        recorded[section] = [*recorded.get(section, []), *told]
+        stated = [msgspec.structs.replace(f, source=f"passport, {f.source}") for f in facts]
+        recorded[section] = [*recorded.get(section, []), *stated]
     for section, name, what in _COMPARED:
         values = {f.source: f.value for f in recorded.get(section, ()) if f.name == name}
         found.problems += _differences(values, what)
-    found.notes += known.missing
+    found.notes += records.missing
     return found
 
 

@@ -32,7 +32,7 @@ def example_passport_page() -> str:
         },
         periods=[Period(AT, None, "promotion", "a person", HOSTILE, 1)],
         release=[Act(AT, acts, "ledger, entry 2")],
-        missing=["MLflow did not say all that it knows: it does not answer."],
+        missing=["MLflow did not return all of its records: it does not answer."],
         public_keys=key.public_pem,
         ledger=[next_entry("best_model", None, SWITCH, content, key, AT)],
     )

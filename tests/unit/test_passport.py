@@ -199,7 +199,7 @@ def test_without_mlflow_the_ledger_tells_what_it_knows(world: World) -> None:
         "The repository was not read (MODEL_REPOSITORY).",
     ]
     down = replace(world.sources, mlflow=world.registry(down=True))
-    assert make_passport(down, NAME, 2).missing[-1].startswith("MLflow did not say all")
+    assert make_passport(down, NAME, 2).missing[-1].startswith("MLflow did not return all")
     assert verify_version(down, NAME, 2).problems == []
 
 
