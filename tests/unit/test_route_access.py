@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
+import pytest_asyncio
 from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.routing import Route
@@ -93,10 +94,11 @@ CONTROL: Final = [
 KEYED: Final = [one for one in OPERATIONS if one not in CONTROL and one[1] not in OPEN]
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Nothing is started behind the routes: what gets there would fail."""
-    transport = httpx.ASGITransport(application(tmp_path), raise_app_exceptions=False)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """Nothing is started behind the routes: what gets there would fail, and changes nothing."""
+    app = application(tmp_path_factory.mktemp("gateway"))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as one:
         yield one
 
@@ -109,6 +111,7 @@ def filled(path: str) -> str:
     return path
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("method", "path"), CONTROL, ids=map(" ".join, CONTROL))
 async def test_control_route_refuses_all_but_a_token(
     client: httpx.AsyncClient, method: str, path: str
@@ -125,6 +128,7 @@ async def test_control_route_refuses_all_but_a_token(
         assert answer.status_code != 401
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("method", "path"), KEYED, ids=map(" ".join, KEYED))
 async def test_other_route_refuses_callers_without_a_key(
     client: httpx.AsyncClient, method: str, path: str
