@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
 from serving_gateway import __version__
+from serving_gateway.contract import ErrorResponse
 from serving_gateway.contract.struct import fill_in
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.http.descriptions import READ_ERRORS, TAGS, errors
@@ -58,7 +59,9 @@ def build(
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            fill_in(described()["components"]["schemas"])
+            schemas = described()["components"]["schemas"]
+            schemas.setdefault(ErrorResponse.__name__, {})
+            fill_in(schemas)
         return described()
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -70,7 +73,7 @@ def build(
 
 def _metrics_router(access: Access, metrics: Metrics) -> APIRouter:
     router = guarded_router(access, Need.STATUS, "state")
-    responses = errors(*READ_ERRORS, of_text=True)
+    responses = errors(*READ_ERRORS)
 
     @router.get("/metrics", response_class=PlainTextResponse, responses=responses)
     async def prometheus(model: str | None = None) -> Response:

@@ -48,8 +48,10 @@ BINARY: Final = {
 """The JSON part followed by tensors, as Inference-Header-Content-Length says."""
 
 
-def errors(*statuses: int, of_text: bool = False) -> Responses:
-    """The error responses of a route; `of_text` where its success is not JSON."""
+def errors(*statuses: int) -> Responses:
+    """The error responses of a route, by reference: a model would be built for each of them."""
     schema = {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}
-    body = {"content": {"application/json": schema}} if of_text else {"model": ErrorResponse}
-    return {status: {"description": _ERRORS[status], **body} for status in sorted(statuses)}
+    content = {"application/json": schema}
+    return {
+        status: {"description": _ERRORS[status], "content": content} for status in sorted(statuses)
+    }

@@ -34,7 +34,7 @@ _HEADERS: Final = {
 
 def page_router() -> APIRouter:
     """The status page, the API page, and the API page's script and style."""
-    responses = errors(*READ_ERRORS, of_text=True)
+    responses = errors(*READ_ERRORS)
     router = APIRouter(tags=["state"], responses=responses, route_class=DescribedRoute)
     status = _page(_status_page())
     docs = get_swagger_ui_html(
