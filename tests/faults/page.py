@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -101,19 +102,17 @@ def draw(results: Mapping[str, Result], path: Path = PLOT) -> None:
     from matplotlib import pyplot as plt
 
     counted = {name: one.figures for name, one in results.items() if "requests" in one.figures}
+    names = [textwrap.shorten(name, 40, placeholder=" ...") for name in counted]
     figure, (many, slow) = plt.subplots(1, 2, figsize=(12, 0.6 * len(counted) + 1.5), sharey=True)
-    names, requests = list(counted), [int(one["requests"]) for one in counted.values()]
+    requests = [int(one["requests"]) for one in counted.values()]
     failed = [int(one.get("failed", 0)) for one in counted.values()]
-    bars = many.barh(names, requests, color="tab:blue")
     texts = [f"{n:,}, {bad} failed" for n, bad in zip(requests, failed, strict=True)]
-    many.bar_label(bars, texts, padding=3, fontsize=8)
-    many.set_xlabel("requests")
-    many.set_xscale("log")
-    many.margins(x=0.4)
+    many.bar_label(many.barh(names, requests, color="tab:blue"), texts, padding=3, fontsize=8)
+    many.set(xlabel="requests", xscale="log", xlim=(1, max(requests) * 50))
     longest = [_longest(one) for one in counted.values()]
-    slow.bar_label(slow.barh(names, longest, color="tab:orange"), fmt="%.0f ms", padding=3)
-    slow.set_xlabel("longest answer, ms")
-    slow.margins(x=0.2)
+    texts = [f"{one:,.0f} ms" if one else "not measured" for one in longest]
+    slow.bar_label(slow.barh(names, longest, color="tab:orange"), texts, padding=3, fontsize=8)
+    slow.set(xlabel="longest answer, ms", xlim=(0, max(longest) * 1.3))
     many.invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, dpi=110)

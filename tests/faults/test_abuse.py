@@ -21,7 +21,10 @@ from tests.support.gateway_harness import RunningGateway
 _MIB: Final = 2**20
 _MOST_MIB: Final = 50.0
 _INFER: Final = f"/v2/models/{DEFAULT_MODEL}/infer"
-_PATHS: Final = ("/predict", _INFER, "/variant/A/reload", "/traffic")
+_PATHS: Final = (
+    *("/predict", _INFER, "/variant/A/reload", "/traffic"),
+    *("/outcomes", "/release", "/release/advance", "/release/stop"),
+)
 _TENSOR: Final = b'{"inputs":[{"name":"features","shape":%b,"datatype":"FP32","data":%b}]}'
 
 
@@ -142,12 +145,18 @@ def test_abuse_is_refused_without_memory_and_answers_go_on(gateway: RunningGatew
     refused = {}
     with memory.watched():
         for name, abuse in CASES.items():
-            began = time.monotonic()
             refused[name] = abuse.send(target, gateway.control_token)
+            began = time.monotonic()
             assert gateway.predict().status_code == 200, name
             slowest = max(slowest, time.monotonic() - began)
     grown = (memory.highest - before) / _MIB
-    report("abuse", requests=len(CASES) * 2, grown_mib=round(grown, 1), failed=0)
+    report(
+        "abuse",
+        requests=len(CASES) * 2,
+        failed=0,
+        longest_answer_ms=round(slowest * 1e3, 1),
+        grown_mib=round(grown, 1),
+    )
     assert {name: status for name, status in refused.items() if not 400 <= status < 500} == {}
     assert grown < _MOST_MIB
     assert "because of a bug" not in gateway.process.log.read_text()

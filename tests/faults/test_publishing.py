@@ -40,7 +40,7 @@ def test_publisher_killed_at_every_step_leaves_nothing_or_all_and_another_finish
     seen = json.loads(done.stdout)
     assert seen["kills"] >= 8, "every operation on files is a step"
     assert (seen["partial"], seen["not made whole"]) == (0, 0)
-    report("publishing", requests=seen["kills"], failed=seen["partial"])
+    report("publishing", **seen)
 
 
 @pytest.mark.parametrize("differs", [False, True], ids=["same", "other"])
