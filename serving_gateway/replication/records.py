@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from datetime import datetime, timedelta
 from typing import Final
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -113,7 +115,8 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
                 f"{RECORD_SCHEMA}. Run the newer gateway that wrote it."
             )
         record = _assembled(msgspec.json.decode(data, type=_StoredRecord))
-    except msgspec.DecodeError as error:
+        _check_values(record)
+    except (msgspec.DecodeError, ValueError) as error:
         raise RecordRefused(
             f"The routing record in {where} is corrupt: {error}. It is left as it is; restore it, "
             "or move it away to start from an empty one."
@@ -123,6 +126,18 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
             f"The routing record in {where} is of model {record.model_name!r}, not {model_name!r}."
         )
     return record
+
+
+def _check_values(record: RoutingRecord) -> None:
+    """Refuse (`ValueError`) values that no gateway writes and none could route by."""
+    if not 0 <= record.traffic.percent <= 100:
+        raise ValueError(f"traffic.percent is {record.traffic.percent:g}")
+    for slot in itertools.chain(record.variants.values(), *record.previous.values()):
+        if slot.triton_url is not None:
+            address = urlsplit(slot.triton_url)
+            if address.scheme not in {"http", "https"} or not address.hostname:
+                raise ValueError(f"triton_url is {slot.triton_url[:100]!r}")
+            _ = address.port  # raises where it is not one
 
 
 def _assembled(stored: _StoredRecord) -> RoutingRecord:

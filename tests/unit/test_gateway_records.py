@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -168,6 +170,26 @@ def test_ancestors_that_cannot_be_read_are_refused_with_what_to_do(ancestor: str
     data = msgspec.json.encode(RoutingRecord("m", 3, {"A": slot(1)}, ancestors=(ancestor,)))
     with pytest.raises(RecordRefused, match=r"ancestors\[0\].*restore it, or move it away"):
         decode_record(data, "m", "here")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"traffic": {"percent": 1e308}}, {"traffic": {"percent": -1}}),
+        *(
+            {"variants": {"A": {"triton_url": url}}}
+            for url in ("http://[::1", "http://t:99999", "http://t:x", "ftp://t", "http://", "t")
+        ),
+    ],
+    ids=repr,
+)
+def test_values_that_no_gateway_could_route_by_are_refused(changes: dict[str, Any]) -> None:
+    record = json.loads(msgspec.json.encode(RoutingRecord("m", 3, {"A": slot(1)})))
+    for part, values in changes.items():
+        target = record.setdefault(part, {})
+        (target["A"] if "A" in values else target).update(values.get("A", values))
+    with pytest.raises(RecordRefused, match=r"corrupt: .*restore it, or move it away"):
+        decode_record(json.dumps(record).encode(), "m", "here")
 
 
 def test_equal_signatures_of_a_record_and_the_next_one_are_one_object() -> None:
