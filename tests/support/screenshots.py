@@ -33,6 +33,8 @@ _SHARE_MS: Final = 12_000
 _LAYOUT_MS: Final = 60_000
 _WHOLE_CHAIN: Final[ViewportSize] = {"width": 4600, "height": 700}
 _EDGE: Final = 24
+_GAP: Final = 20
+"""Between two parts of the gateway's page, in pixels."""
 _CHECKED: Final = ("features", "trained_model", "triton_serving_state", "gateway_reload")
 _ALL_PASSED: Final = re.compile(r"(\d+) / \1 Passed")
 
@@ -77,7 +79,7 @@ def _release(browser: Browser, url: str, path: Path) -> None:
         boxes = [box for box in parts if box]
         picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
     buffer = io.BytesIO()
-    picture.crop(_around(boxes)).save(buffer, "PNG")
+    picture.crop(_around(boxes, _GAP // 2)).save(buffer, "PNG")
     _keep(buffer.getvalue(), path)
 
 
@@ -107,13 +109,13 @@ def _lineage(browser: Browser, url: str, path: Path) -> None:
     _keep(buffer.getvalue(), path)
 
 
-def _around(nodes: Sequence[FloatRect]) -> tuple[int, int, int, int]:
+def _around(nodes: Sequence[FloatRect], edge: int = _EDGE) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a part of the picture that holds these nodes."""
     return (
-        int(min(box["x"] for box in nodes) - _EDGE),
-        int(min(box["y"] for box in nodes) - _EDGE),
-        int(max(box["x"] + box["width"] for box in nodes) + _EDGE),
-        int(max(box["y"] + box["height"] for box in nodes) + _EDGE),
+        int(min(box["x"] for box in nodes) - edge),
+        int(min(box["y"] for box in nodes) - edge),
+        int(max(box["x"] + box["width"] for box in nodes) + edge),
+        int(max(box["y"] + box["height"] for box in nodes) + edge),
     )
 
 
