@@ -80,16 +80,19 @@ def _remove_former(own: StackSettings) -> None:
 
 
 def _print_summary(story: Story, console: Console) -> None:
-    table = Table("version", "what it was", "what became of it", "requests", "seconds")
+    table = Table("version", "what it was", "what became of it", "chain", "release", "requests")
     for one in story.fates:
-        requests, seconds = f"{one.requests:,}", f"{one.seconds:.0f}"
-        table.add_row(str(one.version), one.what, one.outcome, requests, seconds)
+        chain, release, requests = f"{one.chain_seconds:.0f} s", "-", "-"
+        if one.release is not None:
+            release, requests = f"{one.release_seconds:.0f} s", f"{one.requests:,}"
+        table.add_row(str(one.version), one.what, one.outcome, chain, release, requests)
     console.print()
     console.print(table)
     clients = story.clients
     by_version = ", ".join(
         f"{count:,} by version {version}" for version, count in sorted(clients.answered.items())
     )
+    console.print("requests: those that it got in the steps of its release, and copies of them")
     console.print(
         f"{clients.sent:,} requests of clients in {story.seconds:.0f} s: {by_version}; "
         f"{len(clients.failed)} failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -39,10 +40,19 @@ class Fate:
     version: int
     what: str
     outcome: str
-    requests: int
-    """That it answered for clients, and copies of them."""
-    seconds: float
-    """From the launch of its chain."""
+    chain_seconds: float
+    """Until it had passed its gates, or not."""
+    release: Release | None = None
+    requests: int = 0
+    """Requests, and copies of them, that it got in the steps of its release."""
+
+    @property
+    def release_seconds(self) -> float:
+        """From the begin of its release to its end."""
+        if self.release is None:
+            return 0.0
+        began, ended = map(datetime.fromisoformat, (self.release.started_at, self.release.since))
+        return (ended - began).total_seconds()
 
 
 @dataclass(slots=True)
@@ -57,6 +67,7 @@ class Story:
     began: float = field(default_factory=time.monotonic)
     fates: list[Fate] = field(default_factory=list)
     production: int = 1
+    _chain_seconds: float = 0.0
 
     @property
     def version(self) -> int:
@@ -79,10 +90,10 @@ class Story:
                     self._require_answers()
 
     def _first(self) -> None:
-        began = self._begin(f"{ROWS:,} deliveries, and nothing to compare it with")
+        self._begin(f"{ROWS:,} deliveries, and nothing to compare it with")
         self._take_to_gates()
         release_progress.await_first_version(self.settings, MODEL)
-        self._end(began, "the first one", "promoted at once")
+        self._end("the first one", "promoted at once")
         self._say(f"from now on clients ask {self.clients.per_second} times a second; watch it at")
         for page in (
             f"{self.settings.gateway_url}/?model={MODEL}",
@@ -91,7 +102,7 @@ class Story:
             self.console.print(f"          {page}", markup=False, highlight=False)
 
     def _good(self) -> None:
-        began = self._begin(f"the same with {MORE_ROWS:,} deliveries")
+        self._begin(f"the same with {MORE_ROWS:,} deliveries")
         write_rows(self.models, MORE_ROWS)
         self._take_to_gates()
         ended = self._follow()
@@ -99,21 +110,19 @@ class Story:
             raise StackError(f"a good version should be promoted, and {_ending(ended)}")
         self.production = self.version
         outcome = "promoted after mirror, 10 %, 50 % and a watch"
-        self._end(began, "more rows", outcome, self._asked())
+        self._end("more rows", outcome, ended)
 
     def _wrong_unit(self) -> None:
-        began = self._begin("the source sends metres, while clients go on sending km")
+        self._begin("the source sends metres, while clients go on sending km")
         write_rows(self.models, MORE_ROWS, "m")
         stopped = [one.name for one in self._run_chain() if one.kind == "failure"]
         if stopped != [_REPLAY]:
             named = ", ".join(stopped) or "nothing"
             raise StackError(f"replay should stop this version, and {named} stopped it")
-        self._end(began, "trained on metres", "stopped by the gate replay")
+        self._end("trained on metres", "stopped by the gate replay")
 
     def _unknown_city(self) -> None:
-        began = self._begin(
-            "km again, and a pipeline with a list of the cities that there are today"
-        )
+        self._begin("km again, and a pipeline with a list of the cities that there are today")
         write_rows(self.models, MORE_ROWS)
         write_model_file(self.models, "strict")
         reload_definitions(self.settings.dagster_url)
@@ -122,10 +131,10 @@ class Story:
         if ended.state is not ReleaseState.STOPPED or Guard.FAILURES not in (ended.reason or ""):
             raise StackError(f"failures should stop this version, and {_ending(ended)}")
         what = f"fails for one client in {FROM_NEW_CITY}"
-        self._end(began, what, "stopped by the guardrail failures", self._asked())
+        self._end(what, "stopped by the guardrail failures", ended)
 
     def _open_city(self) -> None:
-        self._say(f"a new city: of now on, one client in {FROM_NEW_CITY} sends {NEW_CITY}")
+        self._say(f"a new city: from now on one client in {FROM_NEW_CITY} sends {NEW_CITY}")
         self.clients.has_new_city = True
 
     def _take_to_gates(self) -> None:
@@ -146,7 +155,9 @@ class Story:
             elif event.kind == "check" and event.name == _REPLAY:
                 self._say("it passed replay, and all other gates before it")
 
+        began = time.monotonic()
         result = run_chain(self.settings.dagster_url, chain_job_name(MODEL), show)
+        self._chain_seconds = time.monotonic() - began
         if not result.succeeded and not problems:
             raise StackError(f"the chain ended as {result.status}: run {result.run_id}")
         return problems
@@ -193,18 +204,17 @@ class Story:
                 f"{len(clients.failed)} of {clients.sent} requests failed: {clients.failed[0]}"
             )
 
-    def _begin(self, what: str) -> float:
+    def _begin(self, what: str) -> None:
         self.console.print(f"\n[bold]Version {self.version}: {escape(what)}[/]", highlight=False)
-        return time.monotonic()
 
-    def _end(self, began: float, what: str, outcome: str, requests: int = 0) -> None:
+    def _end(self, what: str, outcome: str, release: Release | None = None) -> None:
         """Note what became of a version, and see that production is what it should be."""
         served = report.production(self.settings, MODEL)
         if served.version != self.production:
             raise StackError(f"version {self.production} should be in production, not {served}")
         self._say(f"version {self.version}: {outcome}; in production: {served}")
-        seconds = time.monotonic() - began
-        self.fates.append(Fate(self.version, what, outcome, requests, seconds))
+        requests = self._asked() if release is not None else 0
+        self.fates.append(Fate(self.version, what, outcome, self._chain_seconds, release, requests))
 
     def _say(self, text: str) -> None:
         self.console.print(f"[dim]{self.seconds:6.1f} s[/]  {escape(text)}", highlight=False)
