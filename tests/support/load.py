@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -32,11 +33,21 @@ class Answer:
     text: str
     """The body of an answer that is no success."""
     feature_source: str = ""
+    variant: str = ""
+    client_id: str | None = None
+    """That the question named."""
 
     @property
     def seconds(self) -> float:
         """What the client waited."""
         return self.received - self.sent
+
+
+class _Question(NamedTuple):
+    """A request, and the client that it names."""
+
+    request: bytes
+    client_id: str | None
 
 
 class Load:
@@ -49,6 +60,7 @@ class Load:
         per_second: questions of all clients together, whatever the answers take as long as not
             all clients wait for one; instead of a pause.
         body: the question.
+        bodies: questions that follow each other, instead of that one; the last one by the first.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class Load:
         pause_seconds: float = 0.0,
         per_second: float | None = None,
         body: dict[str, Any] | None = None,
+        bodies: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.answers: list[Answer] = []
         address = urlsplit(url)
@@ -67,11 +80,8 @@ class Load:
         self._connections = connections
         self._pause = pause_seconds
         self._period = connections / per_second if per_second else 0.0
-        content = json.dumps(body or {"data": [ROW]}).encode()
-        self._request = (
-            f"POST /predict HTTP/1.1\r\nhost: {address.netloc}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-        ).encode() + content
+        self._netloc = address.netloc
+        self.ask(bodies or [body or {"data": [ROW]}])
         self._stop = asyncio.Event()
         self._clients: list[asyncio.Task[None]] = []
 
@@ -92,6 +102,18 @@ class Load:
         self._stop.set()
         await asyncio.gather(*self._clients)
 
+    def ask(self, bodies: Sequence[dict[str, Any]]) -> None:
+        """Ask these questions from now on."""
+        self._questions = itertools.cycle([self._question(body) for body in bodies])
+
+    def _question(self, body: dict[str, Any]) -> _Question:
+        content = json.dumps(body).encode()
+        head = (
+            f"POST /predict HTTP/1.1\r\nhost: {self._netloc}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        )
+        return _Question(head.encode() + content, body.get("client_id"))
+
     @property
     def failed(self) -> list[Answer]:
         """All that is no success."""
@@ -101,15 +123,15 @@ class Load:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         due = time.monotonic() + self._period * number / self._connections
         while not self._stop.is_set():
-            sent = time.monotonic()
+            sent, question = time.monotonic(), next(self._questions)
             try:
                 async with asyncio.timeout(20):
                     if streams is None:
                         streams = await asyncio.open_connection(self._host, self._port)
-                    status, body, kept = await self._exchange(*streams)
+                    status, body, kept = await self._exchange(question.request, *streams)
             except (OSError, EOFError, TimeoutError, ValueError) as error:
                 status, body, kept = 0, repr(error).encode(), False
-            self.answers.append(_answer(sent, status, body))
+            self.answers.append(_answer(sent, status, body, question.client_id))
             if not kept and streams is not None:
                 await _close(streams[1])
                 streams = None
@@ -121,9 +143,9 @@ class Load:
             await _close(streams[1])
 
     async def _exchange(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> tuple[int, bytes, bool]:
-        writer.write(self._request)
+        writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         body = await reader.readexactly(length)
@@ -136,10 +158,11 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-def _answer(sent: float, status: int, body: bytes) -> Answer:
+def _answer(sent: float, status: int, body: bytes, client_id: str | None) -> Answer:
     received = time.monotonic()
     if status != 200:
-        return Answer(sent, received, status, None, None, None, body.decode(errors="replace"))
+        text = body.decode(errors="replace")
+        return Answer(sent, received, status, None, None, None, text, client_id=client_id)
     found = json.loads(body)
     return Answer(
         sent,
@@ -150,6 +173,8 @@ def _answer(sent: float, status: int, body: bytes) -> Answer:
         found["predictions"],
         "",
         found["feature_source"],
+        found["variant"],
+        client_id,
     )
 
 
