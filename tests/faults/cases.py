@@ -17,6 +17,7 @@ _CHAIN: Final = "tests/integration/test_full_chain.py::test_"
 _LOADING: Final = "tests/integration/test_serving_loading.py::test_"
 _MLFLOW: Final = "tests/integration/test_mlflow_resource.py::test_"
 _ADOPTION: Final = "tests/integration/test_adoption.py::test_"
+_RELEASED: Final = _HERE + "releases.py::test_"
 _KILLED: Final = _HERE + "killed_runs.py::test_"
 
 
@@ -423,7 +424,7 @@ _RELEASES: Final = _area(
             _GATEWAY
             + "releases.py::test_a_stop_at_one_replica_puts_the_clients_of_all_on_a_at_once",
         ),
-        missing="a flood of outcomes, clock jumps",
+        missing="a flood of outcomes",
     ),
     Case(
         "Releases",
@@ -433,9 +434,32 @@ _RELEASES: Final = _area(
             "tests/unit/test_release_transitions.py::test_each_change_leads_to_a_defined_state",
             "tests/unit/test_release_pilot.py::test_without_its_memory_the_pilot_goes_on_from_the_record",
             _GATEWAY + "releases.py::test_a_release_goes_its_way_over_two_replicas_and_a_restart",
+            _RELEASED + "another_change_ends_the_release_for_all_clients",
+            _RELEASED + "two_releases_at_once_leave_one_and_a_trace_of_the_other",
+            _RELEASED + "a_replica_that_missed_a_step_and_an_approval_follows",
+            _RELEASED + "a_version_that_is_loaded_meanwhile_waits_for_the_end",
             _HERE + "protocol_model.py::test_random_walks_break_no_invariant",
         ),
-        missing="every process killed at every step",
+    ),
+    Case(
+        "Releases",
+        "twelve bad and six good candidates under load",
+        "a confidence sequence for each guardrail; A answers what B cannot",
+        (_RELEASED + "candidate_ends_as_it_deserves_and_no_client_notices",),
+        ("tests.benchmarks.releases",),
+    ),
+    Case(
+        "Releases",
+        "every process killed in every step, clocks that jump",
+        "the release is part of the routing record; the pilot and the replicas go on from it",
+        (
+            _RELEASED + "release_survives_what_dies_in_any_step",
+            _RELEASED + "stop_without_the_store_puts_all_clients_on_a_and_is_written_later",
+            _RELEASED + "what_a_killed_replica_had_counted_is_not_lost",
+            _RELEASED + "a_clock_that_jumps_ends_no_step_too_early_and_no_release",
+        ),
+        _pytest(_HERE + "releases.py"),
+        "releases",
     ),
 )
 

@@ -32,7 +32,7 @@ class CandidateTrial:
     ends: frozenset[ReleaseState | None]
     """States in which its release may end; None where none may begin."""
     requests: int = 20
-    steps: tuple[Literal["mirror"] | float, ...] = ("mirror", 10.0, 50.0)
+    steps: tuple[Literal["mirror"] | float, ...] = ("mirror", 20.0, 50.0)
     unproven: tuple[Guard, ...] = ()
     watch_seconds: float = 1.0
     at: ReleaseState | None = None

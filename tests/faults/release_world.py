@@ -25,7 +25,8 @@ from platform_assets.ledger.keys import DeploymentKey
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import verify_chain
 from platform_assets.model_spec import ReleaseSpec
-from platform_assets.release.pilot import Memory, Pilot, Turn
+from platform_assets.release.memory import Memory, Turn
+from platform_assets.release.pilot import Pilot
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.serving.promotion import GATES, LOAD_ID

@@ -7,7 +7,10 @@ every one, and `python -m tests.benchmarks.releases` takes all candidates.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from tests.faults.release_kills import (
     FAULTS,
     Place,
     Trial,
+    kill_gateway,
     kill_triton_and_lose_candidate,
     persist,
     place_of,
@@ -25,8 +29,11 @@ from tests.faults.release_kills import (
 )
 from tests.faults.release_trials import QUICK, CandidateTrial, attempt
 from tests.faults.release_world import World, run_world
-from tests.faults.scale import scale
-from tests.support.gateway_harness import serve_versions
+from tests.faults.scale import report, scale
+from tests.support.gateway_harness import RunningGateway, serve_versions
+from tests.support.load import Answer
+from tests.support.onnx_models import write_version
+from tests.support.release_stops import SPLIT, act
 from tests.support.servers import wait_until
 
 pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.needs("redis-server")]
@@ -131,6 +138,155 @@ async def test_stop_without_the_store_puts_all_clients_on_a_and_is_written_later
         wait_until(lambda: world.release.state is ends[place], 15, "the stop is written")
         world.turn()
         assert world.acts(world.release.id)[-1] == str(ends[place]).replace("_", " ")
+
+    trial = await released(world, work)
+    assert trial.failed == []
+
+
+async def test_what_a_killed_replica_had_counted_is_not_lost(rivalry: World) -> None:
+    world = rivalry
+
+    def work(trial: Trial) -> None:
+        trial.begin()
+        trial.reach(Place.SPLIT)
+        wait_until(lambda: len(_by_b(trial)) > 60, 20, "B answers")
+        kill_gateway(trial)
+
+    trial = await released(world, work)
+    counted = _candidate_requests(world)
+    answers, killed = _by_b(trial), trial.outages[0].began
+    # Each replica stores its counts every second.
+    lost = [one for one in answers if killed - 2.0 <= one.received <= killed + 1.0]
+    assert len(answers) - len(lost) <= counted <= len(answers) + len(trial.load.failed)
+    report("releases", answered_by_b=len(answers), counted=counted, unsure=len(lost))
+
+
+def _by_b(trial: Trial) -> list[Answer]:
+    return [one for one in trial.load.answers if one.variant == "B"]
+
+
+def _candidate_requests(world: World) -> int:
+    evidence = world.report().evidence
+    assert evidence is not None
+    return evidence.phases["1"].candidate.requests
+
+
+def _pin(world: World) -> None:
+    answer = world.gateways[0].reload(version=world.production)
+    assert answer.status_code == 200, answer.text
+
+
+def _set_traffic(world: World) -> None:
+    answer = world.gateways[0].traffic("mirror", 10)
+    assert answer.status_code == 200, answer.text
+
+
+def _unload(world: World) -> None:
+    assert serve_versions(world.triton, world.production).is_success
+    wait_until(lambda: world.release.state is ReleaseState.STOPPED, 10, "a replica stops it")
+
+
+@pytest.mark.parametrize("change", [_pin, _set_traffic, _unload], ids=_name)
+async def test_another_change_ends_the_release_for_all_clients(
+    rivalry: World, change: Callable[[World], None]
+) -> None:
+    world = rivalry
+
+    def work(trial: Trial) -> None:
+        trial.begin()
+        trial.reach(Place.SPLIT)
+        change(world)
+        world.wait_until_followed()
+        seen = len(trial.load.answers)
+        wait_until(lambda: len(trial.load.answers) > seen + 60, 20, "clients go on")
+        assert [one for one in trial.load.answers[seen + 30 :] if one.variant == "B"] == []
+        assert world.release.state is ReleaseState.STOPPED
+        world.turn()
+        assert world.acts(world.release.id)[-1] == "stopped"
+
+    trial = await released(world, work)
+    assert trial.failed == []
+
+
+async def test_two_releases_at_once_leave_one_and_a_trace_of_the_other(rivalry: World) -> None:
+    world = rivalry
+    plan = {"steps": [SPLIT], "guardrails": {"failures": 0.3}}
+    third = world.rival + 1
+    write_version(world.triton.repository, DEFAULT_MODEL, third, candidates.equal())
+    assert serve_versions(world.triton, world.production, world.rival, third).is_success
+
+    def begin(gateway: RunningGateway, version: int) -> int:
+        body = {"version": version, "run_id": f"run-{version}", "plan": plan}
+        return gateway.client.post("/release", json=body).status_code
+
+    async with asyncio.TaskGroup() as tasks:
+        begun = [
+            tasks.create_task(asyncio.to_thread(begin, gateway, version))
+            for gateway, version in zip(world.gateways, (world.rival, third), strict=True)
+        ]
+    statuses = [one.result() for one in begun]
+    assert set(statuses) <= {200, 409}
+    assert 200 in statuses
+    world.wait_until_followed()
+    releases = [one.client.get("/release").json()["release"] for one in world.gateways]
+    assert releases[0] == releases[1]
+    assert releases[0]["state"] == "running"
+    routed = world.routed()
+    assert routed["B"]["version"] == releases[0]["version"]
+
+
+async def test_a_replica_that_missed_a_step_and_an_approval_follows(rivalry: World) -> None:
+    world = rivalry
+    stopped = world.gateways[1].process
+
+    def work(trial: Trial) -> None:
+        begun = trial.begin()
+        trial.reach(Place.SPLIT)
+        stopped.signal(signal.SIGSTOP)
+        try:
+            step = {"id": begun.id, "state": "running", "step": 1, "verdict": "go"}
+            assert act(world.gateways[0], "advance", **step)["state"] == "waiting"
+        finally:
+            stopped.signal(signal.SIGCONT)
+        world.gateways[0].process.kill()
+        world.gateway.approve_release(DEFAULT_MODEL, ReleaseDecision("all is well"))
+        world.gateways[0].process.start()
+        world.wait_until_followed()
+        for gateway in world.gateways:
+            found = gateway.client.get("/release").json()["release"]
+            assert (found["id"], found["state"]) == (begun.id, "cleared")
+
+    await released(world, work)
+
+
+async def test_a_clock_that_jumps_ends_no_step_too_early_and_no_release(rivalry: World) -> None:
+    world = rivalry
+
+    def work(trial: Trial) -> None:
+        begun = trial.begin()
+        world.late -= timedelta(hours=2)
+        for _ in range(3):
+            world.turn()
+        assert place_of(world.release) == Place.MIRROR, "it has not begun yet, by this clock"
+        world.late += timedelta(hours=30)
+        trial.reach(Place.CLEARED)
+        assert world.release.id == begun.id
+
+    trial = await released(world, work)
+    assert trial.failed == []
+
+
+async def test_a_version_that_is_loaded_meanwhile_waits_for_the_end(rivalry: World) -> None:
+    world = rivalry
+
+    def work(trial: Trial) -> None:
+        begun = trial.begin()
+        trial.reach(Place.SPLIT)
+        world.record_load(world.rival + 7)
+        world.turn()
+        assert world.release.id == begun.id
+        trial.complete()
+        assert world.release.state is ReleaseState.COMPLETED
 
     trial = await released(world, work)
     assert trial.failed == []
