@@ -23,7 +23,17 @@ from platform_assets.model_spec.fields import (
     reject,
     suggestion,
 )
-from serving_gateway.contract import Approval, Guard, ReleasePlan, Strategy, Traffic
+from serving_gateway.contract import (
+    LARGEST_RATIO,
+    LONGEST_SECONDS,
+    MOST_REQUESTS,
+    MOST_STEPS,
+    Approval,
+    Guard,
+    ReleasePlan,
+    Strategy,
+    Traffic,
+)
 
 MIRROR: Final = "mirror"
 DEFAULT_GUARDRAILS: Final = {
@@ -66,9 +76,9 @@ Step = Annotated[
 class StepMinimum:
     """How long a step lasts at least."""
 
-    requests: Count = 500
+    requests: Annotated[Count, Field(le=MOST_REQUESTS)] = 500
     """Requests, or copies of them, that the candidate gets."""
-    minutes: Annotated[StrictFloat, Field(ge=0)] = 10.0
+    minutes: Annotated[StrictFloat, Field(ge=0, le=LONGEST_SECONDS / 60)] = 10.0
     """Minutes, of which parts may be given."""
 
 
@@ -120,6 +130,12 @@ class ReleaseSpec:
             for guard, margin in self.guardrails.items()
             if (problem := _margin_problem(guard, margin))
         )
+        longest = timedelta(seconds=LONGEST_SECONDS)
+        reject(
+            ((name,), f"is longer than the {longest.days} days that gateways accept")
+            for name, given in (("give_up_after", self.give_up_after), ("watch", self.watch))
+            if given is not None and given > longest
+        )
         if self.give_up_after < timedelta(minutes=self.each.minutes):
             message = "is shorter than a step: give at least `each.minutes`"
             reject([(("give_up_after",), message)])
@@ -130,6 +146,8 @@ def _step_problems(steps: tuple[Step, ...]) -> list[tuple[tuple[int | str, ...],
     problems: list[tuple[tuple[int | str, ...], str]] = []
     if not steps:
         problems.append((("steps",), "needs at least one step: without them remove `release`"))
+    if len(steps) > MOST_STEPS:
+        return [(("steps",), f"has {len(steps)} steps: give at most {MOST_STEPS}")]
     for index, step in enumerate(steps):
         before = steps[index - 1] if index else 0.0
         if step == MIRROR and index:
@@ -145,7 +163,8 @@ def _step_problems(steps: tuple[Step, ...]) -> list[tuple[tuple[int | str, ...],
 
 def _margin_problem(guard: Guard, margin: float) -> str:
     if guard is Guard.LATENCY_P99:
-        return "" if margin > 1 else f"{margin:g}: a ratio above 1, such as 1.25"
+        is_ratio = 1 < margin <= LARGEST_RATIO
+        return "" if is_ratio else f"{margin:g}: a ratio above 1, such as 1.25"
     return "" if margin <= 1 else f"{margin:g}: a share from 0 to 1, such as 0.05"
 
 

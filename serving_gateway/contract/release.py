@@ -14,6 +14,14 @@ import msgspec
 from serving_gateway.contract.struct import Struct
 from serving_gateway.contract.traffic import Traffic
 
+MOST_STEPS: Final = 50
+MOST_REQUESTS: Final = 10**9
+"""Largest minimum of requests of a step."""
+LONGEST_SECONDS: Final = 366 * 86_400.0
+"""Of each duration in a plan."""
+LARGEST_RATIO: Final = 1_000.0
+"""Largest margin of `latency_p99`."""
+
 WATCH: Final = "watch"
 """Name, among the phases of `ReleaseEvidence`, of the time after the switch; steps have their
 index as text."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Final
 
-from serving_gateway.contract import Guard, ReleasePlan, Strategy
+from serving_gateway.contract import (
+    LARGEST_RATIO,
+    LONGEST_SECONDS,
+    MOST_REQUESTS,
+    MOST_STEPS,
+    Guard,
+    ReleasePlan,
+    Strategy,
+)
 from serving_gateway.errors import InvalidInput
-
-_MOST_STEPS: Final = 50
-_LONGEST_SECONDS: Final = 366 * 86_400.0
 
 
 def check_plan(plan: ReleasePlan) -> None:
     """Refuse (`InvalidInput`, with the path in the request) a plan that cannot be followed."""
-    if not 1 <= len(plan.steps) <= _MOST_STEPS:
-        raise _invalid("steps", f"has {len(plan.steps)} steps; it needs 1 to {_MOST_STEPS}.")
+    if not 1 <= len(plan.steps) <= MOST_STEPS:
+        raise _invalid("steps", f"has {len(plan.steps)} steps; it needs 1 to {MOST_STEPS}.")
     for number, step in enumerate(plan.steps):
         where, share = f"steps[{number}]", step.percent
         if step.strategy is Strategy.OFF:
@@ -23,10 +27,10 @@ def check_plan(plan: ReleasePlan) -> None:
         if not 0 < share <= 100 or abs(share * 100 - round(share * 100)) > 1e-6:
             what = f"is {share:g}; it must be above 0 and up to 100, in steps of 0.01."
             raise _invalid(f"{where}.percent", what)
-    if plan.requests < 0:
-        raise _invalid("requests", f"is {plan.requests}; it cannot be negative.")
+    if not 0 <= plan.requests <= MOST_REQUESTS:
+        raise _invalid("requests", f"is {plan.requests}; it must be from 0 to {MOST_REQUESTS:,}.")
     for name in ("seconds", "give_up_seconds", "watch_seconds"):
-        if not 0 <= getattr(plan, name) <= _LONGEST_SECONDS:
+        if not 0 <= getattr(plan, name) <= LONGEST_SECONDS:
             raise _invalid(name, "must be from 0 seconds to a year.")
     if not (isfinite(plan.score_scale) and plan.score_scale > 0):
         raise _invalid("score_scale", f"is {plan.score_scale:g}; it must be above 0.")
@@ -36,8 +40,8 @@ def check_plan(plan: ReleasePlan) -> None:
 def _check_guards(plan: ReleasePlan) -> None:
     for guard, margin in plan.guardrails.items():
         is_ratio = guard is Guard.LATENCY_P99
-        if not (1 <= margin <= 1000 if is_ratio else 0 <= margin <= 1):
-            what = "a ratio from 1 to 1000" if is_ratio else "from 0 to 1"
+        if not (1 <= margin <= LARGEST_RATIO if is_ratio else 0 <= margin <= 1):
+            what = f"a ratio from 1 to {LARGEST_RATIO:g}" if is_ratio else "from 0 to 1"
             raise _invalid(f"guardrails.{guard}", f"is {margin:g}; it must be {what}.")
     for number, guard in enumerate(plan.unproven):
         if guard not in plan.guardrails:

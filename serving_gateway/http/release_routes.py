@@ -3,17 +3,33 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Body, Depends, Response
 
 from serving_gateway.contract import (
     ReleaseAdvance,
     ReleaseDecision,
+    ReleasePlan,
     ReleaseReport,
     ReleaseRequest,
     ReleaseResponse,
 )
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.http.routes import Caller
+
+
+class KnownPlan(ReleasePlan, frozen=True, forbid_unknown_fields=True):
+    """A plan of which this gateway knows all fields.
+
+    One that it would leave out may be the guardrail that the caller relies on. A plan in a routing
+    record, however, may be of a later release.
+    """
+
+
+class BeginRequest(ReleaseRequest, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /release`."""
+
+    plan: KnownPlan
 
 
 def add_release_report(
@@ -38,13 +54,14 @@ def add_release_changes(
 
     @router.post("/release")
     async def begin(
-        body: Annotated[ReleaseRequest, Body()], model: Model, by: Caller
+        body: Annotated[BeginRequest, Body()], model: Model, by: Caller
     ) -> ReleaseResponse:
         """Begin the release of a version that Triton has READY.
 
         It takes the place of one that is active for another version.
         """
-        return await hosting.plane(model).release.begin(body, by)
+        request = msgspec.convert(msgspec.to_builtins(body), ReleaseRequest)
+        return await hosting.plane(model).release.begin(request, by)
 
     @router.post("/release/advance")
     async def advance(

@@ -89,6 +89,13 @@ def test_a_mirror_alone_and_no_watch_are_allowed(tmp_path: Path) -> None:
         ("{give_up_after: 5m}", "give_up_after", "is shorter than a step"),
         ("{approval: always}", "approval", "must be 'before_traffic', 'before_switch' or 'none'"),
         ("{each: {requests: 0}}", "each.requests", "1"),
+        # What gateways refuse is refused here, before a training.
+        (f"{{steps: {[*range(1, 52)]}}}", "steps", "51 steps: give at most 50"),
+        ("{each: {requests: 1000000001}}", "each.requests", "1000000000"),
+        ("{each: {minutes: 1.0e+308}}", "each.minutes", "527040"),
+        ("{give_up_after: 60w}", "give_up_after", "longer than the 366 days"),
+        ("{watch: 60w}", "watch", "longer than the 366 days"),
+        ("{guardrails: {latency_p99: 5000}}", "guardrails.latency_p99", "a ratio above 1"),
     ],
 )
 def test_a_bad_one_is_refused_at_its_place(

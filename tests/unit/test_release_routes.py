@@ -142,6 +142,7 @@ async def test_a_wrong_call_says_what_is_wrong_and_changes_nothing(client: Relea
     begin = {"version": 2, "run_id": "r2", "plan": PLAN}
     for path, body, status, field in (
         ("/release", begin | {"plan": {"steps": []}}, 422, "plan.steps"),
+        ("/release", begin | {"plan": PLAN | {"guards": {"failures": 0}}}, 422, "plan.guards"),
         ("/release", {"version": 2}, 422, "run_id"),
         ("/release", begin | {"version": 9}, 409, None),
         ("/release/stop", {}, 422, "reason"),

@@ -265,6 +265,7 @@ def test_acts_are_bounded() -> None:
         (ReleasePlan(STEPS, requests=-1), "plan.requests"),
         (ReleasePlan(STEPS, watch_seconds=-1.0), "plan.watch_seconds"),
         (ReleasePlan(STEPS, score_scale=0.0), "plan.score_scale"),
+        (ReleasePlan(STEPS, requests=10**30), "plan.requests"),
         (ReleasePlan(STEPS, guardrails={Guard.FAILURES: 2.0}), "plan.guardrails.failures"),
         (ReleasePlan(STEPS, guardrails={Guard.LATENCY_P99: 0.5}), "plan.guardrails.latency_p99"),
         (ReleasePlan(STEPS, unproven=(Guard.OUTCOME,)), "plan.unproven[0]"),
