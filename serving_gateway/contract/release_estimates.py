@@ -36,12 +36,30 @@ class Stratum(NamedTuple):
 
 
 _ORDER: Final = 0.99
+_LARGEST_COUNT: Final = 2**53
 _FLOOR_BUCKET: Final = bisect_left(LATENCY_EDGES, LATENCY_FLOOR_S)
 
 
 def add_phases(phases: Iterable[PhaseEvidence]) -> PhaseEvidence:
     """The evidence of all these phases together."""
     return reduce(_add_phases, phases, PhaseEvidence())
+
+
+def check_phase(counted: PhaseEvidence) -> None:
+    """Refuse counts that no process can have made, before they spoil those of all others.
+
+    Raises:
+        ValueError: One is negative or beyond 2**53, or they contradict each other.
+    """
+    for one in (counted.candidate, counted.reference):
+        Trials(one.failed, one.requests)
+        _buckets(one.latencies)
+    Trials(counted.disagreed, counted.rows)
+    BoundedMean(counted.rows, counted.shift, counted.shift_squares, -1.0, 1.0)
+    sides = counted.candidate, counted.reference
+    timed = [count for one in sides for count in one.latencies.values()]
+    if max(counted.rows, *(one.requests for one in sides), *timed) > _LARGEST_COUNT:
+        raise ValueError(f"A count is beyond {_LARGEST_COUNT:,}.")
 
 
 def error_shares(steps: int) -> tuple[float, ...]:

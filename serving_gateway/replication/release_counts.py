@@ -15,13 +15,15 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import ReleaseEvidence, is_model_name
+from serving_gateway.contract import ReleaseEvidence, check_phase, is_model_name
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.record_files import in_thread
 from serving_gateway.replication.redis_connection import RedisConnection
 
 MOST_PROCESSES: Final = 256
 """Processes whose counts are kept per release; those after them are not."""
+_MOST_BYTES: Final = 1_048_576
+"""Of a process's counts: thrice what 50 steps take in which all latencies differ."""
 _KEPT_SECONDS: Final = 86_400
 _ACTIVE_SECONDS: Final = 90 * 86_400
 """A release that nothing was counted of for so long has no evidence left."""
@@ -59,7 +61,8 @@ class RedisReleaseCounts:
         async with self._connection.session() as redis:
             answer: Any = redis.hgetall(_key(model_name, release_id))
             found: dict[bytes, bytes] = await answer
-        return {name.decode(): _decoded(data) for name, data in found.items()}
+        names = {name.decode(errors="replace"): data for name, data in found.items()}
+        return {name: _decoded(data, name) for name, data in names.items()}
 
     async def end(self, model_name: str, release_id: str) -> None:
         """Note that a release has ended; raises `StoreUnavailable`."""
@@ -101,7 +104,7 @@ class FileReleaseCounts:
         found: dict[str, ReleaseEvidence] = {}
         try:
             for path in self._folder(model_name, release_id).glob("*.json"):
-                found[path.stem] = _decoded(path.read_bytes())
+                found[path.stem] = _decoded(path.read_bytes(), path.stem)
         except OSError as error:
             raise StoreUnavailable(f"Counts of a release cannot be read: {error}.") from error
         return found
@@ -133,11 +136,17 @@ def _key(model_name: str, release_id: str) -> str:
     return f"gateway:{{{model_name}}}:release:{release_id}"
 
 
-def _decoded(data: bytes) -> ReleaseEvidence:
+def _decoded(data: bytes, process_id: str) -> ReleaseEvidence:
+    place = f"What {process_id} counted of a release cannot be read"
+    if len(data) > _MOST_BYTES:
+        raise StoreUnavailable(f"{place}: it has {len(data):,} bytes.")
     try:
-        return msgspec.json.decode(data, type=ReleaseEvidence)
-    except msgspec.DecodeError as error:
-        raise StoreUnavailable(f"Counts of a release cannot be read: {error}.") from error
+        evidence = msgspec.json.decode(data, type=ReleaseEvidence)
+        for counted in evidence.phases.values():
+            check_phase(counted)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise StoreUnavailable(f"{place}: {str(error).rstrip('.')}.") from error
+    return evidence
 
 
 def _full(release_id: str) -> StoreUnavailable:

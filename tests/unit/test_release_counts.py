@@ -260,6 +260,37 @@ async def test_counts_of_a_release_are_bounded_and_go_after_it(
     assert not await store.read("m", "id")
 
 
+@pytest.mark.parametrize(
+    "phase",
+    [
+        PhaseEvidence(VersionCounts(-500)),
+        PhaseEvidence(VersionCounts(5, 50)),
+        PhaseEvidence(VersionCounts(5, 0, {3: -50})),
+        PhaseEvidence(VersionCounts(5, 0, {3: 2**60})),
+        PhaseEvidence(VersionCounts(2**60)),
+        PhaseEvidence(rows=-5),
+        PhaseEvidence(rows=5, disagreed=6),
+        PhaseEvidence(rows=5, shift=4_000.0, shift_squares=5.0),
+        PhaseEvidence(rows=5, shift_squares=-1.0),
+    ],
+)
+async def test_counts_that_no_process_can_have_made_are_named_and_spoil_no_report(
+    tmp_path: Path, phase: PhaseEvidence
+) -> None:
+    store = FileReleaseCounts(tmp_path)
+    await store.put("m", "one", ReleaseEvidence("id", {"0": phase}), has_ended=False)
+    with pytest.raises(StoreUnavailable, match="What one counted of a release cannot be read"):
+        await store.read("m", "id")
+
+
+async def test_counts_beyond_a_megabyte_are_refused_unread(tmp_path: Path) -> None:
+    store = FileReleaseCounts(tmp_path)
+    phases = {str(at): PhaseEvidence() for at in range(20_000)}
+    await store.put("m", "one", ReleaseEvidence("id", phases), has_ended=False)
+    with pytest.raises(StoreUnavailable, match="bytes"):
+        await store.read("m", "id")
+
+
 FINE = CandidateState(0.0, 0, None)
 
 
