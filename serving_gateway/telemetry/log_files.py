@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -72,7 +73,7 @@ class LogFolder:
         try:
             self._keep_limits(path)
         except OSError as error:
-            log.warning("old files were not deleted", extra={"reason": str(error)})
+            note_undeleted(error)
 
     def _keep_limits(self, newest: Path) -> None:
         now, at = time.monotonic(), self._checked_at
@@ -108,8 +109,7 @@ def delete_oldest(folder: Path, max_bytes: int, first_day: date, *, keep: Path) 
     total = sum(one.size for one in files)
     for written_at, size, path in files:
         is_old = _day(path, written_at) < first_day
-        if path != keep and (is_old or total > max_bytes):
-            path.unlink(missing_ok=True)
+        if path != keep and (is_old or total > max_bytes) and delete(path):
             total -= size
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     for day in folder.glob(f"{LOG_DAY}*"):
@@ -119,16 +119,44 @@ def delete_oldest(folder: Path, max_bytes: int, first_day: date, *, keep: Path) 
                 day.rmdir()
 
 
-def _files(folder: Path) -> Iterator[_File]:
-    """Whole files; staged ones that are stale are deleted."""
-    for place in (folder, *folder.glob(f"{LOG_DAY}*")):
+def delete(path: Path) -> bool:
+    """Delete a file; one that cannot be is logged, and keeps no others from being deleted."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        note_undeleted(error)
+        return False
+    return True
+
+
+def note_undeleted(error: OSError) -> None:
+    """Log why files stay that have to go."""
+    log.warning("old files were not deleted", extra={"reason": str(error)})
+
+
+def day_folders(folder: Path) -> Iterator[Path]:
+    """The folders of days; what lies behind a link is not the log's, and never deleted."""
+    return (day for day in folder.glob(f"{LOG_DAY}*") if not day.is_symlink())
+
+
+def files_of(place: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files in a folder; none where it is another thing, or cannot be read."""
+    with suppress(NotADirectoryError, FileNotFoundError, PermissionError):
         for path in place.iterdir():
             with suppress(FileNotFoundError):
-                about = path.stat()
-                if path.suffix == ".parquet":
-                    yield _File(about.st_mtime, about.st_size, path)
-                elif path.suffix == ".staged" and time.time() - about.st_mtime > _STALE_SECONDS:
-                    path.unlink()
+                about = path.lstat()
+                if stat.S_ISREG(about.st_mode):
+                    yield path, about
+
+
+def _files(folder: Path) -> Iterator[_File]:
+    """Whole files; staged ones that are stale are deleted."""
+    for place in (folder, *day_folders(folder)):
+        for path, about in files_of(place):
+            if path.suffix == ".parquet":
+                yield _File(about.st_mtime, about.st_size, path)
+            elif path.suffix == ".staged" and time.time() - about.st_mtime > _STALE_SECONDS:
+                delete(path)
 
 
 def _day(path: Path, written_at: float) -> date:

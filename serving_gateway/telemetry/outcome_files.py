@@ -18,7 +18,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from serving_gateway.contract import LOG_DAY, OUTCOMES_FOLDER, log_day
+from serving_gateway.contract import OUTCOMES_FOLDER, log_day
+from serving_gateway.telemetry.log_files import day_folders, delete, files_of
 
 _FAN_IN: Final = 32
 """Small files of one day that become one; as many of those again."""
@@ -127,19 +128,17 @@ class OutcomeFiles:
         for at, path, size in found[:-1]:
             if total <= self._max_bytes and at >= first:
                 return
-            path.unlink(missing_ok=True)
-            total -= size
+            total -= size if delete(path) else 0
             with suppress(OSError):  # there are others of that day
                 path.parent.rmdir()
 
     def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
-        for path in folder.glob(f"{LOG_DAY}*/*"):
-            with suppress(FileNotFoundError):
-                about = path.stat()
+        for day in day_folders(folder):
+            for path, about in files_of(day):
                 if path.suffix == ".parquet":
                     yield about.st_mtime, path, about.st_size
                 elif path.suffix == ".staged" and self._clock() - about.st_mtime > _STALE_SECONDS:
-                    path.unlink()
+                    delete(path)
 
 
 def _make_durable(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,3 +103,15 @@ def _write(
         path = folder / f"date={day.isoformat()}" / f"{file}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(pa.table(columns, schema=schema), path)
+
+
+def hostile_folder(folder: Path, elsewhere: Path) -> None:
+    """Put what is no file of the log, older than all, where its files are."""
+    old = folder / "date=2020-01-01"
+    (old / "folder.parquet").mkdir(parents=True)
+    (old / ".folder.staged").mkdir()
+    (old / "loop.parquet").symlink_to("loop.parquet")
+    (folder / "date=2020-01-02").write_text("a file")
+    (folder / "date=2020-01-03").symlink_to(elsewhere)
+    for path in (old / "folder.parquet", old / ".folder.staged", elsewhere / "other.parquet"):
+        os.utime(path, (1e9, 1e9))

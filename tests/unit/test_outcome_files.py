@@ -24,6 +24,7 @@ from serving_gateway.telemetry.outcome_writer import (
     as_text,
     to_table,
 )
+from tests.support.prediction_log import hostile_folder
 
 DAY = 86_400.0
 
@@ -115,6 +116,20 @@ def test_oldest_files_beyond_the_limit_are_deleted(tmp_path: Path) -> None:
 
     assert [path.name for path in sorted(folder.iterdir())] == ["old2.parquet", "old3.parquet"]
     assert _ids(tmp_path) == ["p"]
+
+
+def test_limit_holds_beside_what_is_no_file_of_outcomes(tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "other.parquet"
+    other.parent.mkdir()
+    other.write_text("another program's")
+    hostile_folder(tmp_path / "m" / "outcomes", other.parent)
+    files = _open(tmp_path, _Clock(), max_bytes=1)
+    for _ in range(3):
+        files.write("m", _table("p"))
+    files.tidy()
+
+    assert len(_files(tmp_path)) == 1
+    assert other.exists()
 
 
 def test_files_go_after_the_days_of_the_log(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ from serving_gateway.telemetry.prediction_log import (
     VariantLog,
 )
 from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
+from tests.support.prediction_log import hostile_folder
 from tests.support.servers import wait_until
 
 KINDS = {"f": DType.FP32, "d": DType.FP64, "n": DType.INT64, "b": DType.BOOL, "t": DType.BYTES}
@@ -458,6 +459,21 @@ def test_bound_of_the_folder_holds_after_each_file(tmp_path: Path) -> None:
         one.put()
     one.writer.close()
     assert [file.name[-14:] for file in one.files()] == ["000003.parquet"]
+
+
+def test_bound_holds_beside_what_is_no_file_of_the_log(tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "other.parquet"
+    other.parent.mkdir()
+    other.write_text("another program's")
+    one = Logging(tmp_path / "log", rows_per_file=1, max_bytes=1)
+    hostile_folder(tmp_path / "log" / "m", other.parent)
+    for _ in range(3):
+        one.put()
+    one.writer.close()
+    assert [path.name[-14:] for path in one.files() if path.name.startswith("host")] == [
+        "000003.parquet"
+    ]
+    assert other.exists()
 
 
 def test_buffers_of_many_models_are_bounded_in_bytes(tmp_path: Path) -> None:
