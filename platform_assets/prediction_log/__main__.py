@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         subject = _subject(given)
-        folder = given.log.expanduser().absolute() / check_model_name(given.model)
+        folder = _folder(given)
         found = erase(folder, subject)
     except (OSError, ValueError) as error:
         print(f"{error}", file=sys.stderr)
@@ -60,6 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _folder(given: argparse.Namespace) -> Path:
+    root: Path = given.log
+    folder = root.expanduser().absolute() / check_model_name(given.model)
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no prediction log at {folder}: check the model's name and SAMPLES_DIR; "
+            "nothing was erased"
+        )
+    return folder
+
+
 def _subject(given: argparse.Namespace) -> Subject:
     if (given.entity is None) is (given.client is None):
         raise ValueError("name either an entity or, by --client, a client; nothing was erased")
@@ -74,6 +85,11 @@ def _subject(given: argparse.Namespace) -> Subject:
                 f"the key of the clients' hashes cannot be read ({error}): set GATEWAY_SAMPLE_KEY "
                 "or --key-file to that of the gateways; nothing was erased"
             ) from error
+        if not key:
+            raise ValueError(
+                f"{given.key_file} holds no key: set GATEWAY_SAMPLE_KEY or --key-file to that of "
+                "the gateways; nothing was erased"
+            )
     return ClientSubject.of(given.client, key)
 
 

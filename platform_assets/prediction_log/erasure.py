@@ -100,12 +100,31 @@ def _predictions(path: Path, subject: Subject, done: Erasure) -> set[_Prediction
     table = _read(path, (subject.column, LOG_ID, LOG_ROW), done)
     if table is None or subject.column not in table.column_names:
         return None
-    mine = table.filter(rows_of(subject, table[subject.column]))
-    if mine.num_rows == 0:
-        return None
-    if LOG_ID not in table.column_names:
-        return set()
-    return {*zip(mine[LOG_ID].to_pylist(), mine[LOG_ROW].to_pylist(), strict=True)}
+    found: set[_Prediction] | None = None
+    with _noting(path, done):
+        mine = table.filter(rows_of(subject, table[subject.column]))
+        if mine.num_rows:
+            has_ids = {LOG_ID, LOG_ROW} <= {*table.column_names}
+            pairs = (_ids(mine, LOG_ID).to_pylist(), mine[LOG_ROW].to_pylist()) if has_ids else ()
+            found = {*zip(*pairs, strict=True)}
+    return found
+
+
+def _ids(table: pa.Table, name: str) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    return table[name].cast(pa.string())
+
+
+@contextmanager
+def _noting(path: Path, done: Erasure) -> Iterator[None]:
+    """Note what makes a file unusable, such as columns of another type, and leave the file."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, KeyError) as error:
+        done.unreadable[path] = f"it is not of the prediction log: {error}"
 
 
 def _are_outcomes(table: pa.Table, subject: Subject, predictions: Set[_Prediction]) -> pa.Array:
@@ -118,8 +137,9 @@ def _are_outcomes(table: pa.Table, subject: Subject, predictions: Set[_Predictio
             return rows_of(subject, table[_SOURCE_ENTITY])
         return pa.array([False] * table.num_rows, pa.bool_())
     ids = pa.array({one for one, _ in predictions}, pa.string())
-    likely = pc.is_in(table[OUTCOME_ID].cast(pa.string()), value_set=ids).to_pylist()
-    pairs = zip(table[OUTCOME_ID].to_pylist(), table[OUTCOME_ROW].to_pylist(), strict=True)
+    own = _ids(table, OUTCOME_ID)
+    likely = pc.is_in(own, value_set=ids).to_pylist()
+    pairs = zip(own.to_pylist(), table[OUTCOME_ROW].to_pylist(), strict=True)
     are = [some and pair in predictions for some, pair in zip(likely, pairs, strict=True)]
     return pa.array(are, pa.bool_())
 
@@ -152,7 +172,9 @@ def _rewrite(path: Path, erased: Callable[[pa.Table], pa.Array], done: Erasure) 
         about = path.stat()
     except FileNotFoundError:
         return 0
-    kept = table.filter(pc.invert(erased(table)))
+    kept = table
+    with _noting(path, done):
+        kept = table.filter(pc.invert(erased(table)))
     count = int(table.num_rows - kept.num_rows)
     if not count:
         return 0

@@ -138,15 +138,37 @@ def test_erasure_that_cannot_be_complete_is_refused_or_says_what_is_left(
 ) -> None:
     assert place.erase() == 1
     assert place.erase("17", "--client", "ada") == 1
-    (place.home / "gateway" / LOG_KEY_FILE).unlink()
+    key = place.home / "gateway" / LOG_KEY_FILE
+    key.write_text("\n")
     assert place.erase("--client", "ada") == 1
-    assert "nothing was erased" in capsys.readouterr().err
+    key.unlink()
+    assert place.erase("--client", "ada") == 1
+    assert main(["erase", "car", "17", "--log", str(place.home / "samples")]) == 1
+    said = capsys.readouterr().err
+    assert f"{key} holds no key" in said
+    assert "no prediction log at" in said
+    assert said.count("nothing was erased") == 5
     assert len(read(place.log, LOG_ID)) == 4
     torn = place.folder / DAY / "torn.parquet"
     torn.write_bytes(b"PAR1 torn")
     assert place.erase("17") == 1
     assert f"{torn} cannot be read and was left as it is" in capsys.readouterr().err
     assert read(place.log, LOG_ID) == ["p-1", "p-3"], "the others were erased all the same"
+
+
+def test_erasure_leaves_and_names_files_that_only_look_like_the_log(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = {LOG_ID: [1], LOG_ROW: ["x"], LOG_ENTITY: [17]}
+    write(place.folder / DAY / "numbers.parquet", numbers)
+    nested = write(place.folder / DAY / "nested.parquet", {LOG_ENTITY: [[17]]})
+    partly = write(place.folder / OUTCOMES_FOLDER / DAY / "partly.parquet", {OUTCOME_ID: ["p-1"]})
+    assert place.erase("17") == 1
+    said = capsys.readouterr().err
+    assert f"{nested} cannot be read and was left as it is" in said
+    assert f"{partly} cannot be read and was left as it is" in said
+    assert read(place.log, LOG_ID) == ["p-1", "p-3"], "the others were erased all the same"
+    assert not (place.folder / DAY / "numbers.parquet").exists(), "its only row was of the entity"
 
 
 def test_interrupted_erasure_is_finished_by_the_next_one(
