@@ -54,7 +54,8 @@ def losses_reader(samples: SamplesFolder, log: logging.Logger) -> Losses:
     def read(spec: ModelSpec, release: Release, now: datetime) -> PairedLosses | None:
         try:
             return candidate_losses(root, spec, release, now)
-        except QualityError as error:
+        # A full disk, too, costs this model's evidence alone, and no other model's turn.
+        except (QualityError, OSError) as error:
             log.warning("%s: outcomes cannot be joined: %s", spec.model_name, error)
             return None
 

@@ -97,7 +97,7 @@ def _newest_first(folder: Path, since: datetime) -> list[Path]:
     days = [day for day in folder.glob(f"{LOG_DAY}*") if day.name >= first]
     dated: list[tuple[int, str, Path]] = []
     for path in (path for place in (folder, *days) for path in place.glob("[!.]*.parquet")):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # rotated away meanwhile, or a link that leads nowhere
             dated.append((path.stat().st_mtime_ns, path.name, path))
     return [path for _, _, path in sorted(dated, reverse=True)]
 

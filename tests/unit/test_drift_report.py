@@ -163,6 +163,7 @@ def test_files_of_days_before_the_window_are_not_opened(place: Place) -> None:
         folder = place.samples / log_day((today - timedelta(days=days)).date())
         folder.mkdir(exist_ok=True)
         (folder / "torn.parquet").write_bytes(b"PAR1 torn")
+        (folder / "loop.parquet").symlink_to("loop.parquet")
     window = SamplesFolder(root=str(place.home / "samples")).window(
         place.spec.model_name,
         PRODUCTION,

@@ -81,16 +81,22 @@ def test_losses_are_the_candidates_on_either_side_of_the_switch(
     assert asked["score_scale"] == 7
 
 
+@pytest.mark.parametrize(
+    "error", [QualityError("a file is no prediction log"), OSError("no space left on device")]
+)
 def test_a_log_that_cannot_be_read_gives_no_evidence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def unreadable(*_: object, **__: object) -> PairedLosses:
-        raise QualityError("a file is no prediction log")
+        raise error
 
     monkeypatch.setattr(losses, "paired_outcomes", unreadable)
     read = losses.losses_reader(SamplesFolder(root=str(tmp_path)), logging.getLogger("pilot"))
     assert read(IRIS, RELEASE, NOW) is None
-    assert "a file is no prediction log" in caplog.text
+    assert str(error) in caplog.text
 
 
 class Registry(MlflowResource):
