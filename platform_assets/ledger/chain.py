@@ -102,4 +102,19 @@ def parse_line(line: bytes) -> LedgerEntry:
     Raises:
         msgspec.MsgspecError: it is not one.
     """
-    return msgspec.json.decode(line, type=LedgerEntry)
+    try:
+        return msgspec.json.decode(line, type=LedgerEntry)
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deeply") from error
+
+
+def switches_of(entry: LedgerEntry) -> list[dict[str, Any]]:
+    """Return the contents of an entry that tell of switches.
+
+    A file that was edited may hold anything there, which its verification says; here it is left
+    out, so that it stops neither that nor the next entry.
+    """
+    contents: object = [entry.content] if entry.kind == SWITCH else []
+    if entry.kind == BEGINNING:
+        contents = entry.content.get("switches")
+    return [one for one in contents if isinstance(one, dict)] if isinstance(contents, list) else []

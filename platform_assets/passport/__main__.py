@@ -28,6 +28,7 @@ from serving_gateway.contract import is_model_name
 
 _WRONG: Final = 1
 _USAGE: Final = 2
+_MOST_DIGITS: Final = 18
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _is_version(what: Sequence[str]) -> bool:
-    return len(what) == 2 and is_model_name(what[0]) and what[1].isdecimal()
+    if len(what) != 2:
+        return False
+    model_name, version = what
+    is_number = version.isdecimal() and len(version) <= _MOST_DIGITS
+    return is_model_name(model_name) and is_number
 
 
 def _sources(key: str, stack: ExitStack) -> Sources:

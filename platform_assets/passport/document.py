@@ -111,4 +111,7 @@ def decode(data: bytes) -> SealedPassport:
     Raises:
         msgspec.MsgspecError: it is not a passport.
     """
-    return msgspec.json.decode(data, type=SealedPassport)
+    try:
+        return msgspec.json.decode(data, type=SealedPassport)
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deeply") from error

@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from platform_assets.ledger.chain import BEGINNING, RELEASE, SWITCH, LedgerEntry
+import msgspec
+
+from platform_assets.ledger.chain import RELEASE, LedgerEntry, switches_of
 from platform_assets.passport.document import CODE, DATA, DIGESTS, GATES, TRAINING, Act, Period
 from platform_assets.passport.sources import VersionRecords
 
@@ -20,10 +22,30 @@ class _Move(NamedTuple):
     entry: int
 
 
+class _Verdict(msgspec.Struct):
+    """Of a gate."""
+
+    passed: bool = False
+    description: str = ""
+    measured: dict[str, Any] = {}
+
+
+class _Switch(msgspec.Struct):
+    """What the content of a switch must be, to be read; an edited file may hold anything."""
+
+    version: int
+    at: str | None = None
+    gates: dict[str, _Verdict] | None = None
+    package: dict[str, Any] | None = None
+
+
 def collect_from_ledger(entries: Sequence[LedgerEntry], version: int) -> VersionRecords:
     """Return the facts of the entries of a version; those of its first switch count."""
     records = VersionRecords()
-    moves = [one for one in _moves(entries) if one.version == version]
+    readable = _moves(entries)
+    moves = [one for one in readable if one.version == version]
+    if left_out := sum(len(switches_of(one)) for one in entries) - len(readable):
+        records.missing.append(f"{left_out} switches of the ledger cannot be read: verify it.")
     if not entries:
         records.missing.append("The ledger of this model has no entries (LEDGER_DIR).")
     elif not moves:
@@ -64,18 +86,25 @@ def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
     """All switches in the order in which they were made: some are entered late."""
     moves: list[_Move] = []
     for entry in entries:
-        contents = [entry.content] if entry.kind == SWITCH else []
-        if entry.kind == BEGINNING:
-            contents = list(entry.content.get("switches", ()))
-        for content in contents:
-            at = str(content.get("at") or entry.at)
-            moves.append(_Move(at, int(content["version"]), content, entry.number))
+        for content in switches_of(entry):
+            try:
+                switch = msgspec.convert(content, _Switch)
+            except msgspec.ValidationError:
+                continue
+            moves.append(_Move(switch.at or entry.at, switch.version, content, entry.number))
     return sorted(moves, key=lambda move: _comparable(move.at))
 
 
 def _comparable(at: str) -> str:
     # Both forms of UTC are in use, with and without milliseconds.
     return at.replace("Z", "").replace("+00:00", "")
+
+
+def _decoded(text: object) -> object:
+    try:
+        return json.loads(str(text))
+    except (ValueError, RecursionError):
+        return str(text)
 
 
 def _add_switch(records: VersionRecords, move: _Move) -> None:
@@ -87,7 +116,7 @@ def _add_switch(records: VersionRecords, move: _Move) -> None:
         source,
         {
             "fingerprint": package.get("data_fingerprint"),
-            "split": json.loads(split) if split else None,
+            "split": _decoded(split) if split else None,
         },
     )
     records.add(

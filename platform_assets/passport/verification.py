@@ -9,6 +9,7 @@ from platform_assets.ledger.journal import LedgerError
 from platform_assets.ledger.verification import Anchor, Findings, verify_chain
 from platform_assets.passport.document import DATA, DIGESTS, Passport, SealedPassport
 from platform_assets.passport.making import Sources
+from serving_gateway.contract import is_model_name
 
 _COMPARED = (
     (DIGESTS, "model.onnx", "the SHA-256 of model.onnx"),
@@ -51,6 +52,8 @@ def verify_version(
 def verify_passport(sources: Sources, sealed: SealedPassport) -> Findings:
     """Return what is wrong with a passport, and what differs from it now."""
     found, passport, key = Findings(), sealed.passport, sources.key
+    if not is_model_name(passport.model_name):
+        return Findings(problems=["The passport was edited: it is of no model."])
     if not sealed.is_unchanged:
         found.problems.append("The passport was edited: its content does not have its hash.")
     if not sealed.key:

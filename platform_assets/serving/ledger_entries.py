@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from platform_assets.ledger.chain import BEGINNING, RELEASE, SWITCH, LedgerEntry
+from platform_assets.ledger.chain import RELEASE, SWITCH, LedgerEntry, switches_of
 from platform_assets.ledger.journal import LedgerError
 from platform_assets.ledger.keys import KeyFileError
 from platform_assets.ledger.resource import LedgerFolder
@@ -123,7 +123,7 @@ def enter_missing(spec: ModelSpec, folder: LedgerFolder, instance: dg.DagsterIns
     known = {
         (switch.get("generation"), switch.get("version"))
         for entry in entries
-        for switch in _switches(entry)
+        for switch in switches_of(entry)
     }
     said = []
     for entry in reversed(read_ledger(instance, spec)):
@@ -201,13 +201,6 @@ def _beginning(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, Any] 
     }
 
 
-def _switches(entry: LedgerEntry) -> list[dict[str, Any]]:
-    """The switches that an entry tells of."""
-    if entry.kind == BEGINNING:
-        return list(entry.content.get("switches", ()))
-    return [entry.content] if entry.kind == SWITCH else []
-
-
 def _tells_of(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:
     # By its reason, which names the run, since generations begin anew when the gateways' state is
     # lost. A confirmation has a reason of its own.
@@ -217,5 +210,5 @@ def _tells_of(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:
             one.get("reason") == switch["reason"]
             or not (one.get("changed", True) and switch["changed"])
         )
-        for one in _switches(entry)
+        for one in switches_of(entry)
     )

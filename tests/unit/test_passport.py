@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,19 @@ def _edit_entry(world: World) -> None:
     world.rewrite([lines[0], lines[1].replace(b"better", b"bitter"), *lines[2:]])
 
 
+def _spoil_entry(world: World, **content: Any) -> None:
+    """Have an entry hold what no writer writes."""
+    lines = world.journal.lines()[0]
+    entry = json.loads(lines[1])
+    spoiled = json.dumps({**entry, "content": {**entry["content"], **content}}).encode()
+    world.rewrite([lines[0], spoiled, *lines[2:]])
+
+
+def _nest_entry(world: World) -> None:
+    lines = world.journal.lines()[0]
+    world.rewrite([lines[0], b'{"content":' + b'{"a":' * 100_000, *lines[2:]])
+
+
 def _remove_entry(world: World) -> None:
     lines = world.journal.lines()[0]
     world.rewrite([lines[0], *lines[2:]])
@@ -268,6 +282,13 @@ def _write_anew(world: World) -> None:
         world.journal.append(entry.kind, entry.content, read_key(OTHER_PEM))
 
 
+SPOILED: dict[str, dict[str, Any]] = {
+    "a text as version": {"version": "x"},
+    "no package": {"package": [1]},
+    "a broken split": {"package": {"split": "{"}},
+    "no gates": {"gates": [1]},
+    "a text as gate": {"gates": {"floor": "passed"}},
+}
 TAMPERING: dict[str, tuple[Callable[[World], None], str]] = {
     "a byte of the model": (
         _change_model,
@@ -278,6 +299,11 @@ TAMPERING: dict[str, tuple[Callable[[World], None], str]] = {
         "By model repository, provenance.json the SHA-256 of provenance.json is",
     ),
     "an edited entry": (_edit_entry, "Entry 2 was edited"),
+    **{
+        f"an entry with {name}": (partial(_spoil_entry, **content), "Entry 2 was edited")
+        for name, content in SPOILED.items()
+    },
+    "an entry nested too deeply": (_nest_entry, "Line 2 was edited"),
     "a removed entry": (_remove_entry, "Entry 2 was removed or moved"),
     "a moved entry": (_move_entry, "Entry 2 was moved or repeated"),
     "a truncated tail": (_cut_off, "The ledger ends with entry 3, but Dagster's asset"),
@@ -313,6 +339,11 @@ def test_edited_passport_is_detected(world: World) -> None:
     document["passport"]["periods"][0]["by"] = "nobody"
     found = verify_passport(world.sources, decode(json.dumps(document).encode()))
     assert found.problems[0] == "The passport was edited: its content does not have its hash."
+    document["passport"]["model_name"] = "../../elsewhere"
+    found = verify_passport(world.sources, decode(json.dumps(document).encode()))
+    assert found.problems == ["The passport was edited: it is of no model."]
+    with pytest.raises(msgspec.DecodeError, match="nested too deeply"):
+        decode(b'{"passport":{"facts":{"x":[{"value":' + b"[" * 100_000)
 
 
 def test_passport_of_another_key_is_detected(world: World) -> None:
@@ -400,12 +431,21 @@ def test_make_passport_finds_everything_of_the_state_directory(
     [
         ((NAME,), 2, "name a model and a version"),
         ((NAME, "two"), 2, "name a model and a version"),
+        ((NAME, "3" * 5_000), 2, "name a model and a version"),
         ((NAME, "9"), 1, "Nothing is known of version 9"),
         (("--verify", "/nowhere.json"), 1, "/nowhere.json"),
         (("--verify", "/dev/null"), 1, "PROBLEM: /dev/null is not a passport"),
         (("--verify", "--key", "/nowhere.pem", NAME, "1"), 1, "key cannot be read"),
     ],
-    ids=["no version", "no number", "unknown", "no file", "no passport", "no key"],
+    ids=[
+        "no version",
+        "no number",
+        "no such number",
+        "unknown",
+        "no file",
+        "no passport",
+        "no key",
+    ],
 )
 def test_command_says_what_it_cannot_do(
     arguments: tuple[str, ...],
