@@ -9,6 +9,8 @@ The rules of convergence (I7). A change that was answered with success is in the
    known record, which is then written back; or a change that was accepted after the loss, on what
    was left. That one is newer and wins, under a generation after all known ones, so that no
    replica ever goes back in generations.
+4. A record without the release that a replica knows of was changed by a gateway that did not know
+   of it, such as one of 0.2: the release is put back, as ended, under the next generation.
 
 `changed_at` tells the two cases of 3 apart: `next_change_time` makes it grow along every history
 even where clocks differ, so an ancestor is always older. Only a change accepted after a loss, by a
@@ -25,20 +27,22 @@ import contextlib
 import hashlib
 import itertools
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec.structs import asdict, fields
+from msgspec.structs import asdict, fields, replace
 
 from serving_gateway.contract import (
+    ACTIVE,
     RECORD_SCHEMA,
     Feature,
     Lineage,
     Release,
     ReleaseAct,
     ReleasePlan,
+    ReleaseState,
     RoutingRecord,
     Signature,
     Slot,
@@ -190,6 +194,12 @@ def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
     """Decide between the store's record and the one that a replica routes by."""
     if stored == known:
         return Merge(known, write=False)
+    if known.release is not None and stored.generation > 0 and stored.release is None:
+        return _with_release(_merge_routing(stored, known), known, known.release)
+    return _merge_routing(stored, known)
+
+
+def _merge_routing(stored: RoutingRecord, known: RoutingRecord) -> Merge:
     if stored.generation == known.generation:
         return Merge(stored, write=False, dropped=known)
     if stored.generation > known.generation:
@@ -201,6 +211,30 @@ def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
         )
         return Merge(after, write=True, dropped=known)
     return Merge(known, write=True, dropped=stored if _is_lost(stored, known) else None)
+
+
+def _with_release(merged: Merge, known: RoutingRecord, release: Release) -> Merge:
+    """The merge, where it took a record that lacks the release which a replica knows of.
+
+    Gateways up to 0.2 leave one out, as does a change to an older record that a store fell back
+    to. Such a change ends a release that is active, as any other change of routing does; otherwise
+    its candidate would keep its traffic with nothing that looks after it.
+    """
+    record = merged.record
+    if record.release is not None:
+        return merged
+    changes: dict[str, Any] = {}
+    if release.state in ACTIVE:
+        at = record.changed_at or release.since
+        why = f"ended by a change that did not know of it, by {record.changed_by}"
+        release = replace(release, state=ReleaseState.STOPPED, since=at, reason=why)
+        if record.variants.get("B") == known.variants.get("B"):
+            kept = {alias: slot for alias, slot in record.variants.items() if alias != "B"}
+            changes = {"variants": kept, "traffic": Traffic()}
+    after = replace(
+        record, release=release, generation=max(record.generation, known.generation) + 1, **changes
+    )
+    return Merge(with_ancestor(after, record), write=True, dropped=merged.dropped)
 
 
 def _is_lost(older: RoutingRecord, newer: RoutingRecord) -> bool:

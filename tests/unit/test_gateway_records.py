@@ -12,9 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving_gateway.contract import DType, Feature, Mode, RoutingRecord, Signature, Slot
+from serving_gateway.contract import (
+    DType,
+    Feature,
+    Mode,
+    Release,
+    ReleasePlan,
+    ReleaseState,
+    RoutingRecord,
+    Signature,
+    Slot,
+    Strategy,
+    Traffic,
+)
 from serving_gateway.errors import RecordRefused
 from serving_gateway.replication.records import (
+    Merge,
     decode_record,
     digest,
     merge,
@@ -207,3 +220,49 @@ def test_equal_signatures_of_a_record_and_the_next_one_are_one_object() -> None:
 
 def slot(version: int) -> Slot:
     return Slot(version, f"run-{version}", "caller", Mode.SSOT)
+
+
+PLAN = ReleasePlan((Traffic(Strategy.SPLIT, 10.0),))
+AT = "2026-01-01T00:00:00.000Z"
+RELEASE = Release("id", 2, "run-2", 1, PLAN, ReleaseState.RUNNING, 0, AT, AT, "token:pipeline")
+ONE, TWO, THREE = (Slot(one, f"run-{one}", "caller", Mode.SSOT) for one in (1, 2, 3))
+RELEASING = RoutingRecord(
+    "m", 5, {"A": ONE, "B": TWO}, PLAN.steps[0], changed_at=AT, release=RELEASE
+)
+
+
+def changed_by_an_old_gateway(record: RoutingRecord, **changes: Any) -> RoutingRecord:
+    """A change by a gateway that does not know of releases."""
+    later = "2026-01-01T00:01:00.000Z"
+    fields = {"generation": record.generation + 1, "changed_at": later, "changed_by": "token:old"}
+    after = msgspec.structs.replace(record, **{**fields, "release": None, **changes})
+    return with_ancestor(after, record)
+
+
+def test_change_by_a_gateway_without_releases_ends_the_release_and_its_traffic() -> None:
+    stored = changed_by_an_old_gateway(RELEASING, reason="an operator's")
+    merged = merge(stored, RELEASING)
+    assert (merged.write, merged.record.generation) == (True, 7)
+    release = merged.record.release
+    assert release is not None
+    assert (release.state, release.since) == (ReleaseState.STOPPED, stored.changed_at)
+    assert "did not know of it, by token:old" in (release.reason or "")
+    assert merged.record.variants == {"A": ONE}
+    assert merged.record.traffic == Traffic()
+    assert merge(merged.record, merged.record) == Merge(merged.record, write=False)
+    assert merge(stored, RELEASING) == merged, "every replica writes the same"
+
+
+def test_change_by_a_gateway_without_releases_keeps_its_own_b_and_ended_releases() -> None:
+    stored = changed_by_an_old_gateway(RELEASING, variants={"A": ONE, "B": THREE})
+    assert merge(stored, RELEASING).record.variants == {"A": ONE, "B": THREE}
+    ended = msgspec.structs.replace(RELEASE, state=ReleaseState.COMPLETED)
+    known = msgspec.structs.replace(RELEASING, release=ended)
+    merged = merge(changed_by_an_old_gateway(known), known).record
+    assert (merged.release, merged.traffic) == (ended, known.traffic)
+
+
+def test_release_that_the_store_has_wins_over_an_older_one() -> None:
+    newer = msgspec.structs.replace(RELEASE, id="newer")
+    stored = msgspec.structs.replace(RELEASING, generation=9, release=newer)
+    assert merge(stored, RELEASING).record == stored
