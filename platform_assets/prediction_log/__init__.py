@@ -1,1 +1,1 @@
-"""The prediction log as a whole: what is erased from it."""
+"""Erasure from the prediction log."""

@@ -90,7 +90,7 @@ def _subject(given: argparse.Namespace) -> Subject:
                 f"{given.key_file} holds no key: set GATEWAY_SAMPLE_KEY or --key-file to that of "
                 "the gateways; nothing was erased"
             )
-    return ClientSubject.of(given.client, key)
+    return ClientSubject.from_id(given.client, key)
 
 
 def _report(found: Erasure, folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Whose rows of the prediction log are meant: an entity, or a client."""
+"""The subjects of an erasure: an entity, or a client."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ClientSubject:
     column: str = LOG_CLIENT
 
     @classmethod
-    def of(cls, client_id: str, key: str) -> ClientSubject:
+    def from_id(cls, client_id: str, key: str) -> ClientSubject:
         """The client with this id."""
         return cls(client_hash(client_id, key.encode()))
 
@@ -59,8 +59,8 @@ class ClientSubject:
         return value == self.hashed
 
 
-def rows_of(subject: Subject, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which rows are the subject's, as booleans without null."""
+def select_rows(subject: Subject, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return which rows are the subject's, as booleans without null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,1 +1,1 @@
-"""Live quality: predictions joined with their outcomes, and what versions are worth by them."""
+"""Live quality: predictions joined with outcomes, and the metric of each version on them."""

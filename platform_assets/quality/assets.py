@@ -1,4 +1,4 @@
-"""`live_quality`: what the answers of a day were worth, once their outcomes are known."""
+"""`live_quality`: the quality of one day's predictions, by their outcomes."""
 
 # No postponed annotations here: Dagster reads them.
 from collections.abc import Iterator

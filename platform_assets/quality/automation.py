@@ -1,4 +1,4 @@
-"""When live quality is measured."""
+"""The schedule of live quality."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.quality.records import QualityReport
-from platform_assets.quality.verdict import broken_promises, summary
+from platform_assets.quality.verdict import find_shortfalls, summary
 
 KEPT: Final = "quality_kept"
 
@@ -20,15 +20,15 @@ def quality_check(spec: ModelSpec) -> dg.AssetCheckSpec:
         asset=spec.key("live_quality"),
         description=(
             f"The bounds of {spec.evaluation.metric} on matured predictions exclude neither the "
-            f"floor {spec.gates.metric_floor:g} nor what the run of the version promised on "
-            "held-out rows."
+            f"floor {spec.gates.metric_floor:g} nor the "
+            "version's estimate on held-out rows."
         ),
     )
 
 
 def quality_check_result(report: QualityReport) -> dg.AssetCheckResult:
-    """Judge a day; one without matured outcomes breaks no promise."""
-    broken = broken_promises(report)
+    """Judge a day; one without matured outcomes passes."""
+    broken = find_shortfalls(report)
     return dg.AssetCheckResult(
         check_name=KEPT,
         passed=not broken,

@@ -40,10 +40,10 @@ def measure_day(
     with match(root, spec, since=day, until=until, now=datetime.now(UTC)) as found:
         counts = found.counts()
         for version in matured_versions(found):
-            classes, promised = offline_estimate(mlflow, spec, version)
-            scale = promised.scale if isinstance(promised, OfflineEstimate) else 0.0
+            classes, estimate = offline_estimate(mlflow, spec, version)
+            scale = estimate.scale if isinstance(estimate, OfflineEstimate) else 0.0
             versions.append(measure(found, spec, version, classes=classes, scale=scale))
-            offline[version] = promised
+            offline[version] = estimate
     return QualityReport(
         model_name=spec.model_name,
         day=day.date().isoformat(),

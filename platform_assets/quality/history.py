@@ -1,4 +1,4 @@
-"""The quality of the days before, as the materializations of `live_quality` have it."""
+"""The quality of earlier days, from the materializations of `live_quality`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Point:
     high: float
 
 
-def points_of(report: QualityReport) -> list[Point]:
+def day_points(report: QualityReport) -> list[Point]:
     """Return the points of one day."""
     return [Point(report.day, one.version, one.value, one.low, one.high) for one in report.versions]
 
 
 def as_metadata(report: QualityReport) -> dg.JsonMetadataValue:
-    """Return what `read_history` reads."""
+    """Return the metadata that `read_history` reads."""
     return dg.MetadataValue.json(
         [
             {

@@ -1,4 +1,4 @@
-"""Which files hold the prediction log and the outcomes of a time."""
+"""Find the files with the prediction log and the outcomes of a period."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truth of logged rows, for what compares versions before a switch."""
+"""True values of logged rows, for comparisons of versions before a switch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KNOWN: Final = "SELECT id, row, outcome FROM matched WHERE is_matured AND outco
 def matured_outcomes(
     root: Path, spec: ModelSpec, since: datetime
 ) -> dict[tuple[str, int], str | float]:
-    """Return the matured outcomes of what a model answered since a time, by id and row.
+    """Return the matured outcomes of a model's predictions since a time, by id and row.
 
     Raises:
         SamplesError: the files cannot be read as a prediction log or as outcomes.

@@ -1,4 +1,4 @@
-"""What each version is worth on matured predictions: its metric, with bounds of 95 %."""
+"""The metric of each version on matured predictions, with 95 % bounds."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.quality.history import (
     QUALITY_METADATA,
     as_metadata,
-    points_of,
+    day_points,
     read_history,
 )
 from platform_assets.quality.pictures import quality_picture
@@ -25,7 +25,7 @@ def quality_metadata(
 ) -> dict[str, Any]:
     """Return what Dagster shows of a report: the newest lines first, then counts."""
     before = read_history(instance, dg.AssetKey(spec.key("live_quality")), report.day)
-    points = [*before, *points_of(report)]
+    points = [*before, *day_points(report)]
     switches = read_ledger(instance, spec)
     counts = report.counts
     shown = {
@@ -52,9 +52,9 @@ def _lines(report: QualityReport) -> list[dict[str, str]]:
     lines = []
     for one in report.versions:
         offline = report.offline.get(one.version, "unknown")
-        promised = offline
+        estimate = offline
         if isinstance(offline, OfflineEstimate):
-            promised = f"{offline.value:.4g} ({offline.low:.4g} to {offline.high:.4g})"
+            estimate = f"{offline.value:.4g} ({offline.low:.4g} to {offline.high:.4g})"
         lines.append(
             {
                 "version": str(one.version),
@@ -63,7 +63,7 @@ def _lines(report: QualityReport) -> list[dict[str, str]]:
                 "bounds": f"{one.low:.4g} to {one.high:.4g}",
                 "which": one.bounds,
                 "measured rows": f"{one.measured_rows:,}",
-                "held-out rows": str(promised),
+                "held-out rows": str(estimate),
             }
         )
     return lines

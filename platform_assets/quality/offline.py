@@ -1,4 +1,4 @@
-"""What MLflow's run of a version promised: its classes, and the metric on held-out rows."""
+"""The offline estimate in a version's MLflow run: its classes, and the metric on held-out rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two versions that answered the same rows, compared by the outcomes of these rows."""
+"""Paired comparison of two versions by the outcomes of rows that both answered."""
 
 from __future__ import annotations
 

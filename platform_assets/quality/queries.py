@@ -84,12 +84,12 @@ def scan(paths: Sequence[str], empty: str) -> str:
     """Select all rows of Parquet files; those of `empty` where there are none."""
     if not paths:
         return empty
-    listed = ", ".join(text(_literally(path)) for path in paths)
+    listed = ", ".join(text(_escape_glob(path)) for path in paths)
     options = "union_by_name = true, hive_partitioning = false"
     return f"SELECT * FROM read_parquet([{listed}], {options})"  # noqa: S608 -- quoted paths
 
 
-def _literally(path: str) -> str:
+def _escape_glob(path: str) -> str:
     """Write a path as a pattern that matches it alone."""
     return "".join(f"[{one}]" if one in "*?[" else one for one in path)
 

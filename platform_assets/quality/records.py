@@ -62,7 +62,7 @@ class VersionQuality:
 
 @dataclass(frozen=True, slots=True)
 class OfflineEstimate:
-    """What the run of a version promised on its held-out rows.
+    """The metric of a version on its held-out rows.
 
     `scale` is the width of their true values, which bounds the errors of a regression; NaN of a
     classifier.

@@ -1,4 +1,4 @@
-"""Copies the outcomes of a model's source next to those that clients sent, where both are joined.
+"""Copy the outcomes of a model's source next to those of clients, where both are joined.
 
 The copy is what a release reads too, which must not ask a source every few seconds.
 """

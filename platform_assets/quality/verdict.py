@@ -1,19 +1,19 @@
-"""Whether live quality keeps the floor and the offline estimate: pure."""
+"""Whether live quality meets the floor and the offline estimate: pure."""
 
 from __future__ import annotations
 
 from platform_assets.quality.records import OfflineEstimate, QualityReport, VersionQuality
 
 
-def broken_promises(report: QualityReport) -> list[str]:
-    """Say of each version what its bounds exclude: the floor, or all of the offline estimate.
+def find_shortfalls(report: QualityReport) -> list[str]:
+    """Return a sentence for each floor or offline estimate that a version's bounds exclude.
 
-    A value alone breaks nothing: of few rows it may lie anywhere.
+    A value alone shows nothing: on few rows it may lie anywhere.
     """
     found = []
     for one in report.versions:
         best = one.high if report.higher_is_better else one.low
-        what = f"version {one.version}: {report.metric} is {_at_best(report)} {best:.4g}"
+        what = f"version {one.version}: {report.metric} is {_bound_phrase(report)} {best:.4g}"
         if not _meets(report, best, report.floor):
             found.append(f"{what}, and the floor is {report.floor:.4g}")
         offline = report.offline.get(one.version)
@@ -21,18 +21,18 @@ def broken_promises(report: QualityReport) -> list[str]:
             worst = offline.low if report.higher_is_better else offline.high
             if not _meets(report, best, worst):
                 found.append(
-                    f"{what}, and held-out rows promised {offline.value:.4g} "
+                    f"{what}, and held-out rows gave {offline.value:.4g} "
                     f"({offline.low:.4g} to {offline.high:.4g})"
                 )
     return found
 
 
 def _meets(report: QualityReport, value: float, bound: float) -> bool:
-    # What is not known excludes nothing.
+    # NaN, an unknown value, excludes nothing.
     return not (value < bound if report.higher_is_better else value > bound)
 
 
-def _at_best(report: QualityReport) -> str:
+def _bound_phrase(report: QualityReport) -> str:
     return "at most" if report.higher_is_better else "at least"
 
 

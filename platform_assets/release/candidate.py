@@ -37,7 +37,7 @@ def why_not_released(
             'which ends with a reload of variant A with {"unpin": true} at the gateway'
         )
     # By time where it is not remembered; not by time alone, since clocks differ.
-    is_new = last is None or last.version != version or load.at.timestamp() > _began(last)
+    is_new = last is None or last.version != version or load.at.timestamp() > _start_time(last)
     if is_new and load.state.load_id != released_load:
         return None
     how = "" if last is None else f" ({last.state.value})"
@@ -47,7 +47,7 @@ def why_not_released(
     )
 
 
-def _began(release: Release) -> float:
+def _start_time(release: Release) -> float:
     return datetime.fromisoformat(release.started_at).timestamp()
 
 

@@ -44,7 +44,7 @@ def candidate_losses(root: Path, spec: ModelSpec, release: Release, now: datetim
         score_scale=release.plan.score_scale,
         now=now,
     )
-    return _exchanged(found) if watching else found
+    return _swap(found) if watching else found
 
 
 def losses_reader(samples: SamplesFolder, log: logging.Logger) -> Losses:
@@ -62,7 +62,7 @@ def losses_reader(samples: SamplesFolder, log: logging.Logger) -> Losses:
     return read
 
 
-def _exchanged(losses: PairedLosses) -> PairedLosses:
+def _swap(losses: PairedLosses) -> PairedLosses:
     if isinstance(losses, PairedOutcomes):
         return PairedOutcomes(losses.only_a, losses.only_b, losses.alike)
     return BoundedMean(losses.count, -losses.total, losses.squares, -losses.high, -losses.low)

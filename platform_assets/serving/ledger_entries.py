@@ -1,4 +1,4 @@
-"""What enters the chain of the ledger: switches, and whatever else a materialization reports.
+"""Entries of the ledger's chain: switches, and other acts that materializations report.
 
 Nothing here fails: what moved has moved. What could not be entered is entered later, by
 `enter_missing`; the metadata say which entry it is, or why it is not there yet.
@@ -76,7 +76,12 @@ def enter_switch(
     `content` has at least `version`, `generation`, `changed` and `reason`.
     """
     return enter(
-        spec, SWITCH, content, folder, instance, lambda entry: _tells_of(entry, dict(content))
+        spec,
+        SWITCH,
+        content,
+        folder,
+        instance,
+        lambda entry: _contains_switch(entry, dict(content)),
     )
 
 
@@ -201,7 +206,7 @@ def _beginning(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, Any] 
     }
 
 
-def _tells_of(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:
+def _contains_switch(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:
     # By its reason, which names the run, since generations begin anew when the gateways' state is
     # lost. A confirmation has a reason of its own.
     return any(

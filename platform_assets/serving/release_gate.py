@@ -1,4 +1,4 @@
-"""What a configured release lets `gateway_reload` switch to."""
+"""The version that a configured release lets `gateway_reload` switch to."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from platform_assets.serving.records import ServingState
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import Release, ReleaseState
 
-_LOOK: Final = (
+_REMEDY: Final = (
     "look at the page of the gateway or at the asset release for what it does, and at sensor "
     "release_pilot, which launches this by itself when all steps ended with go"
 )
 
 
-def released_state(
+def require_cleared_release(
     spec: ModelSpec,
     newest: ServingState,
     gateway: GatewayResource,
@@ -51,13 +51,13 @@ def released_state(
     if release is None or release.state is not ReleaseState.CLEARED:
         raise failure(
             f"production was not switched to version {newest.version}: {spec.model_name} has "
-            f"releases, and {_described(release)}",
-            _LOOK,
+            f"releases, and {_describe(release)}",
+            _REMEDY,
         )
-    return _load_of(release, newest, spec, instance)
+    return _find_load(release, newest, spec, instance)
 
 
-def _load_of(
+def _find_load(
     release: Release, newest: ServingState, spec: ModelSpec, instance: dg.DagsterInstance
 ) -> ServingState:
     if release.version == newest.version:
@@ -73,7 +73,7 @@ def _load_of(
     return load.state
 
 
-def _described(release: Release | None) -> str:
+def _describe(release: Release | None) -> str:
     if release is None:
         return "there was none yet"
     reason = f": {release.reason}" if release.reason else ""

@@ -30,7 +30,7 @@ from platform_assets.serving.promotion import (
     retire_surplus,
 )
 from platform_assets.serving.records import Promotion, ServingState
-from platform_assets.serving.release_gate import released_state
+from platform_assets.serving.release_gate import require_cleared_release
 from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
 from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
@@ -98,7 +98,7 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         log = context.log
         hold(LEASE, spec.model_name, context)
         with holding(CHANGE, spec.model_name, context):
-            state = released_state(spec, triton_serving_state, gateway, context.instance)
+            state = require_cleared_release(spec, triton_serving_state, gateway, context.instance)
             require_ready(state, triton)
             gates = require_gates_passed(state, context.instance)
             judged = gates[NO_REGRESSION]

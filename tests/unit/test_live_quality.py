@@ -37,7 +37,7 @@ from platform_assets.quality.records import (
     QualityReport,
     VersionQuality,
 )
-from platform_assets.quality.verdict import broken_promises
+from platform_assets.quality.verdict import find_shortfalls
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import BoundedMean, DType, Trials
@@ -134,29 +134,29 @@ def _report(
     value: float, low: float, high: float, *, offline: OfflineEstimate | None = None
 ) -> QualityReport:
     version = VersionQuality(3, 100, value, low, high, ANY_TIME, 100)
-    promised = {} if offline is None else {3: offline}
+    estimate = {} if offline is None else {3: offline}
     counts = OutcomeCounts(predictions=100, matured=100, answered=100)
-    return QualityReport("m", "2026-03-01", "accuracy", True, 0.8, counts, (version,), promised)
+    return QualityReport("m", "2026-03-01", "accuracy", True, 0.8, counts, (version,), estimate)
 
 
 def test_promise_is_broken_only_beyond_doubt() -> None:
-    promised = OfflineEstimate(0.9, 0.88, 0.92, math.nan)
+    estimate = OfflineEstimate(0.9, 0.88, 0.92, math.nan)
 
-    assert broken_promises(_report(0.79, 0.7, 0.85)) == []
-    assert broken_promises(_report(0.7, 0.6, 0.79)) == [
+    assert find_shortfalls(_report(0.79, 0.7, 0.85)) == []
+    assert find_shortfalls(_report(0.7, 0.6, 0.79)) == [
         "version 3: accuracy is at most 0.79, and the floor is 0.8"
     ]
-    assert broken_promises(_report(0.85, 0.8, 0.89, offline=promised)) == []
-    [said] = broken_promises(_report(0.84, 0.81, 0.87, offline=promised))
-    assert "held-out rows promised 0.9 (0.88 to 0.92)" in said
-    assert broken_promises(_report(math.nan, -math.inf, math.inf, offline=promised)) == []
+    assert find_shortfalls(_report(0.85, 0.8, 0.89, offline=estimate)) == []
+    [said] = find_shortfalls(_report(0.84, 0.81, 0.87, offline=estimate))
+    assert "held-out rows gave 0.9 (0.88 to 0.92)" in said
+    assert find_shortfalls(_report(math.nan, -math.inf, math.inf, offline=estimate)) == []
 
 
 def test_lower_metric_is_judged_by_its_lower_bound() -> None:
     report = replace(_report(0.5, 0.4, 0.6), metric="log_loss", higher_is_better=False)
 
-    assert broken_promises(replace(report, floor=0.45)) == []
-    assert broken_promises(replace(report, floor=0.39)) == [
+    assert find_shortfalls(replace(report, floor=0.45)) == []
+    assert find_shortfalls(replace(report, floor=0.39)) == [
         "version 3: log_loss is at least 0.4, and the floor is 0.39"
     ]
 
@@ -208,7 +208,7 @@ def test_asset_measures_a_day_and_shows_the_days_before_with_the_switches(tmp_pa
     assert "data:image/png" in shown["picture"]
     assert second["picture"] != shown["picture"], "it shows two days"
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "held-out rows promised 1" in str(check.description)
+    assert "held-out rows gave 1" in str(check.description)
 
 
 def test_day_is_measured_without_mlflow(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from platform_assets.resources.webhook import WebhookError, WebhookResource
 from platform_assets.serving.loads import newest_load
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
-from platform_assets.serving.release_gate import released_state
+from platform_assets.serving.release_gate import require_cleared_release
 from platform_assets.shared_definitions import resources, watching
 from serving_gateway.contract import (
     Approval,
@@ -272,15 +272,15 @@ def test_the_switch_refuses_until_the_release_has_reached_go(
     instance: dg.DagsterInstance, gateway: ReleasingGateway
 ) -> None:
     with pytest.raises(dg.Failure, match="has releases, and there was none yet"):
-        released_state(MODEL, state(2), gateway, instance)
+        require_cleared_release(MODEL, state(2), gateway, instance)
     begin(gateway)
     with pytest.raises(dg.Failure, match="that of version 2 is running, in step 1 of 1"):
-        released_state(MODEL, state(2), gateway, instance)
+        require_cleared_release(MODEL, state(2), gateway, instance)
     finish_steps(gateway)
     with pytest.raises(dg.Failure, match="that of version 2 is waiting"):
-        released_state(MODEL, state(2), gateway, instance)
+        require_cleared_release(MODEL, state(2), gateway, instance)
     assert decide(instance, gateway, "approve", name="Ada", reason="fine").success
-    assert released_state(MODEL, state(2), gateway, instance) == state(2)
+    assert require_cleared_release(MODEL, state(2), gateway, instance) == state(2)
 
 
 def test_the_switch_refuses_when_the_gateway_cannot_be_asked(
@@ -288,7 +288,7 @@ def test_the_switch_refuses_when_the_gateway_cannot_be_asked(
 ) -> None:
     gateway.routing.is_down = True
     with pytest.raises(dg.Failure, match="cannot be asked whether the release of version 2"):
-        released_state(MODEL, state(2), gateway, instance)
+        require_cleared_release(MODEL, state(2), gateway, instance)
 
 
 def test_the_switch_goes_to_the_released_version_not_to_a_newer_load(
@@ -298,10 +298,10 @@ def test_the_switch_goes_to_the_released_version_not_to_a_newer_load(
     finish_steps(gateway)
     assert decide(instance, gateway, "approve", name="Ada", reason="fine").success
     with pytest.raises(dg.Failure, match="no record of its load"):
-        released_state(MODEL, state(3), gateway, instance)
+        require_cleared_release(MODEL, state(3), gateway, instance)
     for version in (2, 3):
         record_load(instance, version)
-    found = released_state(MODEL, state(3), gateway, instance)
+    found = require_cleared_release(MODEL, state(3), gateway, instance)
     assert (found.version, found.run_id, found.load_id) == (2, "run-2", "load-2")
     newest = newest_load(instance, MODEL)
     assert newest is not None
@@ -326,11 +326,11 @@ def record_load(instance: dg.DagsterInstance, version: int) -> None:
 def test_a_first_version_and_a_confirmation_need_no_release(
     instance: dg.DagsterInstance, production: int | None
 ) -> None:
-    assert released_state(MODEL, state(2), gateway_with(production), instance) == state(2)
+    assert require_cleared_release(MODEL, state(2), gateway_with(production), instance) == state(2)
 
 
 def test_without_releases_nothing_is_asked(
     instance: dg.DagsterInstance, gateway: ReleasingGateway
 ) -> None:
     gateway.routing.is_down = True
-    assert released_state(IRIS, state(2), gateway, instance) == state(2)
+    assert require_cleared_release(IRIS, state(2), gateway, instance) == state(2)

@@ -46,7 +46,7 @@ class VersionAnswers:
     """Of each inference of a single row."""
 
     @classmethod
-    def of(cls, asked: RegisteredVersion, rows: int) -> VersionAnswers:
+    def empty(cls, asked: RegisteredVersion, rows: int) -> VersionAnswers:
         """No answers yet."""
         signature = asked.signature
         shape = (rows, len(signature.classes))
@@ -62,7 +62,7 @@ class Respondent:
     """A version that answers rows over an open connection."""
 
     def __init__(self, asked: RegisteredVersion, features: pd.DataFrame, infer: Infer) -> None:
-        self.answers = VersionAnswers.of(asked, len(features))
+        self.answers = VersionAnswers.empty(asked, len(features))
         self._asked = asked
         self._infer = infer
         self._inputs: Mapping[str, NDArray[Any]] = model_inputs(asked.signature, features)
@@ -72,7 +72,7 @@ class Respondent:
             self._outputs.append(signature.probabilities_output)
 
     def ask(self, rows: slice) -> None:
-        """Let it answer these rows; of a batch that is refused, each row alone.
+        """Let the version answer these rows; of a batch that is refused, each row alone.
 
         Raises:
             TritonError: Triton does not answer, or not as it should.
@@ -109,8 +109,8 @@ def ask_in_turn(
 ) -> tuple[int, list[VersionAnswers]]:
     """Let versions answer the same rows, in tensor form, one inference at a time.
 
-    Each pauses in proportion to its time, so that live requests find the server idle. Of two
-    versions each is the first in every other turn: what else the machine does meets both alike.
+    Each pauses in proportion to its time, so that live requests find the server idle. Two
+    versions take turns in being first, so that other load on the machine affects both alike.
 
     Returns:
         How many of the rows were asked, from the first one on, and the answers by version.

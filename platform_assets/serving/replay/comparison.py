@@ -69,11 +69,11 @@ def pair(
 ) -> ComparedAnswers:
     """Bring the answers to the candidate's classes, and leave out what either did not answer.
 
-    `held_out` are the candidate's scores for its held-out rows, as `scores_of` returns them.
+    `held_out` are the candidate's scores for its held-out rows, by `prediction_scores`.
     """
     is_regression = not new.classes
-    scores = scores_of(candidate.labels, candidate.probabilities, new.classes)
-    other = scores_of(production.labels, production.probabilities, old.classes)
+    scores = prediction_scores(candidate.labels, candidate.probabilities, new.classes)
+    other = prediction_scores(production.labels, production.probabilities, old.classes)
     if not is_regression:
         other = align_probabilities(new.classes, other, old.classes)
     names = tuple(f"probability of {label}" for label in new.classes) or ("prediction",)
@@ -97,11 +97,11 @@ def pair(
 
 def non_finite_rows(answers: VersionAnswers, signature: Signature) -> NDArray[np.int64]:
     """Return the rows that were answered with a number that is not finite."""
-    numbers = scores_of(answers.labels, answers.probabilities, signature.classes)
+    numbers = prediction_scores(answers.labels, answers.probabilities, signature.classes)
     return np.flatnonzero(answers.is_answered & ~np.isfinite(numbers).all(axis=1))
 
 
-def scores_of(
+def prediction_scores(
     labels: NDArray[Any], probabilities: NDArray[np.float64] | None, classes: tuple[Label, ...]
 ) -> NDArray[np.float64]:
     """Return the numbers to compare, shape (rows, scores): probabilities, or predictions.

@@ -22,7 +22,7 @@ from platform_assets.serving.replay.comparison import (
     answers_obstacle,
     non_finite_rows,
     pair,
-    scores_of,
+    prediction_scores,
 )
 from platform_assets.serving.replay.judging import Finding, ReplayVerdict, judge_replay
 from platform_assets.serving.replay.logged import OutcomeLookup, outdated_answers, true_values
@@ -54,35 +54,36 @@ def replay(
 ) -> dg.AssetCheckResult:
     """Let the candidate answer the last logged rows of production, and judge its answers.
 
-    Both versions are asked now, at one server, so that the same input is compared; this leaves no
-    trace among clients' requests. `outcomes` knows the truth of logged rows.
+    Both versions answer now, on one server, so that the same input is compared; this leaves no
+    trace among clients' requests. `outcomes` looks up the true values of logged rows.
     """
     lookup = partial(outcomes, Path(samples.root), candidate.spec) if outcomes else None
     rows = candidate.spec.gates.replay_rows if config.rows is None else config.rows
     try:
-        production = _production(candidate, rows)
+        production = _find_production(candidate, rows)
         logged = read_logged(candidate.registered, production, samples, rows)
-        return _replayed(candidate, production, config, logged, lookup)
+        return _replay_rows(candidate, production, config, logged, lookup)
     except NothingToReplayError as nothing:
-        return _passed(candidate.identity, str(nothing))
+        return _pass_check(candidate.identity, str(nothing))
     except ProductionUnknown as error:
         if config.without_comparison:
-            return _passed(candidate.identity, f"nothing was replayed: {error}")
-        return _failed(candidate.identity, str(error))
+            return _pass_check(candidate.identity, f"nothing was replayed: {error}")
+        return _fail_check(candidate.identity, str(error))
     except TritonError as error:
         said = f"logged rows were not answered: {error}; {_STAYS}"
-        return _failed(candidate.identity, said)
+        return _fail_check(candidate.identity, said)
     except SamplesError as error:
         said = f"nothing was replayed, since the log cannot be read: {error}"
-        return _failed(candidate.identity, said, dg.AssetCheckSeverity.WARN)
+        return _fail_check(candidate.identity, said, dg.AssetCheckSeverity.WARN)
 
 
-def _production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
-    """What is recorded of the version in production.
+def _find_production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
+    """Return the record of the version in production.
 
     Raises:
-        NothingToReplayError: none is, or no rows are wanted, or it is the same graph.
-        ProductionUnknown: that cannot be found out.
+        NothingToReplayError: nothing is in production, no rows are configured, or its graph is the
+            candidate's.
+        ProductionUnknown: production or its record cannot be read.
     """
     if not rows:
         raise NothingToReplayError("nothing was replayed: the number of rows is set to 0")
@@ -94,7 +95,7 @@ def _production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
     return candidate.recorded(version)
 
 
-def _replayed(
+def _replay_rows(
     candidate: LoadedVersion,
     production: RegisteredVersion,
     config: ReplayConfig,
@@ -110,24 +111,24 @@ def _replayed(
         "rows": asked,
         "replay_seconds": round(time.monotonic() - began, 2),
     }
-    broken = _unanswered(candidate, own, asked, metadata)
+    broken = _find_failures(candidate, own, asked, metadata)
     if not other or not other[0].is_answered.any():
         why = f"version {production.version} does not answer, and was not compared"
         if not config.without_comparison:
             hint = "launch with `replay: {without_comparison: true}` to replace it all the same"
             broken.append(f"{why}; {hint}")
-        return _judged(metadata, broken, [], why)
+        return _check_result(metadata, broken, [], why)
     why = answers_obstacle(production.signature, candidate.registered.signature)
     if why:
-        return _judged(metadata, broken, [], f"answers were not compared: {why}")
-    findings = _compared(candidate, production, logged, (own, other[0]), outcomes, metadata)
-    return _judged(metadata, broken, findings, f"{asked} logged rows were replayed")
+        return _check_result(metadata, broken, [], f"answers were not compared: {why}")
+    findings = _compare_answers(candidate, production, logged, (own, other[0]), outcomes, metadata)
+    return _check_result(metadata, broken, findings, f"{asked} logged rows were replayed")
 
 
-def _unanswered(
+def _find_failures(
     candidate: LoadedVersion, own: VersionAnswers, asked: int, metadata: dict[str, Any]
 ) -> list[str]:
-    """Say what the candidate did not answer, or not with numbers."""
+    """Return sentences on rows that the candidate did not answer, or not with finite numbers."""
     infinite, failures = non_finite_rows(own, candidate.registered.signature), own.failures
     metadata |= {"rows_failed": len(failures), "rows_not_finite": len(infinite)}
     said = []
@@ -139,7 +140,7 @@ def _unanswered(
     return said
 
 
-def _compared(
+def _compare_answers(
     candidate: LoadedVersion,
     production: RegisteredVersion,
     logged: LoggedRows,
@@ -149,7 +150,7 @@ def _compared(
 ) -> list[Finding]:
     spec, new = candidate.spec, candidate.registered.signature
     rows = candidate.evaluation
-    held_out = scores_of(rows.labels, rows.probabilities, new.classes)
+    held_out = prediction_scores(rows.labels, rows.probabilities, new.classes)
     compared = pair(new, production.signature, *answers, held_out)
     truth = None
     if outcomes is not None:
@@ -181,27 +182,27 @@ def _compared(
     return findings
 
 
-def _judged(
+def _check_result(
     metadata: dict[str, Any], broken: list[str], findings: list[Finding], otherwise: str
 ) -> dg.AssetCheckResult:
-    """The worst of the findings decides; one that the rows do not show is a warning."""
+    """Return the check by the worst finding; one that the rows cannot show is a warning."""
     by_verdict = {
         verdict: [one.sentence for one in findings if one.verdict is verdict]
         for verdict in ReplayVerdict
     }
     broken = broken + by_verdict[ReplayVerdict.BROKEN]
     if broken:
-        return _failed(metadata, "; ".join([*broken, _STAYS]))
-    if open_ones := by_verdict[ReplayVerdict.OPEN]:
-        return _failed(metadata, "; ".join(open_ones), dg.AssetCheckSeverity.WARN)
-    return _passed(metadata, otherwise)
+        return _fail_check(metadata, "; ".join([*broken, _STAYS]))
+    if inconclusive := by_verdict[ReplayVerdict.OPEN]:
+        return _fail_check(metadata, "; ".join(inconclusive), dg.AssetCheckSeverity.WARN)
+    return _pass_check(metadata, otherwise)
 
 
-def _passed(metadata: dict[str, Any], said: str) -> dg.AssetCheckResult:
+def _pass_check(metadata: dict[str, Any], said: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
 
 
-def _failed(
+def _fail_check(
     metadata: dict[str, Any],
     why: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
