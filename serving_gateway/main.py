@@ -29,7 +29,7 @@ from serving_gateway.http.connection_policy import ConnectionPolicy
 from serving_gateway.http.control_token import ensure_token
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.middleware import RequestObserver
-from serving_gateway.http.outcome_routes import OutcomeDesk
+from serving_gateway.http.outcome_routes import OutcomeReceiver
 from serving_gateway.http.security import Access
 from serving_gateway.http.server import drain_on_signal
 from serving_gateway.inference.dispatcher import Dispatcher
@@ -89,8 +89,8 @@ def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
         settings, hosting, lifecycle, access, metrics, replica.offload, replica.tracing
     )
     connections = ConnectionPolicy(endpoint, settings)
-    desk = OutcomeDesk(replica.outcomes, settings)
-    app = build(settings, hosting, metrics, access, endpoint, desk)
+    receiver = OutcomeReceiver(replica.outcomes, settings)
+    app = build(settings, hosting, metrics, access, endpoint, receiver)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ def first_key(entity: str) -> str:
     """The part of a logged entity that makes rows depend on each other: of several keys, the first.
 
     It is the one by which the evaluation is split, and rows with the same one are alike in all
-    features of it, whatever their other keys are.
+    features of it, regardless of their other keys.
     """
     try:
         keys = json.loads(entity) if entity.startswith("{") else None

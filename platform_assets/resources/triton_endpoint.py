@@ -229,7 +229,7 @@ class TritonEndpoint:
                 f"{model_name} version {version} of Triton at {self.url} left out the outputs "
                 f"{', '.join(missing)}"
             )
-        return {name: _decoded(result.as_numpy(name)) for name in names}
+        return {name: _decode(result.as_numpy(name)) for name in names}
 
     def _key(self) -> dict[str, str]:
         return {CONTROL_HEADER: self.control_key}
@@ -312,7 +312,7 @@ def _infer_input(name: str, array: npt.NDArray[Any]) -> InferInput:
     return tensor.set_data_from_numpy(data)
 
 
-def _decoded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _decode(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Decode a BYTES tensor; leave every other as it is."""
     import numpy as np
 

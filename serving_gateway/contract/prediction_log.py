@@ -1,4 +1,4 @@
-"""Columns of the prediction log: Parquet files that gateways write of what they answered.
+"""Columns of the prediction log, the Parquet files that gateways write of answered requests.
 
 A file of a model has one row for each predicted row: the features by name, and these. Files are
 in `<root>/<model>/date=YYYY-MM-DD/`, by the day (UTC) of the answer.

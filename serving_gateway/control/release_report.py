@@ -1,4 +1,4 @@
-"""What the gateway says of a release: its state, and what all replicas counted. No HTTP here."""
+"""The report on a release: its state, and the counts of all replicas. No HTTP here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ReleaseReporter:
         release = record.release
         if release is None:
             return ReleaseReport(record.model_name, record.generation, None, None)
-        counted, problem = await self._counted(release)
+        counted, problem = await self._read_counts(release)
         evidence = total_evidence(release.id, counted.values())
         # In a thread: the bounds of many requests take longer than a request may wait.
         guards = await asyncio.to_thread(judge_guards, release.plan, release, evidence)
@@ -51,8 +51,8 @@ class ReleaseReporter:
             stop_pending=self.router.is_withdrawn,
         )
 
-    async def _counted(self, release: Release) -> tuple[dict[str, ReleaseEvidence], str | None]:
-        """What each process counted, this one's live; and why others may be missing."""
+    async def _read_counts(self, release: Release) -> tuple[dict[str, ReleaseEvidence], str | None]:
+        """Return each process's counts, this one's live, and why others may be missing."""
         watch, counted, problem = self.watch, {}, self.watch.problem
         try:
             counted = {**await watch.store.read(self.router.model_name, release.id)}
@@ -65,7 +65,7 @@ class ReleaseReporter:
 
 
 def total_evidence(release_id: str, parts: Iterable[ReleaseEvidence]) -> ReleaseEvidence:
-    """What several processes counted of a release, as if one had."""
+    """Return the sum of several processes' counts of a release."""
     found = [part.phases for part in parts if part.release_id == release_id]
     names = sorted({name for phases in found for name in phases})
     return ReleaseEvidence(

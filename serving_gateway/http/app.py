@@ -18,7 +18,7 @@ from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.inference_routes import inference_routers
 from serving_gateway.http.middleware import DataPlaneCors
 from serving_gateway.http.model_routes import model_routers
-from serving_gateway.http.outcome_routes import OutcomeDesk, outcome_routers
+from serving_gateway.http.outcome_routes import OutcomeReceiver, outcome_routers
 from serving_gateway.http.pages import page_router
 from serving_gateway.http.routes import guarded_router
 from serving_gateway.http.security import Access, Need
@@ -35,7 +35,7 @@ def build(
     metrics: Metrics,
     access: Access,
     endpoint: InferenceEndpoint,
-    desk: OutcomeDesk,
+    receiver: OutcomeReceiver,
 ) -> FastAPI:
     """The FastAPI application."""
     app = FastAPI(
@@ -48,7 +48,7 @@ def build(
     )
     for router in (
         *inference_routers(hosting, access, endpoint, settings.max_body_bytes),
-        *outcome_routers(hosting, access, desk, settings.max_body_bytes),
+        *outcome_routers(hosting, access, receiver, settings.max_body_bytes),
         _metrics_router(access, metrics),  # FastAPI builds up to the route asked for: early is fast
         *model_routers(hosting, access),
         page_router(),

@@ -1,4 +1,4 @@
-"""Outcomes: what callers learned later about the rows that were predicted."""
+"""Routes of outcomes: true values of predicted rows, as callers report them."""
 
 import asyncio
 from collections.abc import Iterator
@@ -50,15 +50,15 @@ _SECONDS_PER_BYTE: Final = 1e-7
 _LONGEST_SECONDS: Final = 5.0
 
 
-class OutcomeDesk:
-    """Takes outcomes in, one call after the other; `writer` is None where none are kept."""
+class OutcomeReceiver:
+    """Receives outcomes, one call after the other; `writer` is None where none are kept."""
 
     def __init__(self, writer: OutcomeWriter | None, settings: Settings) -> None:
         self._writer = writer
         self._budget = ByteBudget(settings.outcome_queue_bytes)
         self._next_turn = 0.0
 
-    async def take(self, model_name: str, body: bytes) -> OutcomesResponse:
+    async def accept(self, model_name: str, body: bytes) -> OutcomesResponse:
         """Write the outcomes of a body, and answer once they are in a file.
 
         Raises:
@@ -77,15 +77,15 @@ class OutcomeDesk:
         if not self._budget.take(size):
             raise Overloaded("Outcomes that wait hold as many bytes as they may. Send them later.")
         try:
-            await self._turn(len(body))
-            outcomes = await _decoded(body)
+            await self._wait_for_turn(len(body))
+            outcomes = await _decode_body(body)
             await asyncio.wrap_future(self._writer.submit(model_name, outcomes))
         finally:
             self._budget.release(size)
         return OutcomesResponse(model_name, len(outcomes))
 
-    async def _turn(self, size: int) -> None:
-        """Wait for a turn: predictions come first."""
+    async def _wait_for_turn(self, size: int) -> None:
+        """Wait, so that predictions have priority."""
         now = asyncio.get_running_loop().time()
         begin = max(now, self._next_turn)
         if begin - now > _LONGEST_SECONDS:
@@ -94,7 +94,7 @@ class OutcomeDesk:
         await asyncio.sleep(begin - now)
 
 
-async def _decoded(body: bytes) -> list[Outcome]:
+async def _decode_body(body: bytes) -> list[Outcome]:
     try:
         if len(body) <= LARGE_BYTES:
             return _decode(body).outcomes
@@ -108,7 +108,7 @@ async def _decoded(body: bytes) -> list[Outcome]:
 
 
 def outcome_routers(
-    hosting: Hosting, access: Access, desk: OutcomeDesk, max_body: int
+    hosting: Hosting, access: Access, receiver: OutcomeReceiver, max_body: int
 ) -> Iterator[APIRouter]:
     """The routes of outcomes; `max_body` bytes is the largest body."""
     router = guarded_router(access, Need.PREDICTION, "data", max_body=max_body)
@@ -121,11 +121,11 @@ def outcome_routers(
         place of the row in its request, from 0. They are in a file when this answers. The same
         call again is harmless: of several outcomes of a row the first one counts.
         """
-        return await desk.take(hosting.default.model_name, body)
+        return await receiver.accept(hosting.default.model_name, body)
 
     @router.post("/models/{model}/outcomes", responses=errors(409))
     async def add_by_model(model: str, body: OutcomesBody) -> OutcomesResponse:
         """Add outcomes of a named model."""
-        return await desk.take(hosting.plane(model).model_name, body)
+        return await receiver.accept(hosting.plane(model).model_name, body)
 
     yield router

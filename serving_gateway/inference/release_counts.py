@@ -1,4 +1,4 @@
-"""What this replica counts of a release, by phase: where its requests are answered, at no call.
+"""This replica's counters of a release, by phase; counting makes no call to another process.
 
 A generation's targets hold the counters of its phase, so a request that ends after a step counts
 for the step in which it was sent. Without a release there is no counter, and nothing is done.
@@ -37,7 +37,7 @@ class VersionCounter:
     """The requests of one version in one phase, as in `VersionCounts`; `phase` has both.
 
     `failed_in_row` are those since the last answer, and since the other version failed: a Triton
-    that answers neither is no fault of one of them.
+    that answers neither is not the fault of one of them.
     """
 
     __slots__ = ("_latencies", "failed", "failed_in_row", "phase", "requests")
@@ -59,13 +59,13 @@ class VersionCounter:
         self.spoil()
 
     def retract(self) -> None:
-        """Take a failure back: the request was invalid for the other version too."""
+        """Undo a failure: the request was invalid for the other version too."""
         self.requests -= 1
         self.failed -= 1
         self.failed_in_row = max(0, self.failed_in_row - 1)
 
     def spoil(self) -> None:
-        """Count an answer as failed after all: it cannot be used."""
+        """Count an answer as failed: it has arrived, but cannot be used."""
         self.failed += 1
         self.failed_in_row += 1
         phase = self.phase

@@ -77,7 +77,7 @@ class RoutingTarget:
 class RoutingTable:
     """One generation, ready to route by; `production` is variant A's target.
 
-    Where B `is_withdrawn`, A answers all, whatever the record says, and nothing is mirrored.
+    Where B `is_withdrawn`, A answers all, regardless of the record, and nothing is mirrored.
     """
 
     __slots__ = ("digest", "policy", "production", "record", "services", "targets")

@@ -1,4 +1,4 @@
-"""Where the replicas keep what they counted of a release, so that restarts lose nothing.
+"""Stores of the replicas' counts of a release, so that restarts lose nothing.
 
 Each process writes its own counts, as absolute numbers under its own id, so writing twice counts
 once, and all that is there adds up. A store that loses them loses evidence, never the release.
@@ -62,7 +62,7 @@ class RedisReleaseCounts:
             answer: Any = redis.hgetall(_key(model_name, release_id))
             found: dict[bytes, bytes] = await answer
         names = {name.decode(errors="replace"): data for name, data in found.items()}
-        return {name: _decoded(data, name) for name, data in names.items()}
+        return {name: _decode(data, name) for name, data in names.items()}
 
     async def end(self, model_name: str, release_id: str) -> None:
         """Note that a release has ended; raises `StoreUnavailable`."""
@@ -104,7 +104,7 @@ class FileReleaseCounts:
         found: dict[str, ReleaseEvidence] = {}
         try:
             for path in self._folder(model_name, release_id).glob("*.json"):
-                found[path.stem] = _decoded(path.read_bytes(), path.stem)
+                found[path.stem] = _decode(path.read_bytes(), path.stem)
         except OSError as error:
             raise StoreUnavailable(f"Counts of a release cannot be read: {error}.") from error
         return found
@@ -136,7 +136,7 @@ def _key(model_name: str, release_id: str) -> str:
     return f"gateway:{{{model_name}}}:release:{release_id}"
 
 
-def _decoded(data: bytes, process_id: str) -> ReleaseEvidence:
+def _decode(data: bytes, process_id: str) -> ReleaseEvidence:
     place = f"What {process_id} counted of a release cannot be read"
     if len(data) > _MOST_BYTES:
         raise StoreUnavailable(f"{place}: it has {len(data):,} bytes.")

@@ -40,7 +40,7 @@ def record_batches(
     clock: float,
     hash_client: Callable[[str], str | None],
 ) -> list[tuple[date, pa.RecordBatch]]:
-    """What `record_batch` makes, by the day (UTC) of the answers."""
+    """The batches of `record_batch`, split by the day (UTC) of the answers."""
     batch = record_batch(log, entries, clock, hash_client)
     days = pc.divide(batch.column(LOG_TIME).cast(pa.int64()), _DAY_MICROSECONDS)
     found = pc.unique(days).to_pylist()
@@ -82,7 +82,7 @@ def record_batch(
         rows.constant(log.generation, pa.int64()),
         *a,
         rows.spread(pa.array(seconds, pa.float64())),
-        *_columns_of_b(answers[3:], counts, rows),
+        *_mirrored_columns(answers[3:], counts, rows),
     ]
     features = feature_columns(signature, tensors, rows.count)
     names = [feature.name for feature in signature.features]
@@ -166,7 +166,7 @@ def _entities(
     return pa.array(texts, pa.string())
 
 
-def _columns_of_b(
+def _mirrored_columns(
     answers: Sequence[Sequence[Any]], counts: Sequence[int], rows: _RowsOfRequests
 ) -> list[pa.Array]:
     """B's columns, null for requests that were not mirrored, and where B did not answer."""
@@ -183,7 +183,7 @@ def _columns_of_b(
         chosen = [[column[at] for at in given] for column in (bodies, starts, places, counts)]
         columns = answer_columns(*chosen)
         if len(given) < len(bodies):
-            columns = _with_gaps(columns, bodies, counts)
+            columns = _insert_null_rows(columns, bodies, counts)
     return [
         rows.spread(pa.array(versions, pa.int64())),
         *columns,
@@ -192,7 +192,7 @@ def _columns_of_b(
     ]
 
 
-def _with_gaps(
+def _insert_null_rows(
     columns: Sequence[pa.Array], bodies: Sequence[object], counts: Sequence[int]
 ) -> list[pa.Array]:
     """Columns of the requests that have an answer, with null rows for the others."""

@@ -1,4 +1,4 @@
-"""The key by which the prediction log has hashes of client ids."""
+"""The key with which the prediction log hashes client ids."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class LogWriter:
         """Put entries into buffers, as the files will hold them."""
         limits, buffers = self._settings, self._buffers
         features = variant.signature.features
-        for day, batch in self._converted(variant, entries):
+        for day, batch in self._to_batches(variant, entries):
             key = variant.model, variant.model_name, features, day
             self._due.setdefault(key, time.monotonic() + limits.sample_seconds)
             buffers[key].append(batch)
@@ -135,7 +135,7 @@ class LogWriter:
         self._queue.release(sum(one[2] for one in entries), sum(one[0] for one in entries))
         time.sleep(_YIELD_SECONDS)
 
-    def _converted(self, variant: VariantLog, entries: _Entries) -> list[tuple[date, Any]]:
+    def _to_batches(self, variant: VariantLog, entries: _Entries) -> list[tuple[date, Any]]:
         """The entries as record batches by day; those that cannot be converted are counted."""
         names = {feature.name for feature in variant.signature.features}
         if clash := sorted(names & {*LOG_COLUMNS}):
@@ -151,7 +151,7 @@ class LogWriter:
         # One entry that is not like the others must not take them along.
         middle = len(entries) // 2
         halves = entries[:middle], entries[middle:]
-        return [batch for half in halves for batch in self._converted(variant, half)]
+        return [batch for half in halves for batch in self._to_batches(variant, half)]
 
     def _lose(self, variant: VariantLog, entries: _Entries, problem: str) -> None:
         variant.model.failed += sum(one[2] for one in entries)

@@ -1,4 +1,4 @@
-"""Names of predictions, by which their outcomes are reported later."""
+"""Ids of predictions, by which their outcomes are reported later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _RANDOM_BYTES = 8
 class PredictionIds:
     """Ids of one process's predictions: `<prefix>-<number>`.
 
-    The prefix is random, so that no id is used twice, whatever replicas and restarts there are.
+    The prefix is random, so that no id is used twice, by any replica or after any restart.
     """
 
     def __init__(self) -> None:

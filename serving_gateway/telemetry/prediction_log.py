@@ -1,4 +1,4 @@
-"""What is kept of answered requests on the request path, for the prediction log.
+"""The request path's part of the prediction log: a bounded queue of answered requests.
 
 The request path chooses a request and puts a tuple of what it has anyway into a bounded queue: the
 tensors that were sent, and the bytes that Triton answered. Columns are made of them by the writer

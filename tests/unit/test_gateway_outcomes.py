@@ -15,7 +15,7 @@ import pytest
 
 from serving_gateway.contract import MAX_OUTCOMES
 from serving_gateway.errors import Overloaded
-from serving_gateway.http.outcome_routes import OutcomeDesk
+from serving_gateway.http.outcome_routes import OutcomeReceiver
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.outcome_writer import OutcomeWriter
 from tests.support.in_process_gateway import Heartbeat, InProcessGateway, run_in_process
@@ -153,29 +153,29 @@ class _InstantWriter(OutcomeWriter):
         return done
 
 
-def _desk(home: Path) -> OutcomeDesk:
+def _receiver(home: Path) -> OutcomeReceiver:
     settings = Settings(state_dir=home)
-    return OutcomeDesk(_InstantWriter(home, "r", settings), settings)
+    return OutcomeReceiver(_InstantWriter(home, "r", settings), settings)
 
 
 async def test_calls_take_turns_that_leave_time_to_predictions(tmp_path: Path) -> None:
-    desk, body = _desk(tmp_path), json.dumps({"outcomes": [ONE]}).encode()
+    receiver, body = _receiver(tmp_path), json.dumps({"outcomes": [ONE]}).encode()
     begin = time.monotonic()
-    await asyncio.gather(*(desk.take("m", body) for _ in range(51)))
+    await asyncio.gather(*(receiver.accept("m", body) for _ in range(51)))
     small = time.monotonic() - begin
     large = json.dumps({"outcomes": [ONE] * 5_000}).encode()
-    await asyncio.gather(*(desk.take("m", large) for _ in range(2)))
+    await asyncio.gather(*(receiver.accept("m", large) for _ in range(2)))
 
     assert small >= 50 * 0.002, "at most 500 calls a second"
     assert time.monotonic() - begin - small >= len(large) * 1e-7
 
 
 async def test_call_that_would_wait_too_long_for_its_turn_is_refused(tmp_path: Path) -> None:
-    desk, body = _desk(tmp_path), json.dumps({"outcomes": [ONE]}).encode()
-    desk._next_turn = asyncio.get_running_loop().time() + 60
+    receiver, body = _receiver(tmp_path), json.dumps({"outcomes": [ONE]}).encode()
+    receiver._next_turn = asyncio.get_running_loop().time() + 60
 
     with pytest.raises(Overloaded, match="send more of them in one call"):
-        await desk.take("m", body)
+        await receiver.accept("m", body)
 
 
 async def test_largest_call_does_not_hold_the_event_loop(gateway: InProcessGateway) -> None:
