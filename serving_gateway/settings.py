@@ -272,9 +272,9 @@ class Settings(BaseSettings):
     sample_fraction: float = Field(default=0.1, gt=0, le=1)
     """Share of the requests that are logged."""
     sample_key: Key | None = None
-    """Key by which the log has hashes of client ids in their place. Replicas on several hosts need
-    the same one, or a client has several hashes. Unset: it is generated in the file
-    prediction-log-key of the state directory."""
+    """Key with which the log hashes client ids. Replicas on several hosts need the same one, or a
+    client has several hashes. Unset: it is generated in the file prediction-log-key of the state
+    directory."""
     sample_rows_per_file: int = Field(default=50_000, ge=1, le=1_000_000)
     """Number of rows after which a file is written."""
     sample_seconds: Seconds = 60.0

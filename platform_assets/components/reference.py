@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from platform_assets.components.schema import file_schema
@@ -15,9 +15,13 @@ _BOUNDS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "
 
 
 def reference_table() -> str:
-    """Return a row for each field of a model: name, type, default, meaning."""
+    """Return a row for each field of a model: name, type, default, meaning.
+
+    A group that several fields have is listed once, at the field of the model that has it.
+    """
     definitions = file_schema()["$defs"]
-    return _table(_rows(definitions["ModelSpec"], definitions, ""))
+    model = definitions["ModelSpec"]
+    return _table(_rows(model, definitions, "", _homes(model, definitions)))
 
 
 def table_reference() -> str:
@@ -26,14 +30,25 @@ def table_reference() -> str:
     shared = {name: {} for name in definitions} | {
         "FeatureTableSpec": definitions["FeatureTableSpec"]
     }
-    return _table(_rows(shared["FeatureTableSpec"], shared, ""))
+    return _table(_rows(shared["FeatureTableSpec"], shared, "", {}))
 
 
 def _table(rows: Iterator[str]) -> str:
     return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def _rows(record: Schema, definitions: Schema, above: str) -> Iterator[str]:
+def _homes(record: Schema, definitions: Schema) -> dict[int, str]:
+    """Return the field of a record that lists a group, by the identity of the group."""
+    homes: dict[int, str] = {}
+    for name, field in record["properties"].items():
+        if group := _record(field, definitions):
+            homes.setdefault(id(group[0]), name)
+    return homes
+
+
+def _rows(
+    record: Schema, definitions: Schema, above: str, homes: Mapping[int, str]
+) -> Iterator[str]:
     for name, field in record.get("properties", {}).items():
         inside, entry = _record(field, definitions) or ({}, "")
         default = _format_default(field["default"]) if "default" in field else ""
@@ -41,8 +56,11 @@ def _rows(record: Schema, definitions: Schema, above: str) -> Iterator[str]:
             default = "required"
         meaning = field.get("description") or inside.get("description", "")
         meaning = " ".join(meaning.split()).replace("|", "\\|")
+        home = homes.get(id(inside), f"{above}{name}")
+        if home != f"{above}{name}":
+            meaning, inside = f"{meaning} Its fields are those of `{home}`.", {}
         yield f"| `{above}{name}` | {_type(field, definitions)} | {default} | {meaning} |"
-        yield from _rows(inside, definitions, f"{above}{name}.{entry}")
+        yield from _rows(inside, definitions, f"{above}{name}.{entry}", homes)
 
 
 def _record(field: Schema, definitions: Schema, entry: str = "") -> tuple[Schema, str] | None:

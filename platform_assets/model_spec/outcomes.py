@@ -1,4 +1,4 @@
-"""Where the true values of a model's predictions come from, and when they are final."""
+"""The source of the true values of a model's predictions, and when they are final."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Outcomes:
     """
 
     source: Source | None = None
-    """Where rows with outcomes are; without it those count that clients send. `outcomes: labels`
+    """The rows with outcomes; without it only outcomes that clients send count. `outcomes: labels`
     reads the source of `labels`."""
     entities: Annotated[
         tuple[LabelKey, ...],
         BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
     ] = ()
-    """The model's keys, where columns of the source have other names: a list of names, or a mapping
-    from the key to the column."""
+    """The model's keys, if their columns in the source have other names: a list of names, or a
+    mapping from the key to the column."""
     outcome: Annotated[StrictStr, Field(min_length=1)] | None = None
     """The column with the true value; by default that of `target`."""
     event_time: Annotated[EventTime | None, Field(validation_alias="event_timestamp")] = None
@@ -46,11 +46,11 @@ class Outcomes:
     """How long after a prediction that first outcome may be; by default `outcome_delay`, without
     which any later one counts. Needs `event_timestamp`."""
     tolerance: Duration | None = None
-    """How much before its prediction an outcome's time may be, where it is the time of what was
-    predicted about rather than of the answer; by default none. Needs `event_timestamp`."""
+    """How long before its prediction an outcome's time may be, for example when it is the time of
+    the predicted event; by default not at all. Needs `event_timestamp`."""
     outcome_delay: Duration | None = None
-    """How long after a prediction its outcome is final: only then it is matured and counts. By
-    default that of `labels`, without which a prediction is matured at once."""
+    """How long after a prediction its outcome is final; the prediction is then matured, and
+    counts. By default that of `labels`, without which a prediction is matured at once."""
     of_labels: Annotated[SkipJsonSchema[bool], Field(validation_alias=f"{LOADER_ONLY}labels")] = (
         False
     )

@@ -1,4 +1,4 @@
-"""How differently from production a version may answer requests that production has answered."""
+"""Limits of the gate `replay`: how far a candidate may differ on logged requests."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ class ReplayLimits:
     """Limits of the gate `replay`; a version fails when it is shown to be beyond one of them."""
 
     disagreement: Portion = 0.2
-    """Share of the logged rows that the version may label otherwise than production; 1 for one
-    that is meant to answer differently."""
+    """Maximum share of logged rows that the version labels differently from production; 1 for a
+    version that is meant to answer differently."""
     score_shift: Annotated[StrictFloat, Field(ge=0)] = 0.25
-    """How far the mean of its probabilities, or of its predictions, may lie from production's, in
+    """Maximum distance of the mean of its probabilities, or predictions, from production's, in
     standard deviations on the held-out rows (of probabilities at least 0.1)."""
     latency_p99: Annotated[StrictFloat, Field(ge=1)] = 1.5
-    """Its 99th percentile for single rows over production's; 5 ms more than production's always
-    pass."""
+    """Maximum ratio of its 99th percentile for single rows to production's; up to 5 ms more than
+    production's always passes."""
     outcome: Portion = 0.02
-    """How much worse than production it may be on rows whose outcome has matured: of a classifier
-    in the share of wrong labels, of a regression in standard deviations of its predictions."""
+    """Maximum loss against production on rows whose outcome has matured: for a classifier in the
+    share of wrong labels, for a regression in standard deviations of its predictions."""
     rows_shown: Annotated[StrictInt, Field(ge=0, le=100)] = 10
-    """Rows that the check shows, those that differ most. They are clients' data; 0 shows none."""
+    """Number of rows that the check shows, those that differ most. They hold clients' data; 0 shows
+    none."""
