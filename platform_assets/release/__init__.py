@@ -1,1 +1,1 @@
-"""Progressive release: what the pilot decides by, what it writes down, and what people decide."""
+"""Progressive release: the pilot that decides, its records, and the decisions of people."""

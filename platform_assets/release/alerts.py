@@ -1,4 +1,4 @@
-"""What people should know of a release at once."""
+"""Messages to people about a release."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from serving_gateway.contract import Release, ReleaseState
 
 
 def alert_text(spec: ModelSpec, release: Release, reason: str) -> str:
-    """Return a message for people; empty for what goes its way."""
+    """Return a message for people; empty while nothing needs them."""
     version, name = release.version, spec.model_name
     match release.state:
         case ReleaseState.STOPPED:

@@ -13,7 +13,7 @@ from platform_assets.serving.promotion import require_gates_passed
 from serving_gateway.contract import EffectiveVersion, Mode, Release
 
 
-def why_not_released(
+def release_obstacle(
     load: RecordedLoad | None,
     production: EffectiveVersion | None,
     last: Release | None,

@@ -1,4 +1,4 @@
-"""What the pilot remembers of a model from one look to the next, and what comes of a look."""
+"""The pilot's memory of a model between two ticks of the sensor, and the result of a tick."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from platform_assets.release.record import Event
 from serving_gateway.contract import BoundedMean, PairedOutcomes, Release
 
 
-class Memory(msgspec.Struct, omit_defaults=True):
-    """What the pilot need not find out, say or ask again; times in seconds since the epoch."""
+class PilotMemory(msgspec.Struct, omit_defaults=True):
+    """What the pilot need not read, report or request again; times in seconds since the epoch."""
 
     place: tuple[str, str, int] | None = None
     """Release, state and step of the newest record."""
@@ -20,7 +20,7 @@ class Memory(msgspec.Struct, omit_defaults=True):
     released_load: str = ""
     """Load with which the last release began."""
     waiting_load: str = ""
-    """Load of which was asked whether it may be released, when, and what was in its way."""
+    """Load that was last checked for a release, when, and the obstacle found."""
     asked_at: float = 0.0
     obstacle: str = ""
     joined_for: str = ""
@@ -29,21 +29,21 @@ class Memory(msgspec.Struct, omit_defaults=True):
     paired: PairedOutcomes | None = None
     mean: BoundedMean | None = None
     message: str = ""
-    """That the webhook has not taken yet, and since when."""
+    """Message that the webhook has not accepted yet, and since when."""
     message_at: float = 0.0
 
 
 @dataclass(slots=True)
-class Turn:
-    """What comes of one look at a model."""
+class TickResult:
+    """What one tick of the sensor leads to, for one model."""
 
     events: list[Event] = field(default_factory=list)
     requests: list[dg.RunRequest] = field(default_factory=list)
-    said: str = ""
+    summary: str = ""
     alert: str = ""
     """For people, at once."""
 
 
-def place_of(release: Release) -> tuple[str, str, int]:
-    """What a record tells of: release, state and step."""
+def release_place(release: Release) -> tuple[str, str, int]:
+    """Return the release, state and step that a record is about."""
     return release.id, release.state.value, release.step

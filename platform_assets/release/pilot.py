@@ -1,7 +1,7 @@
-"""The pilot of one model's releases: looks at the routing record, decides, and asks for more.
+"""The pilot of one model's releases: reads the routing record, decides, and requests the next step.
 
-All state is in the routing record. The pilot's memory only saves it from saying and asking the
-same again; without it, it does no harm.
+All state is in the routing record. The pilot's memory only avoids repeated messages and requests;
+losing it does no harm.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from platform_assets.ledger.chain import RELEASE as ENTRY_KIND
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
 from platform_assets.release.alerts import alert_text
-from platform_assets.release.candidate import open_gates, score_scale, why_not_released
+from platform_assets.release.candidate import open_gates, release_obstacle, score_scale
 from platform_assets.release.losses import Losses
-from platform_assets.release.memory import Memory, Turn, place_of
+from platform_assets.release.memory import PilotMemory, TickResult, release_place
 from platform_assets.release.promotion_runs import request_promotion
 from platform_assets.release.record import decision_events, describe_place
-from platform_assets.release.view import look
+from platform_assets.release.view import read_view
 from platform_assets.resources.gateway import GatewayRefused, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.serving.ledger import read_ledger
@@ -67,46 +67,50 @@ class Pilot:
     instance: dg.DagsterInstance
     now: datetime
 
-    def take_turn(self, memory: Memory, *, is_busy: bool) -> Turn:
-        """Look, decide, and carry out one decision at most; `memory` is updated.
+    def tick(self, memory: PilotMemory, *, is_busy: bool) -> TickResult:
+        """Read the state, and carry out one decision at most; `memory` is updated.
 
         `is_busy` says that a run is loading or switching a version of the model.
 
         Raises:
             GatewayClientError: the gateway cannot be asked, or refuses; nothing changed.
         """
-        view = look(self.spec, self.gateway)
+        view = read_view(self.spec, self.gateway)
         release = view.report.release if view.report is not None else None
-        turn = Turn()
+        result = TickResult()
         if release is not None:
-            self._note_change(release, memory, turn)
+            self._note_change(release, memory, result)
         if view.report is not None and release is not None and release.state in ACTIVE:
-            self._follow(view.report, release, memory, turn)
+            self._follow(view.report, release, memory, result)
         elif is_busy:
-            turn.said = "a run is loading or switching a version"
+            result.summary = "a run is loading or switching a version"
         else:
-            self._begin(view.production, release, memory, turn)
-        return turn
+            self._begin(view.production, release, memory, result)
+        return result
 
     def _begin(
-        self, production: EffectiveVersion | None, last: Release | None, memory: Memory, turn: Turn
+        self,
+        production: EffectiveVersion | None,
+        last: Release | None,
+        memory: PilotMemory,
+        result: TickResult,
     ) -> None:
         load = newest_load(self.instance, self.spec)
-        turn.said = why_not_released(load, production, last, memory.released_load) or ""
-        if turn.said or load is None:
+        result.summary = release_obstacle(load, production, last, memory.released_load) or ""
+        if result.summary or load is None:
             return
         is_known = memory.waiting_load == load.state.load_id
         if not is_known or self.now.timestamp() >= memory.asked_at + _ASK_AGAIN_S:
             memory.waiting_load, memory.asked_at = load.state.load_id, self.now.timestamp()
             memory.obstacle = open_gates(load, self.instance) or ""
             if not memory.obstacle and production is not None:
-                memory.obstacle = self._begin_release(load.state, memory, turn)
+                memory.obstacle = self._begin_release(load.state, memory, result)
         if memory.obstacle:
-            turn.said = f"version {load.state.version} waits: {memory.obstacle}"
+            result.summary = f"version {load.state.version} waits: {memory.obstacle}"
         elif production is None:
-            self._promote_first(load.state, turn)
+            self._promote_first(load.state, result)
 
-    def _begin_release(self, state: ServingState, memory: Memory, turn: Turn) -> str:
+    def _begin_release(self, state: ServingState, memory: PilotMemory, result: TickResult) -> str:
         """Begin a release; return why the version cannot be released yet, else an empty text."""
         reason = f"version {state.version} passed its gates"
         try:
@@ -122,20 +126,22 @@ class Pilot:
         except (RegistryError, GatewayRefused) as error:
             return str(error)
         memory.released_load = state.load_id
-        self._record(begun, (), Verdict.GO, reason, memory, turn)
+        self._record(begun, (), Verdict.GO, reason, memory, result)
         return ""
 
-    def _promote_first(self, state: ServingState, turn: Turn) -> None:
+    def _promote_first(self, state: ServingState, result: TickResult) -> None:
         """Switch to the first version at once: there is none to compare it with."""
         if ledger := read_ledger(self.instance, self.spec, limit=1):
-            turn.said = (
+            result.summary = (
                 f"nothing is in production, where version {ledger[0].version} was: restore that "
                 f"one by the job {self.spec.model_name}_rollback"
             )
             return
-        self._promote(f"first version, load {state.load_id}", turn)
+        self._promote(f"first version, load {state.load_id}", result)
 
-    def _follow(self, report: ReleaseReport, release: Release, memory: Memory, turn: Turn) -> None:
+    def _follow(
+        self, report: ReleaseReport, release: Release, memory: PilotMemory, result: TickResult
+    ) -> None:
         evidence = report.evidence or ReleaseEvidence(release.id)
         losses = self._joined_losses(release, memory)
         guards = judge_guards(release.plan, release, evidence, losses)
@@ -149,13 +155,13 @@ class Pilot:
             and report.evidence_problem
         ):
             verdict, reason = Verdict.NOT_YET, report.evidence_problem
-        turn.said = f"version {release.version}, {describe_place(release)}: {reason}"
+        result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
         if verdict is not Verdict.NOT_YET:
-            self._advance(release, guards, verdict, reason, memory, turn)
+            self._advance(release, guards, verdict, reason, memory, result)
         elif self.now.timestamp() >= memory.recorded_at + NOT_YET_S:
-            self._record(release, guards, verdict, reason, memory, turn)
+            self._record(release, guards, verdict, reason, memory, result)
         if release.state is ReleaseState.CLEARED and verdict is Verdict.NOT_YET:
-            self._promote(f"release {release.id}", turn)
+            self._promote(f"release {release.id}", result)
 
     def _advance(
         self,
@@ -163,8 +169,8 @@ class Pilot:
         guards: tuple[GuardReport, ...],
         verdict: Verdict,
         reason: str,
-        memory: Memory,
-        turn: Turn,
+        memory: PilotMemory,
+        result: TickResult,
     ) -> None:
         request = ReleaseAdvance(release.id, release.state, release.step, verdict, reason)
         try:
@@ -172,27 +178,27 @@ class Pilot:
         except GatewayRefused as refusal:
             if refusal.status != HTTPStatus.CONFLICT:
                 raise
-            turn.said = f"looks again, since the release changed: {refusal}"
+            result.summary = f"looks again, since the release changed: {refusal}"
             return
-        self._record(done, guards, verdict, reason, memory, turn)
+        self._record(done, guards, verdict, reason, memory, result)
         if done.state is ReleaseState.CLEARED:
-            self._promote(f"release {done.id}", turn)
+            self._promote(f"release {done.id}", result)
 
-    def _promote(self, purpose: str, turn: Turn) -> None:
+    def _promote(self, purpose: str, result: TickResult) -> None:
         request = request_promotion(self.spec.model_name, purpose, self.instance)
         if isinstance(request, str):
-            turn.said = f"{turn.said}; {request}" if turn.said else request
+            result.summary = f"{result.summary}; {request}" if result.summary else request
         else:
-            turn.requests.append(request)
+            result.requests.append(request)
 
-    def _note_change(self, release: Release, memory: Memory, turn: Turn) -> None:
+    def _note_change(self, release: Release, memory: PilotMemory, result: TickResult) -> None:
         """Record where others brought the release: a person, a replica, or the switch."""
-        if memory.place == place_of(release):
+        if memory.place == release_place(release):
             return
         act = release.acts[-1] if release.acts else None
         reason = release.reason or (f"{act.by}: {act.reason}" if act else "it began")
         verdict = act.verdict if act else Verdict.NOT_YET
-        self._record(release, (), verdict, reason, memory, turn)
+        self._record(release, (), verdict, reason, memory, result)
 
     def _record(
         self,
@@ -200,23 +206,23 @@ class Pilot:
         guards: tuple[GuardReport, ...],
         verdict: Verdict,
         reason: str,
-        memory: Memory,
-        turn: Turn,
+        memory: PilotMemory,
+        result: TickResult,
     ) -> None:
         made, checks = decision_events(
             self.spec, release, guards, verdict, reason, self.now, self.instance
         )
-        if memory.place != place_of(release):
-            turn.alert = alert_text(self.spec, release, reason)
-            identity = " ".join(map(str, place_of(release)))
+        if memory.place != release_place(release):
+            result.alert = alert_text(self.spec, release, reason)
+            identity = " ".join(map(str, release_place(release)))
             made = with_entry(
                 made, self.spec, ENTRY_KIND, self.ledger, self.instance, identity=identity
             )
-        turn.events += [made, *checks]
-        turn.said = f"version {release.version}, {describe_place(release)}: {reason}"
-        memory.place, memory.recorded_at = place_of(release), self.now.timestamp()
+        result.events += [made, *checks]
+        result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
+        memory.place, memory.recorded_at = release_place(release), self.now.timestamp()
 
-    def _joined_losses(self, release: Release, memory: Memory) -> PairedLosses | None:
+    def _joined_losses(self, release: Release, memory: PilotMemory) -> PairedLosses | None:
         """The outcome guard's evidence, of a minute ago at most."""
         if Guard.OUTCOME not in release.plan.guardrails:
             return None

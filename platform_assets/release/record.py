@@ -1,4 +1,4 @@
-"""What the pilot writes down: materializations of `[model, release]`, and its checks."""
+"""The pilot's records: materializations of `[model, release]`, and its checks."""
 
 from __future__ import annotations
 

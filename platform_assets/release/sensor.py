@@ -15,7 +15,7 @@ from platform_assets.intervals import sensor_seconds
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.release.losses import losses_reader
-from platform_assets.release.memory import Memory
+from platform_assets.release.memory import PilotMemory
 from platform_assets.release.pilot import Pilot
 from platform_assets.release.record import Event
 from platform_assets.resources.gateway import (
@@ -56,7 +56,7 @@ def release_pilot_sensor(
         ledger: LedgerFolder,
         webhook: WebhookResource,
     ) -> dg.SensorResult:
-        memories = msgspec.json.decode(context.cursor or "{}", type=dict[str, Memory])
+        memories = msgspec.json.decode(context.cursor or "{}", type=dict[str, PilotMemory])
         said: list[str] = []
         events: list[Event] = []
         requests: list[dg.RunRequest] = []
@@ -66,8 +66,8 @@ def release_pilot_sensor(
         for spec in specs:
             if spec.release is None:
                 continue
-            name, before = spec.model_name, memories.get(spec.model_name, Memory())
-            # A copy: what a turn that failed would have said is said by the next one.
+            name, before = spec.model_name, memories.get(spec.model_name, PilotMemory())
+            # A copy: a tick that fails leaves the memory as it was, so the next one repeats it.
             memory = replace(before)
             pilot = Pilot(
                 spec=spec,
@@ -80,20 +80,20 @@ def release_pilot_sensor(
                 now=datetime.now(UTC),
             )
             try:
-                turn = pilot.take_turn(memory, is_busy=name in busy)
+                result = pilot.tick(memory, is_busy=name in busy)
             except (GatewayClientError, ValueError) as error:
                 said.append(f"{name}: nothing was changed: {error}")
                 if isinstance(error, GatewayUnavailable):
                     break  # a timeout for each model would outlast the tick
                 continue
-            if turn.alert:
-                memory.message, memory.message_at = turn.alert, time.time()
+            if result.alert:
+                memory.message, memory.message_at = result.alert, time.time()
             if problem := _send(memory, webhook):
                 context.log.warning(f"{name}: {problem}")
             memories[name] = memory
-            events += turn.events
-            requests += turn.requests
-            said.append(f"{name}: {turn.said}")
+            events += result.events
+            requests += result.requests
+            said.append(f"{name}: {result.summary}")
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else "; ".join(said),
@@ -104,7 +104,7 @@ def release_pilot_sensor(
     return release_pilot
 
 
-def _send(memory: Memory, webhook: WebhookResource) -> str:
+def _send(memory: PilotMemory, webhook: WebhookResource) -> str:
     """Post the message that waits; return why that failed, which is tried again for a day."""
     if not memory.message:
         return ""

@@ -1,4 +1,4 @@
-"""What the gateway says of a model's production and release."""
+"""A model's production and release, as the gateway reports them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import EffectiveVersion, ReleaseReport
 
 
-class View(NamedTuple):
-    """What the gateway says of a model."""
+class GatewayView(NamedTuple):
+    """A model's production and its release."""
 
     production: EffectiveVersion | None
     report: ReleaseReport | None
 
 
-def look(spec: ModelSpec, gateway: GatewayResource) -> View:
+def read_view(spec: ModelSpec, gateway: GatewayResource) -> GatewayView:
     """Ask the gateway for production and the release of a model.
 
     Raises:
@@ -25,7 +25,7 @@ def look(spec: ModelSpec, gateway: GatewayResource) -> View:
     """
     statuses = gateway.model_statuses(spec.model_name)
     if not statuses:
-        return View(None, None)
+        return GatewayView(None, None)
     newest = max(statuses, key=lambda one: one.routing.generation)
     production = newest.effective.get(PRODUCTION)
-    return View(production, None if production is None else gateway.release(spec.model_name))
+    return GatewayView(production, None if production is None else gateway.release(spec.model_name))

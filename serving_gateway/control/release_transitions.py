@@ -141,10 +141,10 @@ def advance(record: RoutingRecord, request: ReleaseAdvance, at: str, by: str) ->
     if request.verdict is Verdict.NOT_YET:
         raise InvalidInput("verdict is not yet; that changes nothing.", field="verdict")
     if request.verdict is Verdict.STOP:
-        return _stopped(record, release, at, by, reason)
-    noted = _noted(release, Verdict.GO, at, by, reason)
+        return _stop(record, release, at, by, reason)
+    noted = _add_act(release, Verdict.GO, at, by, reason)
     if release.state is ReleaseState.WATCHING:
-        return _without_candidate(record, _ended(noted, ReleaseState.COMPLETED, at, reason))
+        return _without_candidate(record, _end(noted, ReleaseState.COMPLETED, at, reason))
     if release.state is not ReleaseState.RUNNING:
         raise Conflict(
             f"The release of version {release.version} is {release.state.value}: "
@@ -175,7 +175,7 @@ def approve(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -
             f"{release.step}; it does not wait for an approval.",
             code="release_not_waiting",
         )
-    noted = _noted(release, Verdict.GO, at, by, reason, is_approval=True)
+    noted = _add_act(release, Verdict.GO, at, by, reason, is_approval=True)
     if release.plan.approval is Approval.BEFORE_SWITCH:
         cleared = replace(noted, state=ReleaseState.CLEARED, since=at)
         return replace(record, release=cleared)
@@ -186,17 +186,15 @@ def approve(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -
 def stop(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -> RoutingRecord:
     """The record with the release ended; while it is watched, that rolls A back and pins it."""
     release = require_active(record, request.id)
-    return _stopped(record, release, at, by, _require_reason(request.reason))
+    return _stop(record, release, at, by, _require_reason(request.reason))
 
 
-def _stopped(
-    record: RoutingRecord, release: Release, at: str, by: str, reason: str
-) -> RoutingRecord:
-    noted = _noted(release, Verdict.STOP, at, by, reason)
+def _stop(record: RoutingRecord, release: Release, at: str, by: str, reason: str) -> RoutingRecord:
+    noted = _add_act(release, Verdict.STOP, at, by, reason)
     if release.state is not ReleaseState.WATCHING:
-        return _without_candidate(record, _ended(noted, ReleaseState.STOPPED, at, reason))
+        return _without_candidate(record, _end(noted, ReleaseState.STOPPED, at, reason))
     back = rolled_back(record, A, previous_slot_of(record, release))
-    return _without_candidate(back, _ended(noted, ReleaseState.ROLLED_BACK, at, reason))
+    return _without_candidate(back, _end(noted, ReleaseState.ROLLED_BACK, at, reason))
 
 
 def previous_slot_of(record: RoutingRecord, release: Release) -> Slot:
@@ -226,7 +224,7 @@ def check_reload(record: RoutingRecord, alias: str, version: int, mode: Mode) ->
 
 
 def missing_for_switch(release: Release) -> str:
-    """What an active release needs before the switch, for people."""
+    """Return what an active release still needs before the switch, for people."""
     steps = len(release.plan.steps)
     if release.state is ReleaseState.RUNNING:
         return f"it is in step {release.step + 1} of {steps}"
@@ -239,7 +237,7 @@ def missing_for_switch(release: Release) -> str:
 def settle(
     base: RoutingRecord, changed: RoutingRecord, at: str, by: str, reason: str | None
 ) -> RoutingRecord:
-    """What a change of routing that is none of this module's does to the release of `base`.
+    """Apply to the release of `base` the effect of a change that is not one of a release.
 
     The reload of A onto a cleared version is the switch. Any other one ends the release, with its
     candidate and its traffic, unless the change itself set these.
@@ -252,8 +250,8 @@ def settle(
     if not (moved or has_other_traffic or changed.removed != base.removed):
         return changed
     if moved == {A} and not has_other_traffic and _is_switch(changed, release):
-        return _switched(base, changed, release, at, by, reason)
-    why = f"ended by another change: {_described(base, changed)}, by {by}"
+        return _switch(base, changed, release, at, by, reason)
+    why = f"ended by another change: {_describe_change(base, changed)}, by {by}"
     why += "" if reason is None else f": {reason}"
     production = changed.variants.get(A)
     is_back = (
@@ -262,7 +260,7 @@ def settle(
         and production.version == release.previous_version
     )
     state = ReleaseState.ROLLED_BACK if is_back else ReleaseState.STOPPED
-    ended = _ended(_noted(release, Verdict.STOP, at, by, why), state, at, why)
+    ended = _end(_add_act(release, Verdict.STOP, at, by, why), state, at, why)
     if B in moved or (has_other_traffic and has_traffic(changed.traffic)):
         traffic = changed.traffic if has_other_traffic else Traffic()
         return replace(changed, release=ended, traffic=traffic)
@@ -279,7 +277,7 @@ def _is_switch(changed: RoutingRecord, release: Release) -> bool:
     )
 
 
-def _switched(
+def _switch(
     base: RoutingRecord,
     changed: RoutingRecord,
     release: Release,
@@ -288,9 +286,9 @@ def _switched(
     reason: str | None,
 ) -> RoutingRecord:
     """The record after the switch: the version before is mirrored, unless there is no watch."""
-    noted = _noted(release, Verdict.GO, at, by, reason or "switched")
+    noted = _add_act(release, Verdict.GO, at, by, reason or "switched")
     if release.plan.watch_seconds == 0:
-        return _without_candidate(changed, _ended(noted, ReleaseState.COMPLETED, at, None))
+        return _without_candidate(changed, _end(noted, ReleaseState.COMPLETED, at, None))
     watched = replace(noted, state=ReleaseState.WATCHING, since=at)
     variants = {**changed.variants, B: base.variants[A]}
     return replace(changed, variants=variants, traffic=_MIRROR_ALL, release=watched)
@@ -303,7 +301,7 @@ def _routes(record: RoutingRecord, alias: str) -> tuple[object, ...] | None:
     return slot.version, slot.run_id, slot.mode, slot.model_name, slot.triton_url
 
 
-def _described(base: RoutingRecord, changed: RoutingRecord) -> str:
+def _describe_change(base: RoutingRecord, changed: RoutingRecord) -> str:
     if changed.removed:
         return "the model was removed"
     for alias in (A, B):
@@ -322,15 +320,15 @@ def _without_candidate(record: RoutingRecord, release: Release) -> RoutingRecord
     return replace(record, variants=variants, traffic=Traffic(), release=release)
 
 
-def _ended(release: Release, state: ReleaseState, at: str, reason: str | None) -> Release:
+def _end(release: Release, state: ReleaseState, at: str, reason: str | None) -> Release:
     cut = None if reason is None else reason[:_REASON_CHARACTERS]
     return replace(release, state=state, since=at, reason=cut)
 
 
-def _noted(
+def _add_act(
     release: Release, verdict: Verdict, at: str, by: str, reason: str, *, is_approval: bool = False
 ) -> Release:
-    """The release with one act more."""
+    """The release with one more act."""
     cut = reason[:_REASON_CHARACTERS]
     act = ReleaseAct(release.phase, verdict, at, by, cut, is_approval)
     return replace(release, acts=(*release.acts, act)[-KEPT_ACTS:])

@@ -84,7 +84,7 @@ class Trial:
         world.record_load(world.rival)
         world.turn()
         release = world.release
-        assert place_of(release) == Place.MIRROR, world.turn().said
+        assert place_of(release) == Place.MIRROR, world.turn().summary
         return release
 
     def reach(self, place: Place) -> None:

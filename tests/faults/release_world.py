@@ -25,7 +25,7 @@ from platform_assets.ledger.keys import DeploymentKey
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import verify_chain
 from platform_assets.model_spec import ReleaseSpec
-from platform_assets.release.memory import Memory, Turn
+from platform_assets.release.memory import PilotMemory, TickResult
 from platform_assets.release.pilot import Pilot
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
@@ -89,7 +89,7 @@ class World:
     balancer: RunningBalancer
     instance: dg.DagsterInstance
     steps: ReleaseSpec = field(default_factory=ReleaseSpec)
-    memory: Memory = field(default_factory=Memory)
+    memory: PilotMemory = field(default_factory=PilotMemory)
     late: timedelta = timedelta()
     production: int = 1
     rival: int = 1
@@ -147,20 +147,20 @@ class World:
             now=datetime.now(UTC) + self.late,
         )
 
-    def turn(self, after: float = 0.0) -> Turn:
+    def turn(self, after: float = 0.0) -> TickResult:
         """Let the pilot look, with its clock that many seconds further; switch if it says so."""
         self.late += timedelta(seconds=after)
-        turn = self.pilot().take_turn(self.memory, is_busy=False)
-        for event in turn.events:
+        result = self.pilot().tick(self.memory, is_busy=False)
+        for event in result.events:
             self.instance.report_runless_asset_event(event)
         self.report()
-        if turn.requests:
+        if result.requests:
             self.switch()
-        return turn
+        return result
 
     def die_in_turn(self) -> None:
         """Let a pilot carry out its decision, and lose what it was to say and to remember."""
-        self.pilot().take_turn(replace(self.memory), is_busy=False)
+        self.pilot().tick(replace(self.memory), is_busy=False)
         self.report()
 
     def switch(self) -> None:
@@ -186,18 +186,20 @@ class World:
         return found
 
     def run(self, seconds: float, until: ReleaseState | None = None) -> Release:
-        """Turn until the newest load's release has ended, or is in a state; the release."""
+        """Run ticks until the newest load's release has ended, or is in a state; the release."""
         deadline, before = time.monotonic() + seconds, self.report().release
         known = None if before is None or before.state in ACTIVE else before.id
         while True:
-            turn, release = self.turn(), self.report().release
+            result, release = self.turn(), self.report().release
             is_over = release is not None and (
                 release.state is until if until else release.state not in ACTIVE
             )
             if release is not None and release.id != known and is_over:
                 return release
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {seconds} s: the end of the release: {turn.said}")
+                raise TimeoutError(
+                    f"not within {seconds} s: the end of the release: {result.summary}"
+                )
             time.sleep(_PAUSE_SECONDS)
 
     def settle(self) -> None:

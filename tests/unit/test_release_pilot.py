@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, Outcomes, ReleaseSpec, StepMinimum
-from platform_assets.release.memory import Memory, Turn
+from platform_assets.release.memory import PilotMemory, TickResult
 from platform_assets.release.pilot import Pilot
 from platform_assets.release.promotion_runs import MAX_RUNS, RELEASE_TAG
 from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
@@ -62,7 +62,7 @@ class World:
         self.routing = Routing(RoutingRecord(MODEL, generation=1, variants=variants))
         ROUTINGS[self.name] = self.routing
         self.gateway = ReleasingGateway(name=self.name)
-        self.memory = Memory()
+        self.memory = PilotMemory()
         self.ledger = LedgerFolder(root=str(folder))
         self.losses: PairedOutcomes | None = None
         self.joins = 0
@@ -100,7 +100,7 @@ class World:
                 )
             )
 
-    def turn(self, after: float = 0.0, *, is_busy: bool = False) -> Turn:
+    def tick(self, after: float = 0.0, *, is_busy: bool = False) -> TickResult:
         """Let the pilot look, `after` more seconds."""
         self.routing.late += timedelta(seconds=after)
         assert self.spec.release is not None
@@ -119,7 +119,7 @@ class World:
             instance=self.instance,
             now=datetime.now(UTC) + self.routing.late,
         )
-        return pilot.take_turn(self.memory, is_busy=is_busy)
+        return pilot.tick(self.memory, is_busy=is_busy)
 
     @property
     def release(self) -> Release:
@@ -140,7 +140,7 @@ def world(instance: dg.DagsterInstance, tmp_path: Path) -> World:
 def released(world: World) -> World:
     """Version 2 is in its first step."""
     world.load(2)
-    world.turn()
+    world.tick()
     return world
 
 
@@ -148,7 +148,7 @@ def cleared(world: World) -> None:
     """Let both steps end with go."""
     for requests in (20_000, 200):
         world.routing.count(requests)
-        world.turn(61)
+        world.tick(61)
     assert world.state == (ReleaseState.CLEARED, 1)
 
 
@@ -165,15 +165,15 @@ def test_a_loaded_version_that_passed_its_gates_is_released_in_the_steps_of_its_
     world: World,
 ) -> None:
     world.load(2)
-    turn = world.turn()
+    result = world.tick()
     assert world.state == (ReleaseState.RUNNING, 0)
     assert (world.release.version, world.release.previous_version) == (2, 1)
     assert world.release.plan.seconds == 60
-    assert "version 2, step 1 of 2, all requests mirrored" in turn.said
-    [made] = turn.events
+    assert "version 2, step 1 of 2, all requests mirrored" in result.summary
+    [made] = result.events
     assert isinstance(made, dg.AssetMaterialization)
     assert made.asset_key == dg.AssetKey([MODEL, "release"])
-    world.turn()
+    world.tick()
     assert world.routing.calls == ["begin"]
 
 
@@ -190,30 +190,30 @@ def test_what_may_not_be_released_begins_nothing(
     world: World, load: dict[str, Any], said: str
 ) -> None:
     world.load(**load)
-    assert said in world.turn().said
+    assert said in world.tick().summary
     assert world.routing.calls == []
 
 
 def test_nothing_begins_before_anything_was_loaded_or_while_a_run_loads(world: World) -> None:
-    assert "no loaded version" in world.turn().said
+    assert "no loaded version" in world.tick().summary
     world.load(2)
-    assert "a run is loading" in world.turn(is_busy=True).said
+    assert "a run is loading" in world.tick(is_busy=True).summary
     assert world.routing.calls == []
 
 
 def test_gates_that_were_open_are_asked_again_after_a_minute(world: World) -> None:
     load_id = world.load(2, judged=False)
-    world.turn()
+    world.tick()
     world.judge(2, load_id)
-    assert "has not passed its gates" in world.turn(30).said
-    world.turn(31)
+    assert "has not passed its gates" in world.tick(30).summary
+    world.tick(31)
     assert world.routing.calls == ["begin"]
 
 
 def test_a_pin_is_not_overridden(world: World) -> None:
     world.routing.switch(1, Mode.PINNED)
     world.load(2)
-    said = world.turn().said
+    said = world.tick().summary
     assert "version 2 waits: production is pinned to version 1" in said
     assert '"unpin": true' in said
     assert world.routing.calls == []
@@ -221,10 +221,10 @@ def test_a_pin_is_not_overridden(world: World) -> None:
 
 def test_a_released_version_is_released_again_only_after_another_load(released: World) -> None:
     released.gateway.stop_release(MODEL, ReleaseDecision("no"))
-    released.turn()
-    assert "was released already (stopped)" in released.turn().said
+    released.tick()
+    assert "was released already (stopped)" in released.tick().summary
     released.load(2)
-    released.turn()
+    released.tick()
     assert released.state == (ReleaseState.RUNNING, 0)
     assert released.routing.calls == ["begin", "stop", "begin"]
 
@@ -232,19 +232,19 @@ def test_a_released_version_is_released_again_only_after_another_load(released: 
 def test_a_gateway_whose_clock_is_behind_releases_no_load_twice(world: World) -> None:
     world.load(2)
     world.routing.late = timedelta(hours=-1)
-    world.turn()
+    world.tick()
     world.gateway.stop_release(MODEL, ReleaseDecision("no"))
     for _ in range(2):
-        assert "was released already (stopped)" in world.turn().said
+        assert "was released already (stopped)" in world.tick().summary
     assert world.routing.calls == ["begin", "stop"]
 
 
 def test_a_newer_version_waits_until_the_release_has_ended(released: World) -> None:
     released.load(3)
-    released.turn()
+    released.tick()
     assert released.release.version == 2
     released.gateway.stop_release(MODEL, ReleaseDecision("no"))
-    released.turn()
+    released.tick()
     assert released.release.version == 3
 
 
@@ -256,13 +256,13 @@ def test_the_first_version_is_switched_to_at_once(
 ) -> None:
     world = World(instance, tmp_path, production=None)
     load_id = world.load(1)
-    [request] = world.turn().requests
+    [request] = world.tick().requests
     assert request.job_name == f"{MODEL}_promotion"
     assert request.tags == {MODEL_TAG: MODEL, RELEASE_TAG: f"first version, load {load_id}"}
     run(world, request, dg.DagsterRunStatus.STARTED)
-    turn = world.turn()
-    assert not turn.requests
-    assert "is switching" in turn.said
+    result = world.tick()
+    assert not result.requests
+    assert "is switching" in result.summary
     assert world.routing.calls == []
 
 
@@ -275,9 +275,9 @@ def test_a_production_that_was_lost_is_not_taken_for_a_first_version(
     key = dg.AssetKey([MODEL, "gateway_reload"])
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
     world.load(2)
-    turn = world.turn()
-    assert not turn.requests
-    assert "nothing is in production, where version 1 was" in turn.said
+    result = world.tick()
+    assert not result.requests
+    assert "nothing is in production, where version 1 was" in result.summary
 
 
 def test_a_begin_that_the_gateway_refuses_is_tried_again_after_a_minute(
@@ -293,9 +293,9 @@ def test_a_begin_that_the_gateway_refuses_is_tried_again_after_a_minute(
         patch.setattr(ReleasingGateway, "begin_release", refuses)
         world.load(2)
         for _ in range(2):
-            assert "version 2 waits: its feature contract differs" in world.turn(20).said
+            assert "version 2 waits: its feature contract differs" in world.tick(20).summary
     assert asked == [MODEL]
-    world.turn(41)
+    world.tick(41)
     assert world.state == (ReleaseState.RUNNING, 0)
 
 
@@ -304,27 +304,27 @@ def test_a_begin_that_the_gateway_refuses_is_tried_again_after_a_minute(
 
 def test_steps_end_with_go_and_the_last_go_launches_the_switch(released: World) -> None:
     released.routing.count(199)
-    assert "got 199 of 200 requests" in released.turn(61).said
+    assert "got 199 of 200 requests" in released.tick(61).summary
     released.routing.count(20_000)
-    turn = released.turn()
+    result = released.tick()
     assert released.state == (ReleaseState.RUNNING, 1)
-    assert "no guardrail is broken" in turn.said
-    kinds = [type(event).__name__ for event in turn.events]
+    assert "no guardrail is broken" in result.summary
+    kinds = [type(event).__name__ for event in result.events]
     assert kinds == ["AssetMaterialization", "AssetCheckEvaluation"]
     released.routing.count(200)
-    [request] = released.turn(61).requests
+    [request] = released.tick(61).requests
     assert released.state == (ReleaseState.CLEARED, 1)
-    assert released.turn().requests == [request], "until it runs"
+    assert released.tick().requests == [request], "until it runs"
     assert request.job_name == f"{MODEL}_promotion"
     assert request.tags[RELEASE_TAG] == f"release {released.release.id}"
 
 
 def test_a_broken_guard_stops_the_release_and_people_are_told(released: World) -> None:
     released.routing.count(500, failed=40)
-    turn = released.turn()
+    result = released.tick()
     assert released.state == (ReleaseState.STOPPED, 0)
-    assert "the release of version 2 of *best_model* was stopped" in turn.alert
-    made, check = turn.events
+    assert "the release of version 2 of *best_model* was stopped" in result.alert
+    made, check = result.events
     assert isinstance(made, dg.AssetMaterialization)
     assert isinstance(check, dg.AssetCheckEvaluation)
     assert (check.check_name, check.passed) == ("failures", False)
@@ -332,16 +332,16 @@ def test_a_broken_guard_stops_the_release_and_people_are_told(released: World) -
     assert made.metadata["verdict"].value == "stop"
     assert "data:image/png" in str(made.metadata["evidence"].value)
     assert released.routing.record.variants.keys() == {"A"}
-    assert released.turn().alert == ""
+    assert released.tick().alert == ""
 
 
 def test_decisions_are_entries_of_the_ledger_once(released: World) -> None:
     released.routing.count(10)
-    released.turn(601)
-    released.memory = Memory()
-    released.turn()
+    released.tick(601)
+    released.memory = PilotMemory()
+    released.tick()
     released.gateway.stop_release(MODEL, ReleaseDecision("stopped by Ada: too slow"))
-    released.turn()
+    released.tick()
     journal = released.ledger.journal(MODEL)
     assert journal is not None
     begun, stopped = journal.entries()
@@ -352,25 +352,25 @@ def test_decisions_are_entries_of_the_ledger_once(released: World) -> None:
 
 def test_what_is_not_decided_is_recorded_every_ten_minutes(released: World) -> None:
     released.routing.count(10)
-    assert not released.turn(300).events
-    assert len(released.turn(301).events) == 2
-    assert not released.turn(300).events
+    assert not released.tick(300).events
+    assert len(released.tick(301).events) == 2
+    assert not released.tick(300).events
 
 
 def test_missing_counts_of_a_replica_are_no_go(released: World) -> None:
     released.routing.count(20_000)
     released.routing.evidence_problem = "the store cannot be read"
-    assert "the store cannot be read" in released.turn(61).said
+    assert "the store cannot be read" in released.tick(61).summary
     assert released.state == (ReleaseState.RUNNING, 0)
     released.routing.count(500, failed=40)
-    released.turn()
+    released.tick()
     assert released.state == (ReleaseState.STOPPED, 0), "what is there is enough to stop"
 
 
 def test_a_stop_that_is_not_written_yet_is_waited_for(released: World) -> None:
     released.routing.count(20_000)
     released.routing.stop_pending = True
-    assert "a stop is in effect" in released.turn(61).said
+    assert "a stop is in effect" in released.tick(61).summary
     assert released.routing.calls == ["begin"]
 
 
@@ -385,11 +385,11 @@ def test_a_release_that_changed_meanwhile_is_looked_at_again(
         return real(gateway, model, request)
 
     monkeypatch.setattr(ReleasingGateway, "advance_release", late)
-    turn = released.turn(61)
-    assert "looks again" in turn.said
-    assert not turn.events
-    turn = released.turn()
-    assert "a person was faster" in turn.alert
+    result = released.tick(61)
+    assert "looks again" in result.summary
+    assert not result.events
+    result = released.tick()
+    assert "a person was faster" in result.alert
     assert released.state == (ReleaseState.STOPPED, 0)
 
 
@@ -402,14 +402,14 @@ def test_another_refusal_changes_nothing_and_is_raised(
     released.routing.count(20_000)
     monkeypatch.setattr(ReleasingGateway, "advance_release", refuses)
     with pytest.raises(GatewayRefused, match="the store is down"):
-        released.turn(61)
+        released.tick(61)
     assert released.state == (ReleaseState.RUNNING, 0)
 
 
 def test_a_gateway_that_is_down_changes_nothing(released: World) -> None:
     released.routing.is_down = True
     with pytest.raises(GatewayUnavailable):
-        released.turn()
+        released.tick()
 
 
 # Outcomes
@@ -419,21 +419,21 @@ def test_outcomes_are_joined_once_a_minute_and_anew_after_the_switch(world: Worl
     world.configure(guardrails={Guard.OUTCOME: 0.02})
     world.losses = PairedOutcomes(20, 20, 4_000)
     world.load(2)
-    world.turn()
+    world.tick()
     for _ in range(6):
-        world.turn(11)
+        world.tick(11)
     assert world.joins == 1
-    world.turn(11)
+    world.tick(11)
     assert world.joins == 2
     world.routing.count(200)
-    world.turn()
+    world.tick()
     world.routing.count(200)
-    world.turn(61)
+    world.tick(61)
     assert world.state == (ReleaseState.CLEARED, 1)
     joined = world.joins
     world.routing.switch(2)
     world.losses = PairedOutcomes(300, 20, 1_700)
-    world.turn()
+    world.tick()
     assert world.joins == joined + 1
     assert world.state == (ReleaseState.ROLLED_BACK, 1)
 
@@ -444,42 +444,42 @@ def test_outcomes_are_joined_once_a_minute_and_anew_after_the_switch(world: Worl
 def test_a_switch_that_failed_is_launched_again_a_few_times(released: World) -> None:
     cleared(released)
     for number in range(MAX_RUNS):
-        [request] = released.turn().requests
+        [request] = released.tick().requests
         assert request.run_key == f"{MODEL} release {released.release.id} {number}"
         run(released, request, dg.DagsterRunStatus.STARTED)
-        assert not released.turn().requests
+        assert not released.tick().requests
         [record] = released.instance.get_run_records(limit=1)
         released.instance.delete_run(record.dagster_run.run_id)
         run(released, request, dg.DagsterRunStatus.FAILURE)
-    turn = released.turn()
-    assert not turn.requests
-    assert f"{MAX_RUNS} runs did not switch" in turn.said
+    result = released.tick()
+    assert not result.requests
+    assert f"{MAX_RUNS} runs did not switch" in result.summary
 
 
 def test_the_watch_completes_the_release_or_rolls_it_back(released: World) -> None:
     cleared(released)
     released.routing.switch(2)
-    turn = released.turn()
+    result = released.tick()
     assert released.state == (ReleaseState.WATCHING, 1)
-    assert turn.events, "the switch is recorded though others made it"
+    assert result.events, "the switch is recorded though others made it"
     released.routing.count(20)
-    released.turn(1_700)
+    released.tick(1_700)
     assert released.state == (ReleaseState.WATCHING, 1)
-    released.turn(101)
+    released.tick(101)
     assert released.state == (ReleaseState.COMPLETED, 1)
-    assert "is in production" in released.turn().said
+    assert "is in production" in released.tick().summary
 
 
 def test_a_guard_that_breaks_after_the_switch_rolls_back_and_pins(released: World) -> None:
     cleared(released)
     released.routing.switch(2)
     released.routing.count(500, failed=40)
-    turn = released.turn()
+    result = released.tick()
     assert released.state == (ReleaseState.ROLLED_BACK, 1)
     assert released.routing.record.variants["A"] == slot(1, Mode.PINNED)
-    assert "*best_model* was rolled back from version 2 to 1, and pinned there" in turn.alert
-    assert "failures 0.08" in turn.alert
-    assert "is pinned to version 1" in released.turn().said
+    assert "*best_model* was rolled back from version 2 to 1, and pinned there" in result.alert
+    assert "failures 0.08" in result.alert
+    assert "is pinned to version 1" in released.tick().summary
 
 
 # People
@@ -488,23 +488,23 @@ def test_a_guard_that_breaks_after_the_switch_rolls_back_and_pins(released: Worl
 def test_an_approval_is_waited_for_and_recorded_with_who_gave_it(world: World) -> None:
     world.configure(approval=Approval.BEFORE_SWITCH)
     world.load(2)
-    world.turn()
+    world.tick()
     for requests in (20_000, 200):
         world.routing.count(requests)
-        turn = world.turn(61)
+        result = world.tick(61)
     assert world.state == (ReleaseState.WAITING, 1)
-    assert "version 2 of *best_model* waits for an approval" in turn.alert
-    assert not world.turn(86_400 * 3).requests
+    assert "version 2 of *best_model* waits for an approval" in result.alert
+    assert not world.tick(86_400 * 3).requests
     world.gateway.approve_release(MODEL, ReleaseDecision("approved by Ada: looks good"))
-    turn = world.turn()
-    assert len(turn.requests) == 1
-    assert any("approved by Ada: looks good" in str(event) for event in turn.events)
+    result = world.tick()
+    assert len(result.requests) == 1
+    assert any("approved by Ada: looks good" in str(event) for event in result.events)
 
 
 def test_without_its_memory_the_pilot_goes_on_from_the_record(released: World) -> None:
     released.routing.count(20_000)
-    released.memory = Memory()
-    released.turn(61)
+    released.memory = PilotMemory()
+    released.tick(61)
     assert released.state == (ReleaseState.RUNNING, 1)
     assert replace(released.memory, recorded_at=0.0).place == (
         released.release.id,
