@@ -121,7 +121,8 @@ _TRITON: Final = _area(
         "switches under load",
         "a table is replaced as a whole; what a retired version cannot answer the next one does",
         (
-            _GATEWAY + "faults.py::test_two_hundred_switches_under_load_fail_no_request",
+            _HERE + "histories.py::test_no_client_of_four_replicas_goes_back_or_meets_a_version"
+            "_out_of_its_time",
             _GATEWAY + "faults.py::test_a_retired_version_hands_over_without_a_failed_request",
         ),
         ("tests.benchmarks.switches", "--switches", "500"),

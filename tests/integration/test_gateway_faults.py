@@ -15,19 +15,6 @@ from tests.support.onnx_models import config_text, telltale, write_config, write
 from tests.support.servers import RunningTriton, run_triton, wait_until
 
 
-def test_two_hundred_switches_under_load_fail_no_request(
-    tmp_path: Path, shared_triton: RunningTriton
-) -> None:
-    with run_gateway(tmp_path, shared_triton.http_url) as gateway:
-        gateway.routed(1)
-        with Client(gateway.url) as one, Client(gateway.url) as two:
-            for number in range(200):
-                gateway.routed(1 + number % 2)
-        answers = [*one.answers, *two.answers]
-        assert {status for status, _ in answers} == {200}
-        assert {version for _, version in answers} == {1, 2}
-
-
 def test_a_retired_version_hands_over_without_a_failed_request(
     tmp_path: Path, repository: Path
 ) -> None:
