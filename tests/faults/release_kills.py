@@ -161,6 +161,11 @@ def kill_pilot(trial: Trial) -> None:
     trial.world.memory = type(trial.world.memory)()
 
 
+def kill_pilot_in_turn(trial: Trial) -> None:
+    """The pilot dies between the decision that it carried out and what it stores of that."""
+    trial.world.die_in_turn()
+
+
 def kill_triton(trial: Trial) -> None:
     """`kill -9` of the only Triton; both versions come back."""
     _kill_triton(trial, trial.world.production, trial.world.rival)
@@ -229,5 +234,6 @@ FAULTS: Final = (
     kill_redis,
     empty_redis,
     kill_both_gateways,
+    kill_pilot_in_turn,
     kill_triton_and_lose_candidate,
 )
