@@ -88,10 +88,13 @@ def _triton(settings: StackSettings) -> Service:
 
 
 def _mlflow(settings: StackSettings) -> Service:
+    home = settings.state_dir / "mlflow"
     command = (
-        *(str(settings.python), "-m", "platform_assets.local_stack.mlflow_server"),
-        *("--home", str(settings.state_dir / "mlflow")),
-        *("--port", str(settings.ports.mlflow)),
+        *(str(settings.python), "-m", "mlflow", "server"),
+        *("--host", LOOPBACK, "--port", str(settings.ports.mlflow)),
+        *("--backend-store-uri", f"sqlite:///{home}/mlflow.db"),
+        *("--artifacts-destination", str(home / "artifacts")),
+        *("--serve-artifacts", "--workers", "1"),
     )
     ready = partial(answers_ok, f"{settings.mlflow_url}/health")
     return Service(MLFLOW, 0, command, settings.mlflow_url, ready)
