@@ -63,6 +63,8 @@ def rivals(world: World) -> World:
 @pytest.fixture
 def rivalry(rivals: World) -> Iterator[World]:
     """With both READY, whatever died before, and no release under way afterwards."""
+    if not rivals.redis.process.running:  # after a test that failed
+        rivals.redis.process.start()
     versions = rivals.production, rivals.rival
     persist(rivals, *versions)
     assert serve_versions(rivals.triton, *versions).is_success
@@ -159,7 +161,7 @@ async def test_what_a_killed_replica_had_counted_is_not_lost(rivalry: World) -> 
     counted = _candidate_requests(world)
     answers, killed = _by_b(trial), trial.outages[0].began
     # Each replica stores its counts every second.
-    lost = [one for one in answers if killed - 2.0 <= one.received <= killed + 1.0]
+    lost = [one for one in answers if killed - 1.5 <= one.received <= killed + 1.0]
     assert len(answers) - len(lost) <= counted <= len(answers) + len(trial.load.failed)
     report("releases", answered_by_b=len(answers), counted=counted, unsure=len(lost))
 
