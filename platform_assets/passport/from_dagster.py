@@ -112,7 +112,8 @@ def _gates(instance: dg.DagsterInstance, model_name: str, version: int) -> dict[
         key = dg.AssetCheckKey(dg.AssetKey([model_name, "triton_serving_state"]), gate)
         history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_FAR_BACK)
         for record in history:
-            evaluation = record.evaluation
+            # Of a run that is only queued there is a record, without a verdict.
+            evaluation = record.event.asset_check_evaluation if record.event else None
             judged = evaluation.metadata.get("version") if evaluation else None
             if evaluation is not None and judged is not None and judged.value == version:
                 verdicts[gate] = plain_content(measured(evaluation))

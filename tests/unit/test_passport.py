@@ -9,10 +9,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import msgspec
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationPlanned,
+)
+from dagster._core.events import DagsterEvent, DagsterEventType
 from rich.console import Console
 
 from platform_assets.ledger.chain import RELEASE, parse_line
@@ -187,6 +192,21 @@ def test_passport_lists_the_times_in_production(world: World) -> None:
     [between] = make_passport(world.sources, NAME, 2).periods
     assert (first.until, between.until, again.until) == (between.since, again.since, None)
     assert (first.action, again.action, again.why) == (PROMOTION, ROLLBACK, "it was wrong")
+
+
+def test_passport_can_be_made_while_a_run_has_not_judged_its_gates_yet(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    gate = dg.AssetKey(IRIS.key("triton_serving_state"))
+    passed = dg.AssetCheckEvaluation(gate, "replay", True, {"version": dg.MetadataValue.int(2)})
+    instance.report_runless_asset_event(passed)
+    planned = DagsterEvent(
+        DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value,
+        "a_chain",
+        event_specific_data=AssetCheckEvaluationPlanned(asset_key=gate, check_name="replay"),
+    )
+    instance.report_dagster_event(planned, run_id=str(uuid4()))
+    assert "Dagster" in make_passport(world.sources, NAME, 2).values("Gates", "replay")
 
 
 def test_without_mlflow_the_ledger_tells_what_it_knows(world: World) -> None:
