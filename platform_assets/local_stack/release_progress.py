@@ -89,3 +89,5 @@ def print_release(
     console.print(f"  {settings.gateway_url}/?model={model_name}", markup=False, highlight=False)
     asset = f"{settings.dagster_url}/assets/{model_name}/release"
     console.print(f"  {asset}", markup=False, highlight=False)
+    console.print("To approve or stop it on the gateway's page, use the control token in")
+    console.print(f"  {settings.operator_token}", markup=False, highlight=False)

@@ -58,6 +58,7 @@ def test_the_release_that_follows_a_chain_is_waited_for_and_shown(
     assert "Release of version 3: step 1 of 2, all requests mirrored" in said
     assert "/?model=cars" in said
     assert "/assets/cars/release" in said
+    assert str(settings.operator_token) in said
 
 
 def test_a_release_that_is_under_way_is_shown(
