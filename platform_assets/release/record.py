@@ -28,6 +28,10 @@ RELEASE_ID: Final = "release_id"
 NUMBERS: Final = "numbers"
 """Metadata keys: the release, and the bounds of its guards for the next picture."""
 _POINTS: Final = 200
+_AFTER_SWITCH: Final = frozenset(
+    {ReleaseState.WATCHING, ReleaseState.COMPLETED, ReleaseState.ROLLED_BACK}
+)
+"""States of a release that is judged by what was counted after its switch."""
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
@@ -129,19 +133,21 @@ def _evidence(
     present = Point(
         now.timestamp(), {one.guard: Bounds(one.low, one.value, one.high) for one in guards}
     )
-    points = [*_past_points(spec, release.id, instance), present]
+    points = [*_past_points(spec, release, instance), present]
     drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
     return picture(drawn, "the bounds of each guardrail over time, and its margin")
 
 
-def _past_points(spec: ModelSpec, release_id: str, instance: dg.DagsterInstance) -> list[Point]:
-    """The points of earlier records of a release, oldest first."""
+def _past_points(spec: ModelSpec, release: Release, instance: dg.DagsterInstance) -> list[Point]:
+    """The points of earlier records of a release on the same side of its switch, oldest first."""
+    is_after_switch = release.state in _AFTER_SWITCH
     points: list[Point] = []
     for record in instance.fetch_materializations(release_key(spec), limit=_POINTS).records:
         made = record.asset_materialization
         if made is None or (found := made.metadata.get(RELEASE_ID)) is None:
             continue
-        if found.value != release_id:
+        is_watch = made.metadata["state"].value == ReleaseState.WATCHING.value
+        if found.value != release.id or is_watch != is_after_switch:
             break
         numbers: Any = made.metadata[NUMBERS].value
         bounds = {Guard(name): Bounds(*three) for name, three in numbers.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from msgspec.structs import replace
 
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, Outcomes, ReleaseSpec, StepMinimum
+from platform_assets.release import record
 from platform_assets.release.memory import PilotMemory, TickResult
+from platform_assets.release.pictures import Point
 from platform_assets.release.pilot import Pilot
 from platform_assets.release.promotion_runs import MAX_RUNS, RELEASE_TAG
 from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
@@ -511,3 +513,28 @@ def test_without_its_memory_the_pilot_goes_on_from_the_record(released: World) -
         "running",
         1,
     )
+
+
+def test_the_picture_of_the_watch_begins_with_the_switch(
+    released: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    def draw(points: Sequence[Point], _margins: object) -> bytes:
+        drawn.append(sum(bool(one.bounds) for one in points))
+        return b"a picture"
+
+    def tick(after: float) -> None:
+        for event in released.tick(after).events:
+            released.instance.report_runless_asset_event(event)
+
+    monkeypatch.setattr(record, "evidence_picture", draw)
+    for requests in (20_000, 200):
+        released.routing.count(requests)
+        tick(61)
+    released.routing.switch(2)
+    tick(1)
+    released.routing.count(20)
+    tick(1_801)
+    assert released.state == (ReleaseState.COMPLETED, 1)
+    assert drawn == [1, 2, 1]
