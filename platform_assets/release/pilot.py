@@ -82,6 +82,8 @@ class Pilot:
             self._note_change(release, memory, result)
         if view.report is not None and release is not None and release.state in ACTIVE:
             self._follow(view.report, release, memory, result)
+        elif view.unreachable is not None:
+            result.summary = f"no release begins: {view.unreachable}"
         elif is_busy:
             result.summary = "a run is loading or switching a version"
         else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.gateway import GatewayResource
+from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import EffectiveVersion, ReleaseReport
 
@@ -15,15 +17,25 @@ class GatewayView(NamedTuple):
 
     production: EffectiveVersion | None
     report: ReleaseReport | None
+    unreachable: str | None = None
+    """Why a replica cannot be asked; production is then not known for all of them."""
 
 
 def read_view(spec: ModelSpec, gateway: GatewayResource) -> GatewayView:
     """Ask the gateway for production and the release of a model.
 
+    One replica that answers is enough to stop a release by.
+
     Raises:
-        GatewayClientError: it does not answer.
+        GatewayClientError: none answers.
     """
-    statuses = gateway.model_statuses(spec.model_name)
+    try:
+        statuses = gateway.model_statuses(spec.model_name)
+    except GatewayUnavailable as error:
+        report, problem = gateway.release(spec.model_name), str(error)
+        # Its newest counts are missing, and they may be what is bad.
+        report = replace(report, evidence_problem=report.evidence_problem or problem)
+        return GatewayView(None, report, unreachable=problem)
     if not statuses:
         return GatewayView(None, None)
     newest = max(statuses, key=lambda one: one.routing.generation)

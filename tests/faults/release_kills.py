@@ -82,9 +82,9 @@ class Trial:
         world = self.world
         world.steps = STEPS
         world.record_load(world.rival)
-        world.turn()
+        world.tick()
         release = world.release
-        assert place_of(release) == Place.MIRROR, world.turn().summary
+        assert place_of(release) == Place.MIRROR, world.tick().summary
         return release
 
     def reach(self, place: Place) -> None:
@@ -106,7 +106,7 @@ class Trial:
                 world.report()
             else:
                 is_watched = world.release.state is ReleaseState.WATCHING
-                world.turn(after=_HOURS if is_watched else 0.0)
+                world.tick(after=_HOURS if is_watched else 0.0)
             return is_there()
 
         wait_until(step, 30, f"the release reaches {what}")
@@ -161,9 +161,9 @@ def kill_pilot(trial: Trial) -> None:
     trial.world.memory = type(trial.world.memory)()
 
 
-def kill_pilot_in_turn(trial: Trial) -> None:
+def kill_pilot_in_tick(trial: Trial) -> None:
     """The pilot dies between the decision that it carried out and what it stores of that."""
-    trial.world.die_in_turn()
+    trial.world.die_in_tick()
 
 
 def kill_triton(trial: Trial) -> None:
@@ -234,6 +234,6 @@ FAULTS: Final = (
     kill_redis,
     empty_redis,
     kill_both_gateways,
-    kill_pilot_in_turn,
+    kill_pilot_in_tick,
     kill_triton_and_lose_candidate,
 )

@@ -184,14 +184,14 @@ async def attempt(world: World, trial: CandidateTrial) -> Course:
 def _follow(world: World, trial: CandidateTrial, load: Load, is_ready: bool) -> Release | None:
     before = world.report().release
     if not is_ready:
-        world.turn()
+        world.tick()
         after = world.report().release
         return None if after == before else after
     if trial.meanwhile is not None:
         world.run(_LONGEST_SECONDS, trial.at)
         trial.meanwhile(world, load)
         while (release := world.release).state in ACTIVE:
-            world.turn()
+            world.tick()
         return release
     return world.run(_LONGEST_SECONDS)
 

@@ -1,7 +1,7 @@
 """Releases on the real servers: one Triton, two gateways on Redis behind HAProxy, and the pilot.
 
-The pilot's turns are those of the sensor `release_pilot`, taken several times a second; its clock
-is the test's. What the sensor's daemon does with a turn, the store of events and the run that
+The pilot ticks as the sensor `release_pilot` has it, but several times a second and by the test's
+clock. What the sensor's daemon does with the results, to store events and to launch the run that
 switches, is done here by the same calls.
 """
 
@@ -64,7 +64,7 @@ PER_SECOND: Final = 100
 """Requests of all clients together."""
 CONNECTIONS: Final = 24
 _PAUSE_SECONDS: Final = 0.1
-"""Between two turns of the pilot."""
+"""Between two ticks of the pilot."""
 
 
 class GatewayWithoutRegistry(GatewayResource):
@@ -147,7 +147,7 @@ class World:
             now=datetime.now(UTC) + self.late,
         )
 
-    def turn(self, after: float = 0.0) -> TickResult:
+    def tick(self, after: float = 0.0) -> TickResult:
         """Let the pilot look, with its clock that many seconds further; switch if it says so."""
         self.late += timedelta(seconds=after)
         result = self.pilot().tick(self.memory, is_busy=False)
@@ -158,7 +158,7 @@ class World:
             self.switch()
         return result
 
-    def die_in_turn(self) -> None:
+    def die_in_tick(self) -> None:
         """Let a pilot carry out its decision, and lose what it was to say and to remember."""
         self.pilot().tick(replace(self.memory), is_busy=False)
         self.report()
@@ -190,7 +190,7 @@ class World:
         deadline, before = time.monotonic() + seconds, self.report().release
         known = None if before is None or before.state in ACTIVE else before.id
         while True:
-            result, release = self.turn(), self.report().release
+            result, release = self.tick(), self.report().release
             is_over = release is not None and (
                 release.state is until if until else release.state not in ACTIVE
             )
@@ -209,7 +209,7 @@ class World:
         assert release is not None
         if release.state in ACTIVE:
             self.gateway.stop_release(DEFAULT_MODEL, ReleaseDecision("the trial is over"))
-        self.turn()
+        self.tick()
         if (routed := self.routed()["A"]["version"]) != self.production:
             self.production, self.rival = routed, self.production
         answer = self.gateways[0].reload(version=self.production, mode="ssot", unpin=True)

@@ -22,7 +22,7 @@ from tests.faults.release_kills import (
     Place,
     Trial,
     kill_gateway,
-    kill_pilot_in_turn,
+    kill_pilot_in_tick,
     kill_triton_and_lose_candidate,
     persist,
     place_of,
@@ -95,9 +95,9 @@ async def test_release_survives_what_dies_in_any_step(
         fault(trial)
         if is_candidate_lost:
             wait_until(lambda: world.release.state is ReleaseState.STOPPED, 10, "it is stopped")
-            world.turn()
+            world.tick()
         else:
-            if fault is not kill_pilot_in_turn:
+            if fault is not kill_pilot_in_tick:
                 assert place_of(world.release) == place
             trial.complete()
             assert world.release.state is ReleaseState.COMPLETED
@@ -141,7 +141,7 @@ async def test_stop_without_the_store_puts_all_clients_on_a_and_is_written_later
         world.redis.process.start()
         ends = {Place.SPLIT: ReleaseState.STOPPED, Place.WATCHING: ReleaseState.ROLLED_BACK}
         wait_until(lambda: world.release.state is ends[place], 15, "the stop is written")
-        world.turn()
+        world.tick()
         assert world.acts(world.release.id)[-1] == str(ends[place]).replace("_", " ")
 
     trial = await released(world, work)
@@ -206,7 +206,7 @@ async def test_another_change_ends_the_release_for_all_clients(
         wait_until(lambda: len(trial.load.answers) > seen + 60, 20, "clients go on")
         assert [one for one in trial.load.answers[seen + 30 :] if one.variant == "B"] == []
         assert world.release.state is ReleaseState.STOPPED
-        world.turn()
+        world.tick()
         assert world.acts(world.release.id)[-1] == "stopped"
 
     trial = await released(world, work)
@@ -271,7 +271,7 @@ async def test_a_clock_that_jumps_ends_no_step_too_early_and_no_release(rivalry:
         begun = trial.begin()
         world.late -= timedelta(hours=2)
         for _ in range(3):
-            world.turn()
+            world.tick()
         assert place_of(world.release) == Place.MIRROR, "it has not begun yet, by this clock"
         world.late += timedelta(hours=30)
         trial.reach(Place.CLEARED)
@@ -288,7 +288,7 @@ async def test_a_version_that_is_loaded_meanwhile_waits_for_the_end(rivalry: Wor
         begun = trial.begin()
         trial.reach(Place.SPLIT)
         world.record_load(world.rival + 7)
-        world.turn()
+        world.tick()
         assert world.release.id == begun.id
         trial.complete()
         assert world.release.state is ReleaseState.COMPLETED

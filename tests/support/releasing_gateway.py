@@ -49,6 +49,8 @@ class Routing:
     record: RoutingRecord
     phases: dict[str, PhaseEvidence] = field(default_factory=dict)
     is_down: bool = False
+    lost_replica: str = ""
+    """Why one of the replicas does not answer."""
     evidence_problem: str | None = None
     stop_pending: bool = False
     late: timedelta = timedelta()
@@ -98,6 +100,8 @@ class ReleasingGateway(GatewayResource):
         return found
 
     def model_statuses(self, model_name: str) -> list[ModelStatus]:
+        if problem := self.routing.lost_replica:
+            raise GatewayUnavailable(problem)
         record = self.routing.record
         effective = {
             alias: EffectiveVersion(

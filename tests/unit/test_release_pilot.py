@@ -369,6 +369,21 @@ def test_missing_counts_of_a_replica_are_no_go(released: World) -> None:
     assert released.state == (ReleaseState.STOPPED, 0), "what is there is enough to stop"
 
 
+def test_a_lost_replica_keeps_the_pilot_from_going_on_and_not_from_a_stop(released: World) -> None:
+    released.routing.count(20_000)
+    released.routing.lost_replica = "the gateway at two does not answer"
+    assert "the gateway at two does not answer" in released.tick(61).summary
+    assert released.state == (ReleaseState.RUNNING, 0)
+    released.routing.count(500, failed=40)
+    released.tick()
+    assert released.state == (ReleaseState.STOPPED, 0)
+    released.load(3)
+    result = released.tick()
+    assert result.summary == "no release begins: the gateway at two does not answer"
+    assert result.requests == []
+    assert released.release.version == 2
+
+
 def test_a_stop_that_is_not_written_yet_is_waited_for(released: World) -> None:
     released.routing.count(20_000)
     released.routing.stop_pending = True
