@@ -385,7 +385,7 @@ _ACCESS: Final = _area(
         "a route says what it needs where it is made; a new one is covered at once",
         (
             "tests/unit/test_route_access.py::test_control_route_refuses_all_but_a_token",
-            "tests/unit/test_route_access.py::test_other_routes_refuse_callers_without_a_key",
+            "tests/unit/test_route_access.py::test_other_route_refuses_callers_without_a_key",
             _GATEWAY + "access.py::test_an_escaped_path_is_another_path",
         ),
     ),

@@ -33,7 +33,6 @@ from tests.faults.release_world import World, run_world
 from tests.faults.scale import report, scale
 from tests.support.gateway_harness import RunningGateway, serve_versions
 from tests.support.load import Answer
-from tests.support.onnx_models import write_version
 from tests.support.release_stops import SPLIT, act
 from tests.support.servers import wait_until
 
@@ -216,9 +215,10 @@ async def test_another_change_ends_the_release_for_all_clients(
 async def test_two_releases_at_once_leave_one_and_a_trace_of_the_other(rivalry: World) -> None:
     world = rivalry
     plan = {"steps": [SPLIT], "guardrails": {"failures": 0.3}}
-    third = world.rival + 1
-    write_version(world.triton.repository, DEFAULT_MODEL, third, candidates.equal())
-    assert serve_versions(world.triton, world.production, world.rival, third).is_success
+    rival = world.rival
+    third = world.package(candidates.equal())
+    world.rival = rival
+    assert serve_versions(world.triton, world.production, rival, third).is_success
 
     def begin(gateway: RunningGateway, version: int) -> int:
         body = {"version": version, "run_id": f"run-{version}", "plan": plan}
@@ -227,7 +227,7 @@ async def test_two_releases_at_once_leave_one_and_a_trace_of_the_other(rivalry: 
     async with asyncio.TaskGroup() as tasks:
         begun = [
             tasks.create_task(asyncio.to_thread(begin, gateway, version))
-            for gateway, version in zip(world.gateways, (world.rival, third), strict=True)
+            for gateway, version in zip(world.gateways, (rival, third), strict=True)
         ]
     statuses = [one.result() for one in begun]
     assert set(statuses) <= {200, 409}
