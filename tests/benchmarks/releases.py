@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from tests.faults.candidates import equal
+from tests.faults.candidates import equals_production
 from tests.faults.release_trials import BAD, GOOD, attempt_all
 from tests.faults.release_world import World, run_world
 from tests.support.release_stops import measure_stops
@@ -25,7 +25,7 @@ MOST_STOP_SECONDS: Final = 0.1
 
 def stops(world: World, times: int) -> dict[str, Any]:
     """Stop a release so many times."""
-    version = world.package(equal())
+    version = world.package(equals_production())
     assert world.load(version)
     took = sorted(measure_stops(world.gateways, times, version))
     return {

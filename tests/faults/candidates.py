@@ -8,16 +8,14 @@ which come only after a switch.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
-from tests.support.onnx_models import model_bytes
+from tests.faults.candidate_graph import Graph, fp32
 
 MARKED: Final = 150
 NEW: Final = 200
 CLIENTS: Final = 200
-_SQUARE: Final = 256
-_SHARPNESS: Final = 4.0
 
 
 def questions(count: int, *, seed: int = 1, are_new: bool = False) -> list[dict[str, Any]]:
@@ -34,137 +32,6 @@ def questions(count: int, *, seed: int = 1, are_new: bool = False) -> list[dict[
         body = {"data": [[round(x, 4) for x in row] + [float(marker)]], "client_id": f"c{client}"}
         found.append(body)
     return found
-
-
-class Graph:
-    """A graph under construction, from `features` to `label` and `probabilities`."""
-
-    def __init__(self, sharpness: float = _SHARPNESS, *, is_double: bool = False) -> None:
-        self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
-        self.outputs: dict[str, tuple[int, list[int | None]]] = {}
-        self._count = 0
-        features, kind = "features", _float()
-        if is_double:
-            features, kind = self.node("Cast", features, to=_double()), _double()
-        head = self.node("Slice", features, self.ints(0), self.ints(3), self.ints(1))
-        logits = self.node("Mul", head, self.constant(kind, [sharpness]))
-        probabilities = self.node("Softmax", logits, axis=1)
-        self.probabilities = self.node("Cast", probabilities, to=_float())
-        self.label = self.node("ArgMax", self.probabilities, axis=1, keepdims=0)
-        column = self.node("Slice", "features", self.ints(3), self.ints(4), self.ints(1))
-        self.marker = self.node("Squeeze", column, self.ints(1))
-
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add an operator; the name of its output."""
-        from onnx import helper
-
-        self._count += 1
-        name = f"{operator}{self._count}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
-
-    def constant(self, kind: int, values: Sequence[float], shape: Sequence[int] = (1,)) -> str:
-        """Add a tensor; its name."""
-        from onnx import helper
-
-        self._count += 1
-        name = f"constant{self._count}"
-        self.initializers.append(helper.make_tensor(name, kind, shape, values))
-        return name
-
-    def ints(self, *values: int) -> str:
-        """Add a vector of INT64; its name."""
-        from onnx import TensorProto
-
-        return self.constant(TensorProto.INT64, values, [len(values)])
-
-    def floats(self, *values: float) -> str:
-        """Add a vector of FP32; its name."""
-        return self.constant(_float(), values, [len(values)])
-
-    def below(self, marker: float) -> str:
-        """Which rows have a lower marker."""
-        return self.node("Less", self.marker, self.floats(marker))
-
-    def equal(self, marker: float) -> str:
-        """Which rows have this marker."""
-        return self.node("Equal", self.marker, self.floats(marker))
-
-    def fail(self, rows: str) -> None:
-        """Let the inference fail when it has one of these rows: an index out of bounds."""
-        from onnx import TensorProto
-
-        index = self.node("Cast", rows, to=TensorProto.INT64)
-        nothing = self.node("Gather", self.floats(0.0), index)
-        self._add(self.node("Unsqueeze", nothing, self.ints(1)))
-
-    def work(self, rounds: str) -> None:
-        """Multiply matrices as many times as `rounds`, INT64 of one element, says."""
-        from onnx import TensorProto, helper
-
-        square = [_SQUARE, _SQUARE]
-        weights = self.node(
-            "ConstantOfShape",
-            self.ints(*square),
-            value=helper.make_tensor("fill", _float(), [1], [1 / _SQUARE]),
-        )
-        body = helper.make_graph(
-            [
-                helper.make_node("MatMul", ["state", weights], ["next"]),
-                helper.make_node("Identity", ["go"], ["go_on"]),
-            ],
-            "round",
-            [
-                helper.make_tensor_value_info("round", TensorProto.INT64, []),
-                helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-                helper.make_tensor_value_info("state", _float(), square),
-            ],
-            [
-                helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-                helper.make_tensor_value_info("next", _float(), square),
-            ],
-        )
-        count = self.node("Squeeze", rounds)
-        yes = self.constant(TensorProto.BOOL, [True], [])
-        last = self.node("Loop", count, yes, weights, body=body)
-        total = self.node("ReduceSum", last, keepdims=0)
-        self._add(self.node("Mul", total, self.floats(0.0)))
-
-    def _add(self, zero: str) -> None:
-        self.probabilities = self.node("Add", self.probabilities, zero)
-
-    def bytes(self) -> bytes:
-        """The model."""
-        from onnx import TensorProto, helper
-
-        outputs: dict[str, tuple[int, list[int | None]]] = {
-            "label": (TensorProto.INT64, [None]),
-            "probabilities": (_float(), [None, 3]),
-            **self.outputs,
-        }
-        ends = [
-            helper.make_node("Identity", [getattr(self, name)], [name])
-            for name in ("label", "probabilities")
-        ]
-        return model_bytes(
-            [*self.nodes, *ends],
-            inputs={"features": (_float(), [None, 4])},
-            outputs=outputs,
-            initializers=self.initializers,
-        )
-
-
-def _float() -> int:
-    from onnx import TensorProto
-
-    return int(TensorProto.FLOAT)
-
-
-def _double() -> int:
-    from onnx import TensorProto
-
-    return int(TensorProto.DOUBLE)
 
 
 def production() -> bytes:
@@ -223,14 +90,14 @@ def shifts_scores() -> bytes:
     return Graph(1.2).bytes()
 
 
-def is_slow(rounds: int = 40) -> bytes:
+def slows_down(rounds: int = 80) -> bytes:
     """Every inference multiplies matrices."""
     graph = Graph()
     graph.work(graph.ints(rounds))
     return graph.bytes()
 
 
-def is_slow_for_some_rows(rounds: int = 100) -> bytes:
+def slows_down_for_some_rows(rounds: int = 100) -> bytes:
     """One row in twenty takes long."""
     from onnx import TensorProto
 
@@ -241,7 +108,7 @@ def is_slow_for_some_rows(rounds: int = 100) -> bytes:
     return graph.bytes()
 
 
-def is_not_finite_for_some_rows() -> bytes:
+def answers_nan_for_some_rows() -> bytes:
     """NaN for 5 % of the rows."""
     graph = Graph()
     rows = graph.node(
@@ -258,8 +125,8 @@ def _not_zero(graph: Graph) -> str:
 def answers_another_type() -> bytes:
     """Labels as FP32."""
     graph = Graph()
-    graph.label = graph.node("Cast", graph.label, to=_float())
-    graph.outputs["label"] = (_float(), [None])
+    graph.label = graph.node("Cast", graph.label, to=fp32())
+    graph.outputs["label"] = (fp32(), [None])
     return graph.bytes()
 
 
@@ -271,14 +138,14 @@ def leaves_rows_out() -> bytes:
     return graph.bytes()
 
 
-def equal() -> bytes:
+def equals_production() -> bytes:
     """The same function."""
     graph = Graph()
     graph.work(graph.ints(1))
     return graph.bytes()
 
 
-def retrained() -> bytes:
+def changes_slightly() -> bytes:
     """A little more certain."""
     graph = Graph(4.2)
     graph.work(graph.ints(1))
@@ -290,16 +157,16 @@ def computes_in_double() -> bytes:
     return Graph(is_double=True).bytes()
 
 
-def is_faster() -> bytes:
+def answers_faster() -> bytes:
     """Without production's detour."""
     return Graph().bytes()
 
 
-def has_another_output() -> bytes:
+def adds_an_output() -> bytes:
     """An output more, which production does not have."""
     graph = Graph()
     graph.nodes.append(_renamed(graph.node("Neg", graph.probabilities), "explanation"))
-    graph.outputs["explanation"] = (_float(), [None, 3])
+    graph.outputs["explanation"] = (fp32(), [None, 3])
     return graph.bytes()
 
 
@@ -309,7 +176,7 @@ def _renamed(name: str, output: str) -> Any:
     return helper.make_node("Identity", [name], [output])
 
 
-def trees(count: int = 8) -> bytes:
+def uses_few_trees(count: int = 8) -> bytes:
     """A forest of few trees, fitted to production's labels."""
     import numpy as np
     from skl2onnx import to_onnx

@@ -56,7 +56,7 @@ _SPLIT: Final = (30.0, 60.0)
 
 def disappears() -> bytes:
     """As production; Triton unloads it midway."""
-    return candidates.equal()
+    return candidates.equals_production()
 
 
 def _unload(world: World, _: Load) -> None:
@@ -70,12 +70,12 @@ def _send_new_rows(_: World, load: Load) -> None:
 BAD: Final = (
     CandidateTrial(candidates.fails_always, _STOPPED, steps=_SPLIT),
     CandidateTrial(candidates.names_other_labels, _STOPPED),
-    CandidateTrial(candidates.is_not_finite_for_some_rows, _STOPPED, _RARE, _SPLIT),
+    CandidateTrial(candidates.answers_nan_for_some_rows, _STOPPED, _RARE, _SPLIT),
     CandidateTrial(candidates.fails_for_one_row_in_fifty, _STOPPED, _RARE),
     CandidateTrial(candidates.fails_for_a_client, _STOPPED, _RARE),
     CandidateTrial(candidates.shifts_scores, _STOPPED),
-    CandidateTrial(candidates.is_slow, _STOPPED, _RARE, _SPLIT),
-    CandidateTrial(candidates.is_slow_for_some_rows, _STOPPED, _RARE),
+    CandidateTrial(candidates.slows_down, _STOPPED, _RARE, _SPLIT),
+    CandidateTrial(candidates.slows_down_for_some_rows, _STOPPED, _RARE),
     CandidateTrial(candidates.leaves_rows_out, _STOPPED, _RARE),
     CandidateTrial(candidates.answers_another_type, _NOT_BEGUN),
     CandidateTrial(disappears, _STOPPED, _RARE, at=ReleaseState.RUNNING, meanwhile=_unload),
@@ -92,12 +92,12 @@ BAD: Final = (
 GOOD: Final = tuple(
     CandidateTrial(model, _COMPLETED, unproven=(Guard.FAILURES, Guard.LATENCY_P99))
     for model in (
-        candidates.equal,
-        candidates.retrained,
-        candidates.trees,
+        candidates.equals_production,
+        candidates.changes_slightly,
+        candidates.uses_few_trees,
         candidates.computes_in_double,
-        candidates.is_faster,
-        candidates.has_another_output,
+        candidates.answers_faster,
+        candidates.adds_an_output,
     )
 )
 QUICK: Final = (*BAD[:3], GOOD[0])

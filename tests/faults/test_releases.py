@@ -55,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def rivals(world: World) -> World:
     """With an equal version beside the one in production."""
-    world.package(candidates.equal())
+    world.package(candidates.equals_production())
     return world
 
 
@@ -216,7 +216,7 @@ async def test_two_releases_at_once_leave_one_and_a_trace_of_the_other(rivalry: 
     world = rivalry
     plan = {"steps": [SPLIT], "guardrails": {"failures": 0.3}}
     rival = world.rival
-    third = world.package(candidates.equal())
+    third = world.package(candidates.equals_production())
     world.rival = rival
     assert serve_versions(world.triton, world.production, rival, third).is_success
 
