@@ -67,8 +67,8 @@ def begin(
     record: RoutingRecord, request: ReleaseRequest, slot: Slot, release_id: str, at: str, by: str
 ) -> RoutingRecord:
     """A release of `slot`'s version in its first step; the same record if it is under way."""
-    production = check_begin(record, request)
-    if active_release(record) is not None and _is_under_way(record, request):
+    production, present = check_begin(record, request), active_release(record)
+    if present is not None and _is_under_way(record, request):
         return record
     waits = request.plan.approval is Approval.BEFORE_TRAFFIC
     release = Release(
@@ -83,6 +83,13 @@ def begin(
         started_at=at,
         by=by,
     )
+    if present is not None:
+        # It is the only trace of that release in the record.
+        reason = (
+            f"stopped the release of version {present.version} ({present.id}), which was "
+            f"{present.state.value} in step {present.step + 1} of {len(present.plan.steps)}"
+        )
+        release = _add_act(release, Verdict.GO, at, by, reason)
     traffic = Traffic() if waits else request.plan.steps[0]
     return replace(with_slot(record, B, slot), release=release, traffic=traffic)
 

@@ -436,7 +436,7 @@ _RELEASES: Final = _area(
             "tests/unit/test_release_pilot.py::test_without_its_memory_the_pilot_goes_on_from_the_record",
             _GATEWAY + "releases.py::test_a_release_goes_its_way_over_two_replicas_and_a_restart",
             _RELEASED + "another_change_ends_the_release_for_all_clients",
-            _RELEASED + "two_releases_at_once_leave_one_and_a_trace_of_the_other",
+            _RELEASED + "two_releases_at_once_leave_one_that_names_the_other",
             _RELEASED + "a_replica_that_missed_a_step_and_an_approval_follows",
             _RELEASED + "a_version_that_is_loaded_meanwhile_waits_for_the_end",
             _HERE + "protocol_model.py::test_random_walks_break_no_invariant",

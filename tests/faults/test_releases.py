@@ -212,7 +212,7 @@ async def test_another_change_ends_the_release_for_all_clients(
     assert trial.failed == []
 
 
-async def test_two_releases_at_once_leave_one_and_a_trace_of_the_other(rivalry: World) -> None:
+async def test_two_releases_at_once_leave_one_that_names_the_other(rivalry: World) -> None:
     world = rivalry
     plan = {"steps": [SPLIT], "guardrails": {"failures": 0.3}}
     rival = world.rival
@@ -236,6 +236,8 @@ async def test_two_releases_at_once_leave_one_and_a_trace_of_the_other(rivalry: 
     releases = [one.client.get("/release").json()["release"] for one in world.gateways]
     assert releases[0] == releases[1]
     assert releases[0]["state"] == "running"
+    if statuses == [200, 200]:
+        assert "stopped the release of version" in releases[0]["acts"][0]["reason"]
     routed = world.routed()
     assert routed["B"]["version"] == releases[0]["version"]
 

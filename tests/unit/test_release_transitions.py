@@ -119,6 +119,13 @@ WITHOUT_WATCH = replace(PLAN, watch_seconds=0.0)
 AB, A1, A2 = {"A": 1, "B": 2}, {"A": 1}, {"A": 2}
 
 
+def test_a_release_that_takes_the_place_of_another_says_so() -> None:
+    [act] = release_of(begin(advance(begin()), 3)).acts
+    assert act.reason == "stopped the release of version 2 (id-2), which was running in step 2 of 2"
+    assert (act.by, act.phase) == ("token:pipeline", "0")
+    assert release_of(begin()).acts == ()
+
+
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
