@@ -19,6 +19,7 @@ from platform_assets.resources.webhook import (
     MessageRejected,
     WebhookError,
     WebhookResource,
+    escape,
 )
 
 UI_VARIABLE: Final = "DAGSTER_UI_URL"
@@ -225,4 +226,4 @@ def _escaped(text: str) -> str:
     # Before it is cut and escaped: neither half a secret nor an escaped one would be known.
     text = without_secrets(text.strip(), os.environ)
     text = text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escape(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.webhook import escape
 from serving_gateway.contract import Release, ReleaseState
 
 
@@ -21,4 +22,4 @@ def alert_text(spec: ModelSpec, release: Release, reason: str) -> str:
             what = f":raised_hand: version {version} of *{name}* waits for an approval"
         case _:
             return ""
-    return f"{what}: {reason}"
+    return f"{what}: {escape(reason)}"

@@ -10,7 +10,7 @@ import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.release.pictures import Bounds, Point, evidence_picture
-from platform_assets.resources.metadata import picture, table
+from platform_assets.resources.metadata import picture, plain_markdown, table
 from serving_gateway.contract import (
     Guard,
     GuardReport,
@@ -83,7 +83,7 @@ def decision_events(
 
 def _act_line(act: ReleaseAct) -> str:
     what = "approval" if act.is_approval else act.verdict.value
-    return f"- {act.at}, {act.by}: {what}: {' '.join(act.reason.split())}"
+    return f"- {act.at}, {act.by}: {what}: {plain_markdown(act.reason)}"
 
 
 def guard_evaluation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,11 @@ def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
 def picture(png: bytes, alternative: str) -> dg.MarkdownMetadataValue:
     """Return a picture, and the words for it."""
     return dg.MetadataValue.md(inline(png, alternative))
+
+
+def plain_markdown(text: str) -> str:
+    """Return text as one line of Markdown that is no link, picture, code or HTML."""
+    return re.sub(r"([\\`\[\]<|])", r"\\\1", " ".join(text.split()))
 
 
 def listed(versions: Iterable[int]) -> str:

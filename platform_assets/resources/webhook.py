@@ -25,6 +25,11 @@ class MessageRejected(WebhookError):
     """The webhook will not take this message later either."""
 
 
+def escape(text: str) -> str:
+    """Return text in the form that Slack shows as it is: no mention, no link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 class WebhookResource(dg.ConfigurableResource[None]):
     """Posts `{"text": ...}`; without an address it is off."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.metadata import plain_markdown
 
 if TYPE_CHECKING:
     from platform_assets.resources.mlflow import MlflowResource
@@ -214,14 +215,10 @@ def ledger_markdown(entries: Sequence[Entry]) -> str:
         cells = (entry.at, str(entry.version), before, str(entry.generation))
         why = entry.reason + (f" ({entry.missing})" if entry.missing else "")
         words = (entry.action, entry.by, why.strip())
-        lines.append("| " + " | ".join((*cells, *map(_cell, words))) + " |")
+        lines.append("| " + " | ".join((*cells, *map(plain_markdown, words))) + " |")
     return "\n".join(lines)
 
 
 def ledger_json(entries: Sequence[Entry]) -> str:
     """Render the ledger for programs."""
     return json.dumps([asdict(entry) for entry in entries], indent=2)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -14,7 +15,9 @@ from msgspec.structs import replace
 from platform_assets.model_spec import Task
 from platform_assets.quality.records import QualityError
 from platform_assets.release import losses
+from platform_assets.release.alerts import alert_text
 from platform_assets.release.candidate import score_scale
+from platform_assets.release.record import decision_events
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet
 from platform_assets.resources.samples import SamplesFolder
@@ -23,10 +26,12 @@ from serving_gateway.contract import (
     PairedLosses,
     PairedOutcomes,
     Release,
+    ReleaseAct,
     ReleasePlan,
     ReleaseState,
     Strategy,
     Traffic,
+    Verdict,
 )
 from tests.support.models import IRIS
 
@@ -120,3 +125,14 @@ def test_the_unit_of_scores_is_the_width_of_a_regressions_predictions() -> None:
     assert score_scale(IRIS, "run", Registry(predicted=[])) == 1
     with pytest.raises(RegistryError, match="no held-out rows"):
         score_scale(spec, "run", Registry(predicted=[]))
+
+
+def test_reasons_are_neither_mentions_in_messages_nor_markup_in_metadata() -> None:
+    reason = "<!channel> ![seen](http://elsewhere)\n- 2026-01-01, token:ada: approval: fine"
+    act = ReleaseAct("0", Verdict.STOP, RELEASE.since, "token:bob", reason)
+    stopped = replace(RELEASE, state=ReleaseState.STOPPED, acts=(act,))
+    assert "&lt;!channel&gt;" in alert_text(IRIS, stopped, reason)
+    instance = dg.DagsterInstance.ephemeral()
+    made, _ = decision_events(IRIS, stopped, (), Verdict.STOP, reason, NOW, instance)
+    [line] = str(made.metadata["acts"].value).splitlines()
+    assert r"stop: \<!channel> !\[seen\](http://elsewhere) - 2026" in line

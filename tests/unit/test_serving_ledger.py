@@ -101,10 +101,10 @@ def test_before_the_first_switch_it_is_empty(instance: dg.DagsterInstance) -> No
 
 
 def test_reasons_stay_in_their_cell(instance: dg.DagsterInstance) -> None:
-    switch(instance, 1, 1, reason="a | b\nc")
+    switch(instance, 1, 1, reason="a | b\nc ![d](http://e) <f>")
     table = ledger_markdown(read_ledger(instance, IRIS)).splitlines()
     assert len(table) == 3
-    assert table[2].endswith("| a \\| b c |")
+    assert table[2].endswith(r"| a \| b c !\[d\](http://e) \<f> |")
 
 
 def switch_manually(instance: dg.DagsterInstance, version: int, generation: int, at: str) -> None:
