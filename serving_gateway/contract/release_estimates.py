@@ -51,13 +51,14 @@ def check_phase(counted: PhaseEvidence) -> None:
     Raises:
         ValueError: One is negative or beyond 2**53, or they contradict each other.
     """
-    for one in (counted.candidate, counted.reference):
+    sides = counted.candidate, counted.reference
+    for one in sides:
         Trials(one.failed, one.requests)
-        _buckets(one.latencies)
     Trials(counted.disagreed, counted.rows)
     BoundedMean(counted.rows, counted.shift, counted.shift_squares, -1.0, 1.0)
-    sides = counted.candidate, counted.reference
     timed = [count for one in sides for count in one.latencies.values()]
+    if min(timed, default=0) < 0:
+        raise ValueError("A bucket of latencies has a negative count.")
     if max(counted.rows, *(one.requests for one in sides), *timed) > _LARGEST_COUNT:
         raise ValueError(f"A count is beyond {_LARGEST_COUNT:,}.")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from serving_gateway.contract import (
+    GuardReport,
     Release,
     ReleaseEvidence,
     ReleaseReport,
@@ -34,9 +35,9 @@ class ReleaseReporter:
         if release is None:
             return ReleaseReport(record.model_name, record.generation, None, None)
         counted, problem = await self._read_counts(release)
-        evidence = total_evidence(release.id, counted.values())
-        # In a thread: the bounds of many requests take longer than a request may wait.
-        guards = await asyncio.to_thread(judge_guards, release.plan, release, evidence)
+        # In a thread: the sums of many processes, and the bounds of many requests, take longer than
+        # a request may wait.
+        evidence, guards = await asyncio.to_thread(_judge, release, [*counted.values()])
         verdict, reason = decide(release, guards, evidence, datetime.now(UTC))
         return ReleaseReport(
             model_name=record.model_name,
@@ -62,6 +63,13 @@ class ReleaseReporter:
         if own.phases:
             counted[watch.process_id] = own
         return counted, problem
+
+
+def _judge(
+    release: Release, parts: Iterable[ReleaseEvidence]
+) -> tuple[ReleaseEvidence, tuple[GuardReport, ...]]:
+    evidence = total_evidence(release.id, parts)
+    return evidence, judge_guards(release.plan, release, evidence)
 
 
 def total_evidence(release_id: str, parts: Iterable[ReleaseEvidence]) -> ReleaseEvidence:

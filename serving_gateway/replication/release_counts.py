@@ -7,6 +7,7 @@ What is kept of a release that has ended is deleted a day later.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
@@ -61,8 +62,8 @@ class RedisReleaseCounts:
         async with self._connection.session() as redis:
             answer: Any = redis.hgetall(_key(model_name, release_id))
             found: dict[bytes, bytes] = await answer
-        names = {name.decode(errors="replace"): data for name, data in found.items()}
-        return {name: _decode(data, name) for name, data in names.items()}
+        # In a thread: hundreds of processes may have counted.
+        return await asyncio.to_thread(_decode_all, found)
 
     async def end(self, model_name: str, release_id: str) -> None:
         """Note that a release has ended; raises `StoreUnavailable`."""
@@ -134,6 +135,11 @@ ReleaseCountStore = FileReleaseCounts | RedisReleaseCounts
 
 def _key(model_name: str, release_id: str) -> str:
     return f"gateway:{{{model_name}}}:release:{release_id}"
+
+
+def _decode_all(found: Mapping[bytes, bytes]) -> Mapping[str, ReleaseEvidence]:
+    names = {name.decode(errors="replace"): data for name, data in found.items()}
+    return {name: _decode(data, name) for name, data in names.items()}
 
 
 def _decode(data: bytes, process_id: str) -> ReleaseEvidence:
