@@ -14,7 +14,7 @@ from serving_gateway.control.transitions import next_generation
 from serving_gateway.errors import GenerationConflict
 from serving_gateway.inference.router import Router
 from serving_gateway.replication.losses import Losses
-from serving_gateway.replication.records import merge, next_change_time
+from serving_gateway.replication.records import format_time, merge
 from serving_gateway.replication.store import RoutingStore
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class RecordWriter:
                 await router.follow(base)
                 return base, False
             moment = datetime.now(UTC)
-            settled = settle(base, changed, next_change_time(base, moment), by, reason)
+            settled = settle(base, changed, format_time(moment), by, reason)
             written = next_generation(base, settled, now=moment, by=by, reason=reason)
             try:
                 await self.store.replace(stored, written)

@@ -31,7 +31,7 @@ from serving_gateway.control.provenance import check_contract, resolve_slot
 from serving_gateway.control.release_plans import check_plan
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
 from serving_gateway.inference.traffic import A, B
-from serving_gateway.replication.records import next_change_time
+from serving_gateway.replication.records import format_time
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,9 @@ class ReleaseControl:
 
     async def _commit(self, change: _Transition, by: str, reason: str | None) -> ReleaseResponse:
         def changed(fresh: RoutingRecord) -> RoutingRecord:
-            return change(fresh, next_change_time(fresh, datetime.now(UTC)))
+            # Not the record's time of change, which a clock that once was ahead keeps ahead: a
+            # step that begins in the future would never end.
+            return change(fresh, format_time(datetime.now(UTC)))
 
         done, is_new = await self.control.writer.commit(changed, by, reason)
         return ReleaseResponse("success", _release_of(done), done.generation, is_new)

@@ -261,4 +261,9 @@ def next_change_time(base: RoutingRecord, now: datetime) -> str:
         with contextlib.suppress(ValueError):
             before = datetime.fromisoformat(base.changed_at)
             now = max(now, before + timedelta(milliseconds=1))
-    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_time(now)
+
+
+def format_time(at: datetime) -> str:
+    """A time in UTC as records have it."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -187,3 +187,21 @@ async def test_counts_of_many_processes_are_added_beside_the_event_loop(
         found = await client.report()
     assert found["evidence"]["phases"]["7"]["candidate"]["requests"] == 64 * len(LATENCY_EDGES)
     assert heartbeat.longest < LONGEST_STALL_SECONDS, heartbeat.longest
+
+
+async def test_clock_that_was_ahead_delays_no_later_release(
+    client: ReleaseClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "routing-m.json"
+    before = msgspec.json.decode(file.read_bytes(), type=RoutingRecord)
+    ahead = msgspec.structs.replace(
+        before, generation=before.generation + 1, changed_at="2090-01-01T00:00:00.000Z"
+    )
+    file.write_bytes(msgspec.json.encode(ahead))
+    begun = (await client.begin(SPLIT, approval="none")).json()["release"]
+    assert max(begun["since"], begun["started_at"]) < "2090"
+    assert (await client.advance()).json()["release"]["since"] < "2090"
+    assert (await client.switch()).status_code == 200
+    now = await client.routing()
+    assert (now["release"]["state"], now["changed_at"][:4]) == ("watching", "2090")
+    assert now["release"]["since"] < "2090"
