@@ -63,10 +63,15 @@ chain: $(VENV)/.run ## take a model of the running platform to production: make 
 passport: $(VENV)/.run ## what is recorded of a version, signed: make passport MODEL=cars VERSION=3; VERIFY=1 or VERIFY=passport.json compares
 	@MODEL="$(MODEL)" VERSION="$(VERSION)" VERIFY="$(call typed,VERIFY)" KEY="$(call typed,KEY)" $(STACK) passport
 
+# As they were typed: make would take a $ in an id for a variable, and another one be erased.
+erase: export ERASED_MODEL := $(value MODEL)
+erase: export ERASED_ENTITY := $(value ENTITY)
+erase: export ERASED_CLIENT := $(value CLIENT)
 erase: $(VENV)/.run ## erase an entity from a prediction log: make erase MODEL=cars ENTITY=17 (or CLIENT=ada)
 	@SAMPLES_DIR="$${SAMPLES_DIR:-$${STATE_DIR:-.local}/samples}" \
 	  GATEWAY_STATE_DIR="$${GATEWAY_STATE_DIR:-$${STATE_DIR:-.local}/gateway}" \
-	  $(RUN) platform_assets.prediction_log erase "$(MODEL)" $(if $(ENTITY),"$$ENTITY") $(if $(CLIENT),--client "$$CLIENT")
+	  $(RUN) platform_assets.prediction_log erase "$$ERASED_MODEL" \
+	  $(if $(value ENTITY),"$$ERASED_ENTITY") $(if $(value CLIENT),--client="$$ERASED_CLIENT")
 
 down: $(VENV)/.run ## stop what `make up` started
 	@$(STACK) down

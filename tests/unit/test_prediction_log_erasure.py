@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from serving_gateway.contract import (
     client_hash,
     log_day,
 )
+from tests.support.servers import ROOT
 
 KEY = "0123456789abcdef"
 DAY = log_day(datetime(2026, 3, 1, tzinfo=UTC).date())
@@ -221,3 +223,12 @@ def test_files_that_are_written_or_deleted_meanwhile_are_neither_lost_nor_missed
     assert place.erase("17") == 0
     left = [path for number, path in enumerate(written) if number % 5 or number + 4 >= len(written)]
     assert all(read(path, LOG_ENTITY) == ["18"] for path in left)
+
+
+def test_make_passes_ids_as_they_were_typed() -> None:
+    typed = """a$b"c'$(d) #e\\ *"""
+    command = ["make", "-s", "-o", ".venv/.run", "erase", r"RUN=printf '<%s>\n'"]
+    for name, given in (("ENTITY", typed), ("CLIENT", f"--client={typed}")):
+        arguments = [*command, 'MODEL=m"$(n)', f"{name}={typed}"]
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-2:] == ['<m"$(n)>', f"<{given}>"]
