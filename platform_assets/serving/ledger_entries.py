@@ -192,7 +192,9 @@ def plain_content(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     text = str(value)
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
+    half = _LONGEST_TEXT // 2
+    # Of the acts of a release the newest, at the end, is in no entry before.
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} ... {text[-half:]}"
 
 
 def _beginning(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, Any] | None:

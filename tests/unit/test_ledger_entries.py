@@ -25,6 +25,7 @@ from platform_assets.serving.ledger_entries import (
     enter_missing,
     enter_switch,
     head_tags,
+    plain_content,
     with_entry,
 )
 from platform_assets.serving.switch_evidence import switch_content
@@ -190,3 +191,10 @@ def test_a_broken_key_stops_no_switch(tmp_path: Path, instance: dg.DagsterInstan
     entered = enter(broken, instance, confirmed(1, 1, "a"))
     assert "the ledger's key cannot be read" in entered["ledger"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_newest_act_stays_whole_in_a_text_that_is_cut() -> None:
+    acts = [f"- {at}, token:ada: go: {'long ' * 200}" for at in range(10)]
+    cut = plain_content("\n".join(acts))
+    assert len(cut) < 5_000
+    assert cut.endswith(acts[-1])
