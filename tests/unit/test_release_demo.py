@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from platform_assets.components.model_file import read_model
 from platform_assets.local_stack.release_demo import deliveries, strict
 from platform_assets.local_stack.release_demo.clients import Clients
-from platform_assets.local_stack.release_demo.command import own_settings
-from platform_assets.local_stack.settings import stack_settings
+from platform_assets.local_stack.release_demo.command import PARTS, own_settings, release_demo
+from platform_assets.local_stack.settings import StackError, stack_settings
 from tests.support.servers import LOOPBACK, wait_until
 
 
@@ -99,8 +100,20 @@ def test_clients_ask_at_their_rate_and_count_what_fails() -> None:
 
 
 def test_the_demo_leaves_a_running_stack_alone(tmp_path: Path) -> None:
-    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    environ = {"STATE_DIR": str(tmp_path), "TRITON_URL": "http://127.0.0.1:8000"}
+    settings = stack_settings(environ)
     own = own_settings(settings)
+    assert own.external_triton is None
     assert own.state_dir == tmp_path / "release-demo"
     ports = own.ports.named().values()
     assert len({*ports, *settings.ports.named().values()}) == 12
+
+
+def test_parts_that_the_story_does_not_have_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PARTS, "1,5")
+    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    with pytest.raises(StackError, match="such as 1,3,4"):
+        release_demo(settings, Console(), lambda *_: pytest.fail("a stack was started"))
+    assert not (tmp_path / "release-demo").exists()

@@ -40,13 +40,17 @@ Running = Callable[[StackSettings, Console], AbstractContextManager[Stack]]
 
 
 def own_settings(settings: StackSettings) -> StackSettings:
-    """Return those of a stack of its own: a folder in the state directory, and free ports."""
+    """Return those of a stack of its own: a folder in the state directory, and free ports.
+
+    Its Triton is its own, too: another one would read another model repository.
+    """
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in fields(Ports)]
         for one in sockets:
             one.bind((LOOPBACK, 0))
         ports = Ports(*(one.getsockname()[1] for one in sockets))
-    return replace(settings, state_dir=settings.state_dir / "release-demo", ports=ports)
+    state = settings.state_dir / "release-demo"
+    return replace(settings, state_dir=state, ports=ports, external_triton=None)
 
 
 def release_demo(settings: StackSettings, console: Console, running: Running) -> None:
@@ -57,7 +61,7 @@ def release_demo(settings: StackSettings, console: Console, running: Running) ->
     Raises:
         StackError: the story did not go as it should.
     """
-    own = own_settings(settings)
+    own, parts = own_settings(settings), _chosen_parts(os.environ.get(PARTS) or "1,2,3,4")
     models = own.state_dir / "models"
     _remove_former(own)
     write_model_file(models / MODEL)
@@ -65,11 +69,18 @@ def release_demo(settings: StackSettings, console: Console, running: Running) ->
     os.environ.update({**_SETTINGS, MODELS_DIR: str(models)})
     with running(own, console):
         story = Story(own, console, Clients(own.gateway_url), models / MODEL)
-        story.tell([int(part) for part in (os.environ.get(PARTS) or "1,2,3,4").split(",")])
+        story.tell(parts)
         _print_summary(story, console)
         console.print(f"\nThe passport of version {story.production}, which is in production:")
         if run_passport(own, [MODEL, str(story.production)]):
             raise StackError("the passport was not written")
+
+
+def _chosen_parts(text: str) -> list[int]:
+    chosen = text.split(",")
+    if not {*chosen} <= {*"1234"}:
+        raise StackError(f"{PARTS}={text!r}: give parts of the story, such as 1,3,4. It has four")
+    return [int(one) for one in chosen]
 
 
 def _remove_former(own: StackSettings) -> None:
