@@ -28,7 +28,7 @@ from serving_gateway.contract import ACTIVE, WATCH, Guard, Release, ReleaseState
 ROWS: Final = 2_000
 MORE_ROWS: Final = 4_000
 _POLL_S: Final = 0.2
-_BEGIN_S: Final = 60.0
+_BEGIN_S: Final = 120.0
 _RELEASE_S: Final = 400.0
 _REPLAY: Final = f"{MODEL}/triton_serving_state:replay"
 
