@@ -62,6 +62,7 @@ def outcomes(found: list[Response]) -> list[tuple[int, object]]:
             body = json.loads(one.body)
             if isinstance(body, dict):
                 body.pop("request_id", None)
+                body.pop("prediction_id", None)
                 if "probabilities" in body:
                     body["probabilities"] = [row[0] for row in body["probabilities"]]
                 for output in body.get("outputs", ()):

@@ -36,6 +36,7 @@ def new_secrets() -> dict[str, dict[str, str]]:
             "password": password,
         },
         "ledger-key": {"pem": new_private_key()},
+        "prediction-log": {"key": secrets.token_hex(32)},
     }
 
 
