@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,8 +75,9 @@ SEEN_TO_FIRE = {
     "default_automation_condition_sensor",
     "serving_drift",
     "maintenance_schedule",
+    "quick_quality_schedule",
 }
-SAME_AS_ANOTHER = {"timed_new_data", "quick_registry"}
+SAME_AS_ANOTHER = {"timed_new_data", "quick_registry", "timed_quality_schedule"}
 SHIPPED = ("best_model_", "cars_", "fraud_", "seattle_weather_")
 
 
@@ -149,6 +151,17 @@ class Machine:
             query = """mutation($id: String!) {stopRunningSchedule(id: $id) {__typename}}"""
             said = self.graphql(query, id=found["scheduleState"]["id"])["stopRunningSchedule"]
             assert said["__typename"] == "ScheduleStateResult", said
+
+    def would_request(self, schedule: str, at: datetime) -> list[dict[str, Any]]:
+        """The runs that Dagster would launch for a schedule at that time."""
+        query = """mutation($s: ScheduleSelector!, $at: Float) {
+            scheduleDryRun(selectorData: $s, timestamp: $at) {... on DryRunInstigationTick {
+            evaluationResult {error {message} runRequests {tags {key value}}}}}}"""
+        data = self.graphql(query, s=selector(scheduleName=schedule), at=at.timestamp())
+        found = data["scheduleDryRun"]["evaluationResult"]
+        assert found["error"] is None, found
+        requests: list[dict[str, Any]] = found["runRequests"]
+        return requests
 
     def looks(self, sensor: str) -> list[dict[str, Any]]:
         """Finished looks of a sensor, newest first."""
@@ -415,6 +428,15 @@ def test_dagster_switches_by_itself_once_every_gate_has_passed(machine: Machine)
     assert run.tags["dagster/sensor_name"] == sensor
     assert run.asset_selection == {dg.AssetKey(["quick", "gateway_reload"])}
     assert machine.production("quick") not in (None, before)
+
+
+def test_each_morning_measures_the_quality_of_the_day_before(machine: Machine) -> None:
+    # Evaluated by Dagster for the time at which it fires: no test waits for the morning.
+    morning = datetime.now(UTC).replace(hour=4, minute=30, second=0, microsecond=0)
+    (request,) = machine.would_request("quick_quality_schedule", morning)
+    tags = {one["key"]: one["value"] for one in request["tags"]}
+    yesterday = (morning - timedelta(days=1)).date().isoformat()
+    assert tags["dagster/partition"] == yesterday
 
 
 def test_none_was_left_out(machine: Machine) -> None:
