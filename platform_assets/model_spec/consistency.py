@@ -17,7 +17,7 @@ from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from platform_assets.model_spec.fields import as_yaml
 from platform_assets.model_spec.labels import LabelKey, Labels
 from platform_assets.model_spec.outcomes import Outcomes
-from platform_assets.model_spec.release import DEFAULT_GUARDRAILS, ReleaseSpec
+from platform_assets.model_spec.release import DEFAULT_GUARDRAILS, PAIRED, ReleaseSpec
 from platform_assets.model_spec.training import (
     METRICS,
     PINBALL,
@@ -63,10 +63,11 @@ def fill_defaults(name: str, value: Any, above: Above) -> Any:
         delay = labels.outcome_delay if labels and split.by_time else None
         return replace(value, metric=metric, split=split, gap=value.gap or delay)
     if isinstance(value, ReleaseSpec) and not value.guardrails:
-        is_observed = above.get("outcomes") is not None
+        left_out = set() if value.has_mirror else PAIRED
+        if above.get("outcomes") is None:
+            left_out |= {Guard.OUTCOME}
         margins = DEFAULT_GUARDRAILS.items()
-        kept = {one: margin for one, margin in margins if one is not Guard.OUTCOME or is_observed}
-        return replace(value, guardrails=kept)
+        return replace(value, guardrails={k: v for k, v in margins if k not in left_out})
     if name == "candidates" and not value:
         return tuple(map(CandidateSpec, estimators(task)[:_DEFAULT_CANDIDATES]))
     return value

@@ -44,6 +44,8 @@ DEFAULT_GUARDRAILS: Final = {
     Guard.OUTCOME: 0.02,
 }
 """Margins of a model whose file names none; the last one belongs to a model with outcomes."""
+PAIRED: Final = frozenset({Guard.DISAGREEMENT, Guard.SCORE_SHIFT, Guard.OUTCOME})
+"""Guards that compare two answers to one row, which before the switch only `mirror` gives."""
 
 _GUARDS: Final = {guard.value: guard for guard in Guard}
 _LEAST_SHARE: Final = 0.01
@@ -107,7 +109,7 @@ class ReleaseSpec:
     """By how much the candidate may be worse: `failures` and `disagreement` as shares of requests,
     `latency_p99` as a ratio, `score_shift` as a share of the scores' width, `outcome` as the mean
     loss. All of them share an error rate of 5 %. By default 0.005, 0.05, 1.25, 0.1 and, with
-    `outcomes`, 0.02."""
+    `outcomes`, 0.02; without the step `mirror` only those of `failures` and `latency_p99`."""
     watch: Annotated[Duration | None, Field(json_schema_extra={"default": "30m"})] = timedelta(
         minutes=30
     )
@@ -122,6 +124,11 @@ class ReleaseSpec:
     """Guardrails that need not be shown within their margin before the switch, where there are too
     few data for it. One that is broken stops the release all the same."""
 
+    @property
+    def has_mirror(self) -> bool:
+        """Whether the candidate answers copies of requests before the switch."""
+        return MIRROR in self.steps
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         reject(_step_problems(self.steps))
@@ -129,6 +136,15 @@ class ReleaseSpec:
             ((("guardrails", guard.value), problem))
             for guard, margin in self.guardrails.items()
             if (problem := _margin_problem(guard, margin))
+        )
+        reject(
+            (
+                ("guardrails", guard.value),
+                "compares two answers to one row, and no step mirrors: begin with `mirror`, or "
+                "name it in `unproven`",
+            )
+            for guard in sorted(PAIRED & {*self.guardrails} - {*self.unproven})
+            if not self.has_mirror
         )
         longest = timedelta(seconds=LONGEST_SECONDS)
         reject(

@@ -56,6 +56,11 @@ def test_defaults_leave_outcomes_out_where_there_are_none(tmp_path: Path) -> Non
     assert plan.watch_seconds == 1_800
 
 
+def test_without_a_mirror_step_no_default_needs_one(tmp_path: Path) -> None:
+    text = "  outcomes: {outcome_delay: 1d}\n  release: {steps: [5, 50]}\n"
+    assert set(to_plan(release(tmp_path, text)).guardrails) == {Guard.FAILURES, Guard.LATENCY_P99}
+
+
 def test_a_model_with_outcomes_has_their_guardrail(tmp_path: Path) -> None:
     text = "  outcomes: {outcome_delay: 1d}\n  release: {unproven: [outcome]}\n"
     plan = to_plan(release(tmp_path, text))
@@ -77,6 +82,11 @@ def test_a_mirror_alone_and_no_watch_are_allowed(tmp_path: Path) -> None:
         ("{steps: [true]}", "steps[0]", "from 0.01 to below 100"),
         ("{steps: [0.001]}", "steps[0]", "from 0.01 to below 100"),
         ("{steps: [1.234]}", "steps[0]", "at most two decimals"),
+        (
+            "{steps: [5], guardrails: {disagreement: 0.1}}",
+            "guardrails.disagreement",
+            "no step mirr",
+        ),
         ("{steps: [1, mirror]}", "steps[1]", "comes first, and once"),
         ("{steps: [mirror, mirror]}", "steps[1]", "comes first, and once"),
         ("{steps: [mirror, 10, 10]}", "steps[2]", "10 after 10: percentages rise"),
