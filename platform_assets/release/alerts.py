@@ -23,3 +23,11 @@ def alert_text(spec: ModelSpec, release: Release, reason: str) -> str:
         case _:
             return ""
     return f"{what}: {escape(reason)}"
+
+
+def refusal_text(spec: ModelSpec, version: int, reason: str) -> str:
+    """Return a message about a version that passed its gates and cannot be released."""
+    return (
+        f":octagonal_sign: version {version} of *{spec.model_name}* passed its gates, and the "
+        f"gateway refuses its release; production stays: {escape(reason)}"
+    )

@@ -16,7 +16,7 @@ import dagster as dg
 from platform_assets.ledger.chain import RELEASE as ENTRY_KIND
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
-from platform_assets.release.alerts import alert_text
+from platform_assets.release.alerts import alert_text, refusal_text
 from platform_assets.release.candidate import open_gates, release_obstacle, score_scale
 from platform_assets.release.losses import Losses
 from platform_assets.release.memory import PilotMemory, TickResult, release_place
@@ -103,10 +103,13 @@ class Pilot:
             return
         is_known = memory.waiting_load == load.state.load_id
         if not is_known or self.now.timestamp() >= memory.asked_at + _ASK_AGAIN_S:
+            reported = memory.obstacle if is_known else ""
             memory.waiting_load, memory.asked_at = load.state.load_id, self.now.timestamp()
             memory.obstacle = open_gates(load, self.instance) or ""
             if not memory.obstacle and production is not None:
                 memory.obstacle = self._begin_release(load.state, memory, result)
+            if memory.obstacle and memory.obstacle == reported:
+                result.alert = ""  # people have it already
         if memory.obstacle:
             result.summary = f"version {load.state.version} waits: {memory.obstacle}"
         elif production is None:
@@ -125,8 +128,12 @@ class Pilot:
                 feature_contract=self.spec.contract,
             )
             begun = self.gateway.begin_release(self.spec.model_name, request).release
-        except (RegistryError, GatewayRefused) as error:
+        except RegistryError as error:
             return str(error)
+        except GatewayRefused as refusal:
+            # It may last, such as a warm-up that fails: without a message it would go unnoticed.
+            result.alert = refusal_text(self.spec, state.version, str(refusal))
+            return str(refusal)
         memory.released_load = state.load_id
         self._record(begun, (), Verdict.GO, reason, memory, result)
         return ""

@@ -282,6 +282,13 @@ def test_a_production_that_was_lost_is_not_taken_for_a_first_version(
     assert "nothing is in production, where version 1 was" in result.summary
 
 
+def test_a_release_that_begins_by_an_approval_asks_people_for_it(world: World) -> None:
+    world.configure(approval=Approval.BEFORE_TRAFFIC)
+    world.load(2)
+    assert "waits for an approval" in world.tick().alert
+    assert world.state == (ReleaseState.WAITING, 0)
+
+
 def test_a_begin_that_the_gateway_refuses_is_tried_again_after_a_minute(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,10 +301,14 @@ def test_a_begin_that_the_gateway_refuses_is_tried_again_after_a_minute(
     with monkeypatch.context() as patch:
         patch.setattr(ReleasingGateway, "begin_release", refuses)
         world.load(2)
-        for _ in range(2):
-            assert "version 2 waits: its feature contract differs" in world.tick(20).summary
-    assert asked == [MODEL]
-    world.tick(41)
+        results = [world.tick(20) for _ in range(4)]
+    assert asked == [MODEL] * 2
+    for result in results:
+        assert "version 2 waits: its feature contract differs" in result.summary
+    alerts = [result.alert for result in results if result.alert]
+    assert len(alerts) == 1
+    assert "its feature contract differs" in alerts[0]
+    world.tick(61)
     assert world.state == (ReleaseState.RUNNING, 0)
 
 
