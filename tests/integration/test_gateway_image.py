@@ -97,7 +97,8 @@ def test_the_gateway_answers_confined_as_the_manifests_say_and_leaves_when_asked
 ) -> None:
     podman = built.podman
     podman.make_network()
-    podman.make_secret("gateway-control", new_secrets()["gateway-control"])
+    for name in ("gateway-control", "prediction-log"):
+        podman.make_secret(name, new_secrets()[name])
 
     podman.play([gateway_pod(built.image, podman)], ["gateway-control"])
     health = f"http://{podman.address('gateway')}:8080/health"

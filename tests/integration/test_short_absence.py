@@ -35,6 +35,8 @@ away: list[str] = []
 def test_a_check_behind_the_switch_asks_a_gateway_that_is_away_again(
     platform: Platform, check: str
 ) -> None:
+    if not platform.settled():
+        platform.promote()
     away.clear()
     there = platform.resources["gateway"]
     restarting = Restarting(urls=there.urls, control_token=there.control_token)
