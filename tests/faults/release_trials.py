@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal
 
 from platform_assets.model_spec import ReleaseSpec, StepMinimum
+from platform_assets.model_spec.release import MIRROR, PAIRED
 from serving_gateway.contract import ACTIVE, Guard, Release, ReleaseState
 from tests.faults import candidates
 from tests.faults.release_world import CONNECTIONS, PER_SECOND, World
@@ -196,16 +197,20 @@ def _follow(world: World, trial: CandidateTrial, load: Load, is_ready: bool) -> 
     return world.run(_LONGEST_SECONDS)
 
 
+_GUARDRAILS: Final = {
+    Guard.FAILURES: 0.005,
+    Guard.LATENCY_P99: 1.25,
+    Guard.DISAGREEMENT: 0.05,
+    Guard.SCORE_SHIFT: 0.1,
+}
+
+
 def _steps(trial: CandidateTrial) -> ReleaseSpec:
+    left_out = frozenset() if MIRROR in trial.steps else PAIRED
     return ReleaseSpec(
         steps=trial.steps,
         each=StepMinimum(requests=trial.requests, minutes=0.0),
-        guardrails={
-            Guard.FAILURES: 0.005,
-            Guard.LATENCY_P99: 1.25,
-            Guard.DISAGREEMENT: 0.05,
-            Guard.SCORE_SHIFT: 0.1,
-        },
+        guardrails={k: margin for k, margin in _GUARDRAILS.items() if k not in left_out},
         give_up_after=timedelta(minutes=10),
         watch=timedelta(seconds=trial.watch_seconds),
         unproven=trial.unproven,
