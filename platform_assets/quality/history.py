@@ -17,7 +17,7 @@ _RECORDS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class QualityPoint:
     """The quality of a version on one day (ISO 8601); NaN or infinite where undetermined."""
 
     day: str
@@ -27,9 +27,12 @@ class Point:
     high: float
 
 
-def day_points(report: QualityReport) -> list[Point]:
+def day_points(report: QualityReport) -> list[QualityPoint]:
     """Return the points of one day."""
-    return [Point(report.day, one.version, one.value, one.low, one.high) for one in report.versions]
+    return [
+        QualityPoint(report.day, one.version, one.value, one.low, one.high)
+        for one in report.versions
+    ]
 
 
 def as_metadata(report: QualityReport) -> dg.JsonMetadataValue:
@@ -47,7 +50,7 @@ def as_metadata(report: QualityReport) -> dg.JsonMetadataValue:
     )
 
 
-def read_history(instance: dg.DagsterInstance, key: dg.AssetKey, day: str) -> list[Point]:
+def read_history(instance: dg.DagsterInstance, key: dg.AssetKey, day: str) -> list[QualityPoint]:
     """Return the points of the 60 days before a day, the newest word about each."""
     records = instance.fetch_materializations(key, limit=_RECORDS).records
     by_day: dict[str, list[dict[str, Any]]] = {}
@@ -59,7 +62,9 @@ def read_history(instance: dg.DagsterInstance, key: dg.AssetKey, day: str) -> li
             by_day.setdefault(own, data)  # the newest materialization comes first
     days = sorted(by_day)[-_DAYS:]
     return [
-        Point(one, entry["version"], *(_number(entry[name]) for name in ("value", "low", "high")))
+        QualityPoint(
+            one, entry["version"], *(_number(entry[name]) for name in ("value", "low", "high"))
+        )
         for one in days
         for entry in by_day[one]
     ]

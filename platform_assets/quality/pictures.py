@@ -10,7 +10,7 @@ from platform_assets.quality.records import OfflineEstimate
 from platform_assets.resources import plots
 
 if TYPE_CHECKING:
-    from platform_assets.quality.history import Point
+    from platform_assets.quality.history import QualityPoint
     from platform_assets.quality.records import QualityReport
     from platform_assets.serving.ledger import Entry
 
@@ -18,7 +18,7 @@ _COLOURS: Final = (plots.ACCENT, plots.GOOD, plots.INK, plots.SOFT)
 
 
 def quality_picture(
-    report: QualityReport, points: Sequence[Point], switches: Sequence[Entry]
+    report: QualityReport, points: Sequence[QualityPoint], switches: Sequence[Entry]
 ) -> bytes:
     """Draw the metric of each version by day with its bounds, the switches, floor and promises.
 

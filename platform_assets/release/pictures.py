@@ -11,7 +11,7 @@ from serving_gateway.contract import Guard
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class GuardBounds:
     """What was known of a guard at one time; None without observations, or where nothing bounds."""
 
     low: float | None
@@ -20,14 +20,14 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class EvidencePoint:
     """The bounds of all guards at one time, in seconds since the epoch."""
 
     at: float
-    bounds: Mapping[Guard, Bounds]
+    bounds: Mapping[Guard, GuardBounds]
 
 
-def evidence_picture(points: Sequence[Point], margins: Mapping[Guard, float]) -> bytes:
+def evidence_picture(points: Sequence[EvidencePoint], margins: Mapping[Guard, float]) -> bytes:
     """Draw each guard's bounds over minutes, and its margin; at least one point and one guard."""
     figure, axes = plots.canvas(3.1 * len(margins), 2.8, ratios=[1.0] * len(margins))
     panels = axes if len(margins) > 1 else [axes]
@@ -36,7 +36,7 @@ def evidence_picture(points: Sequence[Point], margins: Mapping[Guard, float]) ->
     return plots.png(figure)
 
 
-def _panel(axes: Any, guard: Guard, margin: float, points: Sequence[Point]) -> None:
+def _panel(axes: Any, guard: Guard, margin: float, points: Sequence[EvidencePoint]) -> None:
     known = [
         ((point.at - points[0].at) / 60, bounds)
         for point in points

@@ -9,7 +9,7 @@ from typing import Any, Final
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.release.pictures import Bounds, Point, evidence_picture
+from platform_assets.release.pictures import EvidencePoint, GuardBounds, evidence_picture
 from platform_assets.resources.metadata import picture, plain_markdown, table
 from serving_gateway.contract import (
     Guard,
@@ -130,18 +130,20 @@ def _evidence(
     now: datetime,
     instance: dg.DagsterInstance,
 ) -> dg.MetadataValue[Any]:
-    present = Point(
-        now.timestamp(), {one.guard: Bounds(one.low, one.value, one.high) for one in guards}
+    present = EvidencePoint(
+        now.timestamp(), {one.guard: GuardBounds(one.low, one.value, one.high) for one in guards}
     )
     points = [*_past_points(spec, release, instance), present]
     drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
     return picture(drawn, "the bounds of each guardrail over time, and its margin")
 
 
-def _past_points(spec: ModelSpec, release: Release, instance: dg.DagsterInstance) -> list[Point]:
+def _past_points(
+    spec: ModelSpec, release: Release, instance: dg.DagsterInstance
+) -> list[EvidencePoint]:
     """The points of earlier records of a release on the same side of its switch, oldest first."""
     is_after_switch = release.state in _AFTER_SWITCH
-    points: list[Point] = []
+    points: list[EvidencePoint] = []
     for record in instance.fetch_materializations(release_key(spec), limit=_POINTS).records:
         made = record.asset_materialization
         if made is None or (found := made.metadata.get(RELEASE_ID)) is None:
@@ -150,6 +152,6 @@ def _past_points(spec: ModelSpec, release: Release, instance: dg.DagsterInstance
         if found.value != release.id or is_watch != is_after_switch:
             break
         numbers: Any = made.metadata[NUMBERS].value
-        bounds = {Guard(name): Bounds(*three) for name, three in numbers.items()}
-        points.insert(0, Point(record.timestamp, bounds))
+        bounds = {Guard(name): GuardBounds(*three) for name, three in numbers.items()}
+        points.insert(0, EvidencePoint(record.timestamp, bounds))
     return points

@@ -13,7 +13,7 @@ from platform_assets.training.metrics import Answers, Metric
 from platform_assets.training.uncertainty import jackknife, rows_to_show
 
 
-class Verdict(StrEnum):
+class ComparisonVerdict(StrEnum):
     """What the rows show of a loss beyond the margin."""
 
     NON_INFERIOR = "non-inferior"
@@ -38,7 +38,7 @@ class Comparison:
     """Loss that is tolerated, in the unit of the metric."""
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ComparisonVerdict:
         """The verdict at the confidence of the interval.
 
         Both errors are one-sided: equal versions are called worse, and a version that is worse
@@ -46,8 +46,8 @@ class Comparison:
         leaves (2.5 % at 95 %).
         """
         if self.gain.low > -self.margin:
-            return Verdict.NON_INFERIOR
-        return Verdict.WORSE if self.gain.high < 0 else Verdict.INCONCLUSIVE
+            return ComparisonVerdict.NON_INFERIOR
+        return ComparisonVerdict.WORSE if self.gain.high < 0 else ComparisonVerdict.INCONCLUSIVE
 
     @property
     def entities_needed(self) -> int | None:

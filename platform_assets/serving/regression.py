@@ -19,7 +19,7 @@ from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonError
-from platform_assets.serving.comparison import Comparison, Verdict, compare
+from platform_assets.serving.comparison import Comparison, ComparisonVerdict, compare
 from platform_assets.serving.compatibility import align_probabilities, comparison_obstacle
 from platform_assets.serving.ledger import BEST_VERSION
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
@@ -111,7 +111,10 @@ def _compare_with_references(
         metadata["production_version"] = production
         if candidate.has_graph_of(production):
             # Nothing to estimate: what was trained again on the same data is the same model.
-            metadata |= {"verdict": Verdict.NON_INFERIOR.value, BEST_VERSION: best or production}
+            metadata |= {
+                "verdict": ComparisonVerdict.NON_INFERIOR.value,
+                BEST_VERSION: best or production,
+            }
             return dg.AssetCheckResult(
                 passed=True,
                 description=f"its graph is that of version {production}, byte for byte",
@@ -144,7 +147,7 @@ class _Reference:
     result: Comparison
     rows: int
     chosen_by: str
-    verdict: Verdict
+    verdict: ComparisonVerdict
 
     @property
     def description(self) -> str:
@@ -154,9 +157,9 @@ class _Reference:
             f"{gain.value:+.4g} ({gain.confidence:.0%}: {gain.low:+.4g} to {gain.high:+.4g}); a "
             f"loss of {self.result.margin:.4g} is tolerated"
         )
-        if self.verdict is Verdict.NON_INFERIOR:
+        if self.verdict is ComparisonVerdict.NON_INFERIOR:
             return f"not worse than version {self.version}: {interval}"
-        if self.verdict is Verdict.WORSE:
+        if self.verdict is ComparisonVerdict.WORSE:
             return f"worse than version {self.version}: {interval}; production stays where it is"
         enough = f"; about {needed} entities would show equal versions equal" if needed else ""
         return (
@@ -190,7 +193,7 @@ def _compared(
         raise NotComparableError(
             f"version {version} has no {metric.name} on the {count} rows at all"
         )
-    verdict = Verdict.INCONCLUSIVE if count < gates.min_rows else result.verdict
+    verdict = ComparisonVerdict.INCONCLUSIVE if count < gates.min_rows else result.verdict
     return _Reference(version, result, count, chosen_by, verdict)
 
 
@@ -272,9 +275,11 @@ def _combined_verdict(
 ) -> dg.AssetCheckResult:
     """The worst of the verdicts decides; one that is inconclusive is a warning by default."""
     verdicts = {reference.verdict for reference in references}
-    blocks = Verdict.WORSE in verdicts or gates.when_inconclusive is WhenInconclusive.BLOCK
+    blocks = (
+        ComparisonVerdict.WORSE in verdicts or gates.when_inconclusive is WhenInconclusive.BLOCK
+    )
     return dg.AssetCheckResult(
-        passed=verdicts == {Verdict.NON_INFERIOR},
+        passed=verdicts == {ComparisonVerdict.NON_INFERIOR},
         severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
         description=". ".join(reference.description for reference in references),
         metadata=metadata,

@@ -10,7 +10,7 @@ import dagster as dg
 from platform_assets.model_spec import Gates, WhenInconclusive
 from platform_assets.resources.metadata import table
 from platform_assets.resources.triton import TritonError
-from platform_assets.serving.comparison import Comparison, Verdict, compare
+from platform_assets.serving.comparison import Comparison, ComparisonVerdict, compare
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
 from platform_assets.serving.regression import (
     NotComparableError,
@@ -48,7 +48,7 @@ class ComparedSlice:
     value: str
     rows: int
     result: Comparison
-    verdict: Verdict
+    verdict: ComparisonVerdict
     p: float | None
 
 
@@ -128,12 +128,12 @@ def judge_comparisons(
     ]
 
 
-def _verdict(result: Comparison, p: float | None, gates: Gates) -> Verdict:
+def _verdict(result: Comparison, p: float | None, gates: Gates) -> ComparisonVerdict:
     if p is None:
-        return Verdict.INCONCLUSIVE
-    if result.verdict is Verdict.NON_INFERIOR:
-        return Verdict.NON_INFERIOR
-    return Verdict.WORSE if p <= error_rate(gates) else Verdict.INCONCLUSIVE
+        return ComparisonVerdict.INCONCLUSIVE
+    if result.verdict is ComparisonVerdict.NON_INFERIOR:
+        return ComparisonVerdict.NON_INFERIOR
+    return ComparisonVerdict.WORSE if p <= error_rate(gates) else ComparisonVerdict.INCONCLUSIVE
 
 
 def _combined(
@@ -150,12 +150,12 @@ def _combined(
         f"{one.column} {one.value!r} ({one.rows} rows) is worse than production by "
         f"{-one.result.gain.value:.4g}"
         for one in compared
-        if one.verdict is Verdict.WORSE
+        if one.verdict is ComparisonVerdict.WORSE
     ]
     open_ones = {(one.measured.column, one.measured.value) for one in floors
                  if one.verdict is SliceVerdict.INCONCLUSIVE}  # fmt: skip
     open_ones |= {(one.column, one.value) for one in compared
-                  if one.verdict is Verdict.INCONCLUSIVE}  # fmt: skip
+                  if one.verdict is ComparisonVerdict.INCONCLUSIVE}  # fmt: skip
     severity = verdict.severity
     if bad or (open_ones and gates.when_inconclusive is WhenInconclusive.BLOCK):
         severity = dg.AssetCheckSeverity.ERROR

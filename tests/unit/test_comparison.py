@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from platform_assets.model_spec import Gates, WhenInconclusive
 from platform_assets.resources.records import Estimate
-from platform_assets.serving.comparison import Comparison, Verdict, compare
+from platform_assets.serving.comparison import Comparison, ComparisonVerdict, compare
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.training.floor import estimate_metric, judge_floor
 from platform_assets.training.metrics import METRICS, Answers
@@ -52,18 +52,18 @@ def test_a_clear_loss_is_worse_and_a_clear_gain_is_not_inferior() -> None:
     lost = fought(right(first(0.7)), right(first(0.9)))
     assert lost.gain.value == pytest.approx(-0.2)
     assert lost.gain.low < -0.2 < lost.gain.high < 0
-    assert lost.verdict is Verdict.WORSE
-    assert fought(right(first(0.9)), right(first(0.7))).verdict is Verdict.NON_INFERIOR
+    assert lost.verdict is ComparisonVerdict.WORSE
+    assert fought(right(first(0.9)), right(first(0.7))).verdict is ComparisonVerdict.NON_INFERIOR
 
 
 def test_equal_answers_on_few_rows_prove_nothing_and_on_many_they_do() -> None:
     few = fought(right(first(0.9, 80)), right(first(0.9, 80)))
     assert few.gain.value == 0
-    assert few.verdict is Verdict.INCONCLUSIVE
+    assert few.verdict is ComparisonVerdict.INCONCLUSIVE
     assert few.entities_needed is not None
     assert few.entities_needed > 80
     many = right(first(0.9, 5_000))
-    assert fought(many, many).verdict is Verdict.NON_INFERIOR
+    assert fought(many, many).verdict is ComparisonVerdict.NON_INFERIOR
 
 
 def test_a_loss_within_the_margin_is_not_inferior_however_certain_it_is() -> None:
@@ -73,7 +73,7 @@ def test_a_loss_within_the_margin_is_not_inferior_however_certain_it_is() -> Non
     new[:100] = False
     result = fought(right(new), right(old))
     assert result.gain.high < 0
-    assert result.verdict is Verdict.NON_INFERIOR
+    assert result.verdict is ComparisonVerdict.NON_INFERIOR
 
 
 def test_without_a_margin_no_number_of_rows_would_do() -> None:
@@ -87,10 +87,10 @@ def test_the_margin_of_an_error_is_a_part_of_productions() -> None:
     error = METRICS["mean_absolute_error"]
     result = fought(Answers(true, true + 3.03e-4), old, metric=error)
     assert result.margin == pytest.approx(6e-6)
-    assert result.verdict is Verdict.NON_INFERIOR
+    assert result.verdict is ComparisonVerdict.NON_INFERIOR
     tenfold = fought(Answers(true, true + 3e-3), old, metric=error)
     assert tenfold.gain.value < 0
-    assert tenfold.verdict is Verdict.WORSE
+    assert tenfold.verdict is ComparisonVerdict.WORSE
 
 
 def test_rows_of_an_entity_count_once() -> None:
@@ -181,9 +181,9 @@ def rankings(random: np.random.Generator, rows: int, loss: float) -> Pair:
 
 def rates(
     metric: str, pairs: Callable[..., Pair], rows: int, loss: float, runs: int
-) -> dict[Verdict, float]:
+) -> dict[ComparisonVerdict, float]:
     random = np.random.default_rng([rows, runs, round(loss * 1000)])
-    counts = dict.fromkeys(Verdict, 0)
+    counts = dict.fromkeys(ComparisonVerdict, 0)
     for _ in range(runs):
         new, old = pairs(random, rows, loss)
         counts[fought(new, old, metric=METRICS[metric]).verdict] += 1
@@ -215,14 +215,18 @@ def test_an_equal_candidate_is_hardly_ever_called_worse(
     metric: str, pairs: Callable[..., Pair], rows: int, runs: int
 ) -> None:
     found = rates(metric, pairs, rows, 0.0, runs)
-    assert found[Verdict.WORSE] <= most(0.025, runs)
+    assert found[ComparisonVerdict.WORSE] <= most(0.025, runs)
 
 
-def stated_rates() -> list[tuple[int, float, dict[Verdict, float]]]:
+def stated_rates() -> list[tuple[int, float, dict[ComparisonVerdict, float]]]:
     """The table of the gates' page: rows, loss, and how often each verdict is given."""
     page = (files("platform_assets.serving") / "README.md").read_text()
     table = page.partition("<!-- gate simulations -->")[2].partition("<!-- end -->")[0]
-    order = (Verdict.NON_INFERIOR, Verdict.INCONCLUSIVE, Verdict.WORSE)
+    order = (
+        ComparisonVerdict.NON_INFERIOR,
+        ComparisonVerdict.INCONCLUSIVE,
+        ComparisonVerdict.WORSE,
+    )
     found = []
     for line in table.strip().splitlines()[2:]:
         rows, loss, *shares = (float(cell.replace(",", "")) for cell in line.strip("| ").split("|"))
@@ -234,7 +238,7 @@ def stated_rates() -> list[tuple[int, float, dict[Verdict, float]]]:
 @pytest.mark.simulation
 @pytest.mark.parametrize(("rows", "loss", "stated"), stated_rates())
 def test_verdicts_are_given_as_often_as_the_page_states(
-    rows: int, loss: float, stated: dict[Verdict, float]
+    rows: int, loss: float, stated: dict[ComparisonVerdict, float]
 ) -> None:
     runs = {80: 400, 1_000: 150, 20_000: 20}[rows]
     for verdict, share in rates("accuracy", classifiers, rows, loss, runs).items():
@@ -247,9 +251,9 @@ def test_the_page_states_the_error_rates_that_the_verdict_promises() -> None:
     by_loss = {(rows, loss): shares for rows, loss, shares in stated_rates()}
     assert {rows for rows, _ in by_loss} == {80, 1_000, 20_000}
     for rows in (80, 1_000, 20_000):
-        assert by_loss[rows, 0.0][Verdict.WORSE] <= 0.025
+        assert by_loss[rows, 0.0][ComparisonVerdict.WORSE] <= 0.025
         # The share itself was simulated.
-        assert by_loss[rows, 0.02][Verdict.NON_INFERIOR] <= most(0.025, 2_000)
+        assert by_loss[rows, 0.02][ComparisonVerdict.NON_INFERIOR] <= most(0.025, 2_000)
 
 
 @pytest.mark.simulation

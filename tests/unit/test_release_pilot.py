@@ -17,7 +17,7 @@ from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, Outcomes, ReleaseSpec, StepMinimum
 from platform_assets.release import record
 from platform_assets.release.memory import PilotMemory, TickResult
-from platform_assets.release.pictures import Point
+from platform_assets.release.pictures import EvidencePoint
 from platform_assets.release.pilot import Pilot
 from platform_assets.release.promotion_runs import MAX_RUNS, RELEASE_TAG
 from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
@@ -546,7 +546,7 @@ def test_the_picture_of_the_watch_begins_with_the_switch(
 ) -> None:
     drawn: list[int] = []
 
-    def draw(points: Sequence[Point], _margins: object) -> bytes:
+    def draw(points: Sequence[EvidencePoint], _margins: object) -> bytes:
         drawn.append(sum(bool(one.bounds) for one in points))
         return b"a picture"
 

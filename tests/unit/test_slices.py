@@ -29,7 +29,7 @@ from platform_assets.resources.records import (
     SplitRecord,
     TrainedModel,
 )
-from platform_assets.serving.comparison import Verdict, compare
+from platform_assets.serving.comparison import ComparisonVerdict, compare
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.regression import RegressionConfig, no_regression
 from platform_assets.serving.slice_gate import SLICES, judge_comparisons, with_slices
@@ -139,9 +139,9 @@ def test_a_slice_below_the_floor_blocks_a_version_that_keeps_it_on_the_whole() -
 def test_a_loss_of_one_slice_blocks_although_the_whole_gains() -> None:
     before, now = answering(0.9, 0.88, 0.95), answering(0.97, 0.97, 0.85)
     verdict, lines = judged(candidate(now, Production(before)))
-    assert lines["region", "west"]["comparison"] == Verdict.WORSE.value
+    assert lines["region", "west"]["comparison"] == ComparisonVerdict.WORSE.value
     assert lines["region", "west"]["gain"] == pytest.approx(-0.1)
-    assert lines["region", "north"]["comparison"] == Verdict.NON_INFERIOR.value
+    assert lines["region", "north"]["comparison"] == ComparisonVerdict.NON_INFERIOR.value
     assert (verdict.passed, verdict.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "region 'west' (200 rows) is worse than production by 0.1" in str(verdict.description)
 
@@ -164,7 +164,7 @@ def test_first_version_and_the_same_answers_pass() -> None:
     same = answering(0.95, 0.95, 0.95)
     verdict, lines = judged(candidate(same, Production(same), many))
     assert verdict.passed
-    assert {line["comparison"] for line in lines.values()} == {Verdict.NON_INFERIOR.value}
+    assert {line["comparison"] for line in lines.values()} == {ComparisonVerdict.NON_INFERIOR.value}
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,10 @@ def test_of_slices_that_all_are_equal_hardly_ever_one_is_called_worse() -> None:
             )
             for number in range(COUNT)
         ]  # fmt: skip
-        called += any(one.verdict is Verdict.WORSE for one in judge_comparisons(results, gates))
-        uncorrected += any(result.verdict is Verdict.WORSE for *_, result in results)
+        called += any(
+            one.verdict is ComparisonVerdict.WORSE for one in judge_comparisons(results, gates)
+        )
+        uncorrected += any(result.verdict is ComparisonVerdict.WORSE for *_, result in results)
     assert called / runs <= most(error_rate(gates), runs)
     assert uncorrected / runs > most(error_rate(gates), runs), "else nothing was corrected"
 

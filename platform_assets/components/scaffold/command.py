@@ -38,7 +38,7 @@ def make_model(
     name: str | None = None,
     say: Say = _silent,
     others: Sequence[Path] | None = None,
-) -> Outcome:
+) -> ScaffoldResult:
     """Make `<folder>/<model>/defs.yaml` from a table.
 
     Args:
@@ -54,7 +54,7 @@ def make_model(
     own = (folder / (name or request.model_name)).absolute()
     refuse_taken(request.model_name, own, model_folders() if others is None else others)
     draft = draft_model(request, say)
-    return Outcome(write_model(draft, request, own), draft)
+    return ScaffoldResult(write_model(draft, request, own), draft)
 
 
 def draft_model(request: ModelRequest, say: Say = _silent) -> Draft:
@@ -111,7 +111,7 @@ def _measured(draft: Draft, request: ModelRequest, say: Say) -> Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ScaffoldResult:
     """A model file that was written, and what a person wants to know of it."""
 
     file: Path

@@ -60,7 +60,7 @@ class Clients:
         """Ask over one connection, at times that do not depend on the answers."""
         period = _CONNECTIONS / self.per_second
         due = time.monotonic() + period * number / _CONNECTIONS
-        connection = Connection(self.url)
+        connection = ClientConnection(self.url)
         for turn, row in enumerate(requests(seed=1000 + number)):
             if over.is_set():
                 break
@@ -69,7 +69,7 @@ class Clients:
             await self._exchange(connection, (turn * _CONNECTIONS + number) % CLIENTS, row)
         await connection.close()
 
-    async def _exchange(self, connection: Connection, client: int, row: Row) -> None:
+    async def _exchange(self, connection: ClientConnection, client: int, row: Row) -> None:
         is_from_new_city = self.has_new_city and client % FROM_NEW_CITY == 0
         asked = {**row, "city": NEW_CITY} if is_from_new_city else row
         try:
@@ -87,7 +87,7 @@ class Clients:
             self.failed.append(f"client-{client}: {status} {body.decode(errors='replace')}")
 
 
-class Connection:
+class ClientConnection:
     """A connection to the gateway that is kept."""
 
     def __init__(self, url: str) -> None:
