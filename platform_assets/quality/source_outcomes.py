@@ -78,7 +78,7 @@ def _outcomes(column: pa.ChunkedArray, spec: OutcomeTable) -> pa.ChunkedArray:
     if not names:
         return pc.cast(column, pa.string())
     classes = pa.array(list(spec.target.classes), column.type)
-    # A value that is no class stays itself, so that it is counted as unusable.
+    # A value that is not a class stays as it is, and is counted as unusable.
     named = pc.take(pa.array(list(names)), pc.index_in(column, value_set=classes))
     return pc.coalesce(named, pc.cast(column, pa.string()))
 

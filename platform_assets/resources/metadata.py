@@ -22,7 +22,7 @@ def picture(png: bytes, alternative: str) -> dg.MarkdownMetadataValue:
 
 
 def plain_markdown(text: str) -> str:
-    """Return text as one line of Markdown that is no link, picture, code or HTML."""
+    """Return text as one line of Markdown without links, pictures, code or HTML."""
     return re.sub(r"([\\`\[\]<|])", r"\\\1", " ".join(text.split()))
 
 

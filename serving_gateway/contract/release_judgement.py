@@ -181,7 +181,7 @@ def _judge(
 
 
 def _verdict(guard: Guard, margin: float, bounds: Interval) -> Verdict:
-    # Scores may shift to either side; of all else, less than production has is no harm.
+    # Scores may shift to either side; of everything else, less than production is harmless.
     least = -margin if guard is Guard.SCORE_SHIFT else -math.inf
     if bounds.low > margin or bounds.high < least:
         return Verdict.STOP

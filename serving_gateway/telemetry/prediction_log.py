@@ -56,18 +56,7 @@ were asked together, the request's first row there, and where the prediction is.
 A plain tuple of plain values: the garbage collector stops looking at such a one at once."""
 
 MirroredEntry = tuple[
-    int,
-    int,
-    int,
-    float,
-    float,
-    tuple[bytes, ...],
-    str | None,
-    Sequence[Entity] | None,
-    float | None,
-    bytes,
-    int,
-    Places,
+    *Entry,
     int,
     float | None,
     bytes | None,

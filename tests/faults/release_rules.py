@@ -1,4 +1,4 @@
-"""What a routing record with a release must look like, whatever has happened: pure."""
+"""What a routing record with a release must look like after any history: pure."""
 
 from __future__ import annotations
 
