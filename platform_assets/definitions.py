@@ -7,7 +7,8 @@ from functools import cache
 import dagster as dg
 
 from platform_assets import model_definitions
-from platform_assets.components.loading import Models, define_models, read_models
+from platform_assets.components.defining import define_models
+from platform_assets.components.loading import Models, read_models
 from platform_assets.shared_definitions import resources, watching
 
 

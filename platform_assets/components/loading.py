@@ -1,21 +1,16 @@
-"""All models of some folders; one broken file never takes the others down."""
+"""The models of some folders; one broken file never takes the others down."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-import dagster as dg
-
 import platform_assets
-from platform_assets.components.component import build_model, build_table
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import read_document
 from platform_assets.components.model_file import is_table, parse_model, parse_table
@@ -25,8 +20,6 @@ from platform_assets.training.own_code import MODELS_DIR, own_folders
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-Build = Callable[[ModelSpec], dg.Definitions]
-BuildTable = Callable[[FeatureTableSpec], dg.Definitions]
 
 SHIPPED: Final = Path(platform_assets.__file__).parent / "defs"
 
@@ -123,30 +116,6 @@ def load_specs(folders: Path | Iterable[Path] | None = None) -> list[ModelSpec]:
     return list(read_models(folders).specs.values())
 
 
-def define_models(
-    models: Models, build: Build = build_model, build_table: BuildTable = build_table
-) -> dg.Definitions:
-    """Merge the definitions of every good model; a broken file becomes an asset that says why.
-
-    A model whose `build` raises counts as broken too.
-    """
-    broken = models.broken
-    parts: list[dg.Definitions] = []
-    makers = {file: partial(build_table, table) for file, table in models.tables.items()}
-    makers |= {file: partial(build, spec) for file, spec in models.specs.items()}
-    for file, make in makers.items():
-        try:
-            parts.append(make())
-        except Exception as error:  # of any kind: the others load
-            message = f"{type(error).__name__}: {error}"
-            broken[file] = [Diagnostic(file, 1, "definitions", message)]
-            _log.exception("the definitions of %s cannot be built", file)
-    for found in broken.values():
-        for problem in found:
-            _log.error("%s", problem)
-    return dg.Definitions.merge(*parts, dg.Definitions(assets=[*_placeholders(broken)]))
-
-
 def _clashes(specs: Mapping[Path, ModelSpec | FeatureTableSpec]) -> list[Diagnostic]:
     """Find names that several files claim: the file whose folder has the name keeps it.
 
@@ -170,21 +139,3 @@ def _clashes(specs: Mapping[Path, ModelSpec | FeatureTableSpec]) -> list[Diagnos
             line = read_document(file).line(("attributes", f"{kind}_name"))
             found.append(Diagnostic(file, line, f"{kind}_name", message))
     return found
-
-
-def _placeholders(broken: dict[Path, list[Diagnostic]]) -> Iterator[dg.AssetSpec]:
-    folders: Counter[str] = Counter()
-    for file, found in broken.items():
-        folder = file.parent.name if file.name in FILE_NAMES else file.name
-        folders[folder] += 1
-        # Two folders of one name, in two places, are two assets.
-        key = folder if folders[folder] == 1 else f"{folder} ({folders[folder]})"
-        yield dg.AssetSpec(
-            [key, "model_file"],
-            group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",
-            description="This model file is broken, so nothing of it is defined.\n\n"
-            + "\n\n".join(str(problem) for problem in found),
-            kinds={"yaml", "broken"},
-            tags={"serving/model_file": "broken"},
-            metadata={"problems": len(found), "file": dg.MetadataValue.path(str(file))},
-        )

@@ -11,7 +11,8 @@ import pytest
 from platform_assets.components import FeatureTable
 from platform_assets.components.__main__ import main
 from platform_assets.components.component import TableAttributes
-from platform_assets.components.loading import define_models, read_models
+from platform_assets.components.defining import define_models
+from platform_assets.components.loading import read_models
 from platform_assets.shared_definitions import resources
 from serving_gateway.contract import DType
 from tests.support.several_tables import CUSTOMERS, MODEL, SHOPS, tables, write_files

@@ -18,10 +18,10 @@ from dagster.components.testing import create_defs_folder_sandbox
 from platform_assets.components import FeatureTable, TabularModel, loading
 from platform_assets.components.__main__ import main
 from platform_assets.components.component import read_attributes
+from platform_assets.components.defining import define_models
 from platform_assets.components.document import Document, read_document
 from platform_assets.components.loading import (
     SHIPPED,
-    define_models,
     load_specs,
     model_folders,
     read_models,

@@ -1,0 +1,65 @@
+"""The definitions of all models; a broken file becomes an asset that says why."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import dagster as dg
+
+from platform_assets.components.component import build_model, build_table
+from platform_assets.components.diagnostics import Diagnostic
+from platform_assets.components.loading import Models
+from platform_assets.components.schema import FILE_NAMES
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
+
+Build = Callable[[ModelSpec], dg.Definitions]
+BuildTable = Callable[[FeatureTableSpec], dg.Definitions]
+
+_log = logging.getLogger(__name__)
+
+
+def define_models(
+    models: Models, build: Build = build_model, build_table: BuildTable = build_table
+) -> dg.Definitions:
+    """Merge the definitions of every good model; a broken file becomes an asset that says why.
+
+    A model whose `build` raises counts as broken too.
+    """
+    broken = models.broken
+    parts: list[dg.Definitions] = []
+    makers = {file: partial(build_table, table) for file, table in models.tables.items()}
+    makers |= {file: partial(build, spec) for file, spec in models.specs.items()}
+    for file, make in makers.items():
+        try:
+            parts.append(make())
+        except Exception as error:  # of any kind: the others load
+            message = f"{type(error).__name__}: {error}"
+            broken[file] = [Diagnostic(file, 1, "definitions", message)]
+            _log.exception("the definitions of %s cannot be built", file)
+    for found in broken.values():
+        for problem in found:
+            _log.error("%s", problem)
+    return dg.Definitions.merge(*parts, dg.Definitions(assets=[*_placeholders(broken)]))
+
+
+def _placeholders(broken: dict[Path, list[Diagnostic]]) -> Iterator[dg.AssetSpec]:
+    folders: Counter[str] = Counter()
+    for file, found in broken.items():
+        folder = file.parent.name if file.name in FILE_NAMES else file.name
+        folders[folder] += 1
+        # Two folders of one name, in two places, are two assets.
+        key = folder if folders[folder] == 1 else f"{folder} ({folders[folder]})"
+        yield dg.AssetSpec(
+            [key, "model_file"],
+            group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",
+            description="This model file is broken, so nothing of it is defined.\n\n"
+            + "\n\n".join(str(problem) for problem in found),
+            kinds={"yaml", "broken"},
+            tags={"serving/model_file": "broken"},
+            metadata={"problems": len(found), "file": dg.MetadataValue.path(str(file))},
+        )
