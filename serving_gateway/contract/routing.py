@@ -83,3 +83,8 @@ class RoutingRecord(Struct, frozen=True):
     a loss and writes an older record back."""
     release: Release | None = None
     """The present release, or the last one; None when there never was one."""
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether replicas host the model: something was routed, and it was not removed since."""
+        return self.generation > 0 and not self.removed

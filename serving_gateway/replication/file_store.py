@@ -15,9 +15,9 @@ from typing import Final
 import msgspec
 
 from serving_gateway.contract import ACTIVE, LiveReplica, ReplicaIdentity, RoutingRecord
-from serving_gateway.errors import GenerationConflict, StoreUnavailable
-from serving_gateway.replication.record_files import RecordFiles, in_thread
-from serving_gateway.replication.records import Stored, stored_record, usable
+from serving_gateway.errors import StoreUnavailable
+from serving_gateway.replication.record_files import RecordFiles, in_thread, replace_file
+from serving_gateway.replication.records import Stored, require_unchanged, stored_record, usable
 from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
 
 _LOCK_SECONDS: Final = 2.0
@@ -68,12 +68,7 @@ class FileStore(RecordFiles):
         with _reported("The routing record cannot be written"):
             self._directory.mkdir(parents=True, exist_ok=True)
             with _locked(self.path(name).with_suffix(".lock")):
-                stored = usable(self._look_up(name))
-                if stored != expected:
-                    raise GenerationConflict(
-                        f"The routing record is at generation {stored.generation} and was changed "
-                        f"since it was read at generation {expected.generation}."
-                    )
+                require_unchanged(self._look_up(name), expected)
                 self._write(record)
 
     async def follow(self, changed: Callable[[str], None]) -> None:
@@ -119,9 +114,7 @@ class FileStore(RecordFiles):
                 os.utime(path)
                 return
             self._replicas_path.mkdir(parents=True, exist_ok=True)
-            staged = path.with_suffix(".staged")
-            staged.write_bytes(msgspec.json.encode(_Presence(replica, reports)))
-            staged.replace(path)
+            replace_file(path, msgspec.json.encode(_Presence(replica, reports)))
             self._sent = reports
 
     @in_thread

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from serving_gateway.replication.replicas import (
     status_of,
 )
 from serving_gateway.replication.store import RoutingStore
-from serving_gateway.tasks import is_being_cancelled
+from serving_gateway.tasks import is_being_cancelled, wait_at_most
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +55,7 @@ class Heartbeat:
             self._woken.clear()
             await self.beat(reports())
             await asyncio.sleep(_LEAST_PAUSE_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.interval):
-                    await self._woken.wait()
+            await wait_at_most(self._woken, self.interval)
 
     async def beat(self, reports: Mapping[str, ModelReport]) -> None:
         """Report, unless nothing changed and the last report is recent."""

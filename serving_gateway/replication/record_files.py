@@ -27,6 +27,13 @@ def in_thread(work: Callable[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:
     return run
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that readers find whole, but that a crash of the host may lose."""
+    staged = path.with_suffix(".staged")
+    staged.write_bytes(data)
+    staged.replace(path)
+
+
 class RecordFiles:
     """A file for each model; processes of one host may share the folder, made when missing."""
 

@@ -49,7 +49,7 @@ from serving_gateway.contract import (
     Switch,
     Traffic,
 )
-from serving_gateway.errors import RecordRefused, StoreUnavailable
+from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
 
 _PARTS: Final = (
     *(RoutingRecord, Slot, Signature, Feature, Lineage, Traffic, Switch),
@@ -78,7 +78,7 @@ def with_ancestor(record: RoutingRecord, base: RoutingRecord) -> RoutingRecord:
     if base.generation == 0:
         return record
     ancestors = (f"{base.generation}:{digest(base)}", *base.ancestors)[:_ANCESTORS]
-    return msgspec.structs.replace(record, ancestors=ancestors)
+    return replace(record, ancestors=ancestors)
 
 
 def same_content(one: str | None, other: str | None) -> bool:
@@ -180,6 +180,16 @@ def usable(stored: Stored) -> RoutingRecord:
     return stored
 
 
+def require_unchanged(stored: Stored, expected: RoutingRecord) -> None:
+    """Refuse (`GenerationConflict`) to replace another record than the expected one."""
+    present = usable(stored)
+    if present != expected:
+        raise GenerationConflict(
+            f"The routing record is at generation {present.generation} and was changed since it "
+            f"was read at generation {expected.generation}."
+        )
+
+
 class Merge(msgspec.Struct, frozen=True):
     """What all replicas have to route by, given the store's record and a replica's."""
 
@@ -206,9 +216,7 @@ def _merge_routing(stored: RoutingRecord, known: RoutingRecord) -> Merge:
         lost = known if _is_lost(known, stored) else None
         return Merge(stored, write=False, dropped=lost)
     if stored.generation > 0 and _newer(stored, known):
-        after = with_ancestor(
-            msgspec.structs.replace(stored, generation=known.generation + 1), stored
-        )
+        after = with_ancestor(replace(stored, generation=known.generation + 1), stored)
         return Merge(after, write=True, dropped=known)
     return Merge(known, write=True, dropped=stored if _is_lost(stored, known) else None)
 

@@ -22,7 +22,7 @@ import msgspec
 
 from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord, is_model_name
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.replication.records import Stored, stored_record, usable
+from serving_gateway.replication.records import Stored, require_unchanged, stored_record, usable
 from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
 from serving_gateway.tasks import is_being_cancelled
@@ -120,7 +120,8 @@ class RedisStore:
             names = sorted({*listed, *hosted})
             for start in range(0, len(names), _BULK):
                 await self._read_bulk(names[start : start + _BULK])
-            if unlisted := {name for name in hosted if self._is_routed(name)}.difference(listed):
+            routed = {name for name in hosted if self._is_routed(name)}
+            if unlisted := routed.difference(listed):
                 with contextlib.suppress(StoreUnavailable):  # tried again at the next full read
                     await self._ask("SADD", _NAMES, *unlisted)
             self._names = frozenset(names)
@@ -136,12 +137,7 @@ class RedisStore:
             question.time()
             question.get(_key(name))
             (seconds, micros), data = await question.execute()
-        stored = usable(await self._look_up(name, data))
-        if stored != expected:
-            raise GenerationConflict(
-                f"The routing record is at generation {stored.generation} and was changed since it "
-                f"was read at generation {expected.generation}."
-            )
+        require_unchanged(await self._look_up(name, data), expected)
         deadline = seconds * 1_000_000 + micros + int(self._connection.limit_seconds * 800_000)
         new = msgspec.json.encode(record)
         outcome = await self._write(record, data or b"", new, deadline)
@@ -225,7 +221,7 @@ class RedisStore:
 
     def _is_routed(self, model_name: str) -> bool:
         stored = self._seen[model_name][1]
-        return isinstance(stored, RoutingRecord) and stored.generation > 0 and not stored.removed
+        return isinstance(stored, RoutingRecord) and stored.is_routed
 
     async def _ask(self, *command: str) -> Any:
         """The answer to one command, which is an error for a key of another type."""

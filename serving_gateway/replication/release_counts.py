@@ -18,7 +18,7 @@ import msgspec
 
 from serving_gateway.contract import ReleaseEvidence, check_phase, is_model_name
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.replication.record_files import in_thread
+from serving_gateway.replication.record_files import in_thread, replace_file
 from serving_gateway.replication.redis_connection import RedisConnection
 
 MOST_PROCESSES: Final = 256
@@ -93,9 +93,7 @@ class FileReleaseCounts:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() and len(list(folder.glob("*.json"))) >= MOST_PROCESSES:
                 raise _full(evidence.release_id)
-            staged = path.with_suffix(".staged")
-            staged.write_bytes(msgspec.json.encode(evidence))
-            staged.replace(path)
+            replace_file(path, msgspec.json.encode(evidence))
         except OSError as error:
             raise StoreUnavailable(f"Counts of a release cannot be written: {error}.") from error
 

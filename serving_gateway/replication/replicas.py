@@ -12,7 +12,7 @@ import msgspec
 
 from serving_gateway.contract import LiveReplica, ReplicaIdentity, ReplicaStatus, RoutingRecord
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.replication.records import digest, same_content
+from serving_gateway.replication.records import digest, format_time, same_content
 
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
@@ -42,7 +42,7 @@ class ReplicaList(msgspec.Struct, frozen=True):
 
 def now() -> str:
     """This moment in UTC, as RFC 3339."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_time(datetime.now(UTC))
 
 
 def this_process() -> ReplicaIdentity:

@@ -8,7 +8,6 @@ under a lock of its own, so that none waits for another's Triton.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.records import Stored, merge
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.store import RoutingStore
-from serving_gateway.tasks import is_being_cancelled
+from serving_gateway.tasks import is_being_cancelled, wait_at_most
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +133,7 @@ class Watcher:
             self._woken.clear()
             await self.look(models, tasks)
             await asyncio.sleep(_LEAST_PAUSE_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.interval):
-                    await self._woken.wait()
+            await wait_at_most(self._woken, self.interval)
 
     async def look(self, models: HostedModels, tasks: asyncio.TaskGroup | None = None) -> None:
         """Read all records, and act on those that changed: in `tasks`, but for the first pass."""
@@ -204,7 +201,7 @@ class Watcher:
             return False  # it is being acted on; the next look sees what came of it
         known = models.record(name)
         if known is None:
-            return isinstance(stored, StoreUnavailable) or _is_routed(stored)
+            return isinstance(stored, StoreUnavailable) or stored.is_routed
         settled = self._settled.get(name)
         return settled is None or settled[0] is not stored or settled[1] is not known
 
@@ -244,7 +241,7 @@ class Watcher:
                 await models.host(copy or RoutingRecord(model_name=name))
         else:
             self._problems.pop(name, None)
-            if known is None and _is_routed(stored):
+            if known is None and stored.is_routed:
                 await models.host(stored)
             elif known is not None and not await self._converge(models, known, stored):
                 return  # the next look tries it again
@@ -288,7 +285,3 @@ class Watcher:
         elif problem is None and self._problem is not None:
             log.info("the routing store is back")
         self._problem = problem
-
-
-def _is_routed(record: RoutingRecord) -> bool:
-    return record.generation > 0 and not record.removed
