@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -23,7 +22,7 @@ from serving_gateway.errors import (
 )
 from serving_gateway.http.raw import BUG, error_body
 from serving_gateway.http.security import Access
-from serving_gateway.inference.bodies import invalid_body
+from serving_gateway.inference.bodies import unreadable_body
 from serving_gateway.telemetry.logs import RepeatedWarning
 
 log = logging.getLogger(__name__)
@@ -93,11 +92,7 @@ def _invalid_request(error: RequestValidationError) -> GatewayError:
     if is_missing and not place:
         return MalformedRequest("The body is empty; this endpoint needs one, as JSON.")
     cause = getattr(first.get("ctx", {}).get("error"), "__cause__", None)
-    if isinstance(cause, msgspec.ValidationError):
-        return invalid_body(cause)
-    if isinstance(cause, msgspec.DecodeError | UnicodeDecodeError):
-        return MalformedRequest(f"The body is not valid JSON: {cause}.")
-    if isinstance(cause, RecursionError):
-        return MalformedRequest("The body is nested too deeply.")
+    if isinstance(cause, (ValueError, RecursionError)):
+        return unreadable_body(cause)
     code = "missing_field" if is_missing else "wrong_type"
     return InvalidInput(f"{place}: {first['msg']}.", field=place or None, code=code)

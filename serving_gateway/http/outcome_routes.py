@@ -11,11 +11,11 @@ from pydantic import PlainValidator
 from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import Outcome, OutcomesRequest, OutcomesResponse
 from serving_gateway.control.hosting import Hosting
-from serving_gateway.errors import Conflict, MalformedRequest, Overloaded
+from serving_gateway.errors import Conflict, Overloaded
 from serving_gateway.http.descriptions import errors
 from serving_gateway.http.routes import guarded_router
 from serving_gateway.http.security import Access, Need
-from serving_gateway.inference.bodies import invalid_body
+from serving_gateway.inference.bodies import unreadable_body
 from serving_gateway.inference.offload import LARGE_BYTES
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.outcome_writer import OutcomeWriter
@@ -99,12 +99,8 @@ async def _decode_body(body: bytes) -> list[Outcome]:
         if len(body) <= LARGE_BYTES:
             return _decode(body).outcomes
         return (await asyncio.to_thread(_decode, body)).outcomes
-    except msgspec.ValidationError as error:
-        raise invalid_body(error) from error
-    except RecursionError as error:
-        raise MalformedRequest("The body is nested too deeply.") from error
-    except ValueError as error:
-        raise MalformedRequest(f"The body is not valid JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise unreadable_body(error) from error
 
 
 def outcome_routers(

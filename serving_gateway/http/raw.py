@@ -9,17 +9,15 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
 from serving_gateway.contract import ErrorResponse
 from serving_gateway.errors import GatewayError, printable
+from serving_gateway.inference.bodies import encode_json
 
 log = logging.getLogger(__name__)
 
 Header = tuple[bytes, bytes]
 """Lower-case name, and value."""
 
-encode: Final = msgspec.json.Encoder().encode
 BUG: Final = "The gateway failed because of a bug; its log says more under this request id."
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -70,4 +68,4 @@ def error_body(
         headers.append((b"retry-after", b"%d" % error.retry_after))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    return encode(described), headers
+    return encode_json(described), headers

@@ -17,8 +17,9 @@ from serving_gateway.http.descriptions import (
     Responses,
     errors,
 )
-from serving_gateway.http.raw import encode, header
+from serving_gateway.http.raw import header
 from serving_gateway.http.security import Access, Need
+from serving_gateway.inference.bodies import encode_json
 
 
 class StructResponse(JSONResponse):
@@ -26,7 +27,7 @@ class StructResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """The bytes of any msgspec type."""
-        return encode(content)
+        return encode_json(content)
 
 
 class _ReadRequest(Request):

@@ -119,16 +119,20 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         _syntax.decode(plain)
         decoder.decode(plain)
         return msgspec.convert(json.loads(body.decode()), decoder.type)
-    except msgspec.ValidationError as error:
-        raise invalid_body(error) from error
-    except RecursionError as error:
-        raise MalformedRequest("The body is nested too deeply.") from error
-    except ValueError as error:
-        raise MalformedRequest(f"The body is not valid JSON: {str(error)[:_SHOWN]}.") from error
+    except (ValueError, RecursionError) as error:
+        raise unreadable_body(error) from error
 
 
-def invalid_body(error: msgspec.ValidationError) -> InvalidInput:
-    """The error of a JSON body that has another form than the endpoint reads."""
+def unreadable_body(error: ValueError | RecursionError) -> InvalidInput | MalformedRequest:
+    """The error of a body that a decoder has refused: `InvalidInput` for JSON of another form."""
+    if isinstance(error, msgspec.ValidationError):
+        return _invalid_body(error)
+    if isinstance(error, RecursionError):
+        return MalformedRequest("The body is nested too deeply.")
+    return MalformedRequest(f"The body is not valid JSON: {str(error)[:_SHOWN]}.")
+
+
+def _invalid_body(error: msgspec.ValidationError) -> InvalidInput:
     what, _, path = str(error).rpartition(" - at `$")
     if not what:
         what, path = path, ""
