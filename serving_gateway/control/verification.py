@@ -84,7 +84,7 @@ class VersionVerifier:
         with _limited():
             await client.require_ready()
         await asyncio.gather(client.warm_up(), self._prepare(slot))
-        client.mark_ready()
+        client.state.mark_ready()
         return client
 
     async def require_split(self, a: Slot, b: Slot) -> None:

@@ -93,13 +93,11 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
-class InvalidEntityIds(EntityUnusable):
+class InvalidEntityIds(EntityUnusable, code="wrong_type"):
     """An id at `position` in the request that cannot be an entity's; `why` follows its place.
 
     `key` is the name of the id's key.
     """
-
-    default_code = "wrong_type"
 
     def __init__(self, position: int, why: str, key: str = "") -> None:
         place = f"entity_ids[{position}]"
@@ -109,16 +107,12 @@ class InvalidEntityIds(EntityUnusable):
         self.key = key
 
 
-class ServiceUnusable(FeaturesUnavailable):
+class ServiceUnusable(FeaturesUnavailable, code="feature_service_unusable"):
     """The store works, but lacks this feature service or some of the requested features."""
-
-    default_code = "feature_service_unusable"
 
 
 class OtherKeys(ServiceUnusable):
     """The features are read by other `keys` than those that the look-up names."""
-
-    default_code = "feature_service_unusable"
 
     def __init__(self, message: str, keys: tuple[str, ...]) -> None:
         super().__init__(message)

@@ -81,7 +81,7 @@ class Predictor:
 class Prediction(RoutedRequest):
     """One request for a prediction."""
 
-    __slots__ = ("_body", "_codec", "_predictor", "_request", "_rows")
+    __slots__ = ("_body", "_predictor", "_request", "_rows")
 
     def __init__(
         self, predictor: Predictor, sink: Sink, body: bytes, arrived: float, due: float
@@ -91,7 +91,6 @@ class Prediction(RoutedRequest):
         self._body = body
         self._request: PredictRequest | FloatRequest
         self._rows: RequestRows
-        self._codec: Codec
 
     def read(self) -> None:
         """Read the body by what production reads; `MalformedRequest` or `InvalidInput`."""
@@ -144,7 +143,7 @@ class Prediction(RoutedRequest):
     ) -> None:
         batcher = target.client.batcher
         assert batcher is not None  # noqa: S101 -- there with the codec
-        self._rows, self._codec = rows, codec
+        self._rows = rows
         kept = len(self._body) + VALUE_BYTES * rows.count * codec.width
         self.carry(rows.tensors, rows.count, PREDICTION, deadline, kept)
         self.sent_at = perf_counter()

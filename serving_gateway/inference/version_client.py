@@ -192,10 +192,6 @@ class VersionClient:
         """What the version reads: as recorded, or by Triton's metadata once those are known."""
         return None if self.codec is None else self.codec.signature
 
-    def mark_ready(self) -> None:
-        """Note that the version answers."""
-        self.state.mark_ready()
-
     def usable(self, variant: str) -> Codec:
         """The codec; `VariantUnavailable`, with the reason, when the version cannot answer."""
         codec = self.codec

@@ -349,7 +349,7 @@ async def test_a_release_is_ended_only_where_production_was_asked_and_can_take_o
 
     async def probe(client: VersionClient) -> None:
         if production != "does not answer":
-            client.mark_ready()
+            client.state.mark_ready()
         if production == "answers, as B does by then":
             counter.answer(0.01)
 
