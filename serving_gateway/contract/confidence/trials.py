@@ -20,7 +20,6 @@ MIXTURE: Final = ((0.5, 0.5), (0.5, 50.0), (50.0, 0.5))
 share, rare events, and events that are rarely absent. The bounds hold with any mixture that is
 chosen before the data; this one makes them narrow at failure rates and at the tail of a quantile.
 """
-_HALVINGS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +121,7 @@ def _likeliest(a: Trials, b: Trials, distance: float) -> float:
     """A's probability of greatest likelihood, where B's is greater by `distance`."""
     low, high = max(0.0, -distance), min(1.0, 1.0 - distance)
     # The likelihood is log-concave, so its slope falls: where it is 0 lies the maximum.
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if _slope(a, middle) + _slope(b, middle + distance) > 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    return boundary(low, high, lambda share: _slope(a, share) + _slope(b, share + distance) <= 0)
 
 
 def _slope(trials: Trials, probability: float) -> float:
