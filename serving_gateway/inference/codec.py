@@ -6,6 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import isfinite
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,6 @@ import msgspec
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import InvalidInput
 from serving_gateway.inference.coerce import Place, coerce_elements, invalid_value
-from serving_gateway.inference.row_layout import RowLayout
 from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, pack
 
 _NUMBERS: Final = frozenset([float, int])
@@ -54,6 +54,34 @@ class InputSpec(msgspec.Struct, frozen=True):
         """Bytes of the elements, row by row; `InvalidInput` at `place` for one that is invalid."""
         uniform = features is self.columns
         return pack(self.dtype, coerce_elements(flat, features, place, is_uniform=uniform))
+
+
+class RowLayout:
+    """The features of a signature by where their values come from.
+
+    `names` are in the order of a row, and so are `stored` and `requested`, the parts of it.
+    `ValueError` where a request feature is not a feature.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.names = tuple([feature.name for feature in signature.features])
+        self.known, self.required = frozenset(self.names), frozenset(signature.request)
+        if unknown := self.required - self.known:
+            raise ValueError(f"request feature {min(unknown)!r} is not among the features")
+        self.requested = tuple([name for name in self.names if name in self.required])
+        self.stored = tuple([name for name in self.names if name not in self.required])
+        self.positions = {name: at for at, name in enumerate(self.stored)}
+        """Of the stored features among them."""
+        places = {name: at for at, name in enumerate((*self.stored, *self.requested))}
+        order = [places[name] for name in self.names]
+        self._arrange = None if order == sorted(order) else itemgetter(*order)
+
+    def row(self, stored: list[Any], sent: Mapping[str, Any]) -> list[Any]:
+        """The row of these stored values and the request features among `sent`."""
+        if not self.requested:
+            return stored
+        values = stored + [sent[name] for name in self.requested]
+        return values if self._arrange is None else [*self._arrange(values)]
 
 
 class Codec:
