@@ -26,11 +26,10 @@ from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.http.app import build
 from serving_gateway.http.connection_policy import ConnectionPolicy
-from serving_gateway.http.control_token import ensure_token
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.middleware import RequestObserver
 from serving_gateway.http.outcome_routes import OutcomeReceiver
-from serving_gateway.http.security import Access
+from serving_gateway.http.security import Access, ensure_token
 from serving_gateway.http.server import drain_on_signal
 from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror

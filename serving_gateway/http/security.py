@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import logging
 from enum import Enum
 from hashlib import sha256
 from ipaddress import ip_address
@@ -13,9 +14,12 @@ from urllib.parse import urlsplit
 from serving_gateway.contract import PLATFORM_HEADER
 from serving_gateway.errors import Forbidden, Unauthenticated
 from serving_gateway.http.raw import Header, header
+from serving_gateway.secret_files import read_or_create
 from serving_gateway.settings import Settings
 
-DEFAULT_NAME: Final = "default"
+log = logging.getLogger(__name__)
+
+_DEFAULT_NAME: Final = "default"
 """Name of the token that is configured or generated without one."""
 _UNCHANGED: Final = "Nothing was changed."
 
@@ -46,7 +50,7 @@ class Access:
         self._keys = frozenset(_digest(key.get_secret_value()) for key in settings.api_keys)
         self._tokens: dict[bytes, str] = {}
         if settings.control_token is not None:
-            self.add_token(DEFAULT_NAME, settings.control_token.get_secret_value())
+            self.add_token(_DEFAULT_NAME, settings.control_token.get_secret_value())
         for name, token in settings.control_tokens:
             self.add_token(name, token.get_secret_value())
 
@@ -131,6 +135,29 @@ class Access:
             return
         where = "GATEWAY_CORS_ORIGINS does not allow it" if cors else _UNCHANGED
         raise Forbidden(f"The request was made by a web page of {origin[:100]!r}: {where}")
+
+
+def ensure_token(settings: Settings, access: Access) -> None:
+    """Generate a token where the settings name none, and log where it lies.
+
+    A directory that cannot be written leaves the control endpoints closed; predictions are
+    answered all the same.
+    """
+    if settings.control_token is not None or settings.control_tokens:
+        return
+    path = settings.state_dir / "control-token"
+    file = {"file": str(path.absolute())}
+    try:
+        access.add_token(_DEFAULT_NAME, read_or_create(path))
+    except (OSError, ValueError) as error:
+        log.error(  # noqa: TRY400 -- the cause is in the message
+            "no control token: control endpoints refuse every call until GATEWAY_CONTROL_TOKEN "
+            "is set or the file can be used; predictions are answered",
+            extra={**file, "reason": str(error)},
+        )
+    else:
+        text = "GATEWAY_CONTROL_TOKEN is not set; the control token is in a file"
+        log.warning(text, extra=file)
 
 
 def _digest(secret: str | bytes) -> bytes:
