@@ -62,7 +62,7 @@ from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.telemetry.outcome_writer import OutcomeWriter
 from serving_gateway.telemetry.prediction_ids import PredictionIds
 from serving_gateway.telemetry.prediction_log import LogQueue, ModelLog
-from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonClusters
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
@@ -154,7 +154,7 @@ class _Replica:
         self.heartbeat = Heartbeat(
             self.store, identity, keep_seconds=settings.replica_seconds, interval=interval
         )
-        self.tritons = TritonClientPool(settings, self.tracing)
+        self.tritons = TritonClusters(settings, self.tracing)
         self.prediction_ids = PredictionIds()
         self.log_queue = LogQueue(settings.sample_queue_rows, settings.sample_queue_bytes)
         self.writer: LogWriter | None = None

@@ -42,8 +42,7 @@ from serving_gateway.replication.replicas import ModelReport
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics, RoutedState, VariantStats
 from serving_gateway.telemetry.prediction_log import VariantLog
-from serving_gateway.triton.client_pool import TritonClientPool
-from serving_gateway.triton.cluster import TritonCluster
+from serving_gateway.triton.cluster import TritonCluster, TritonClusters
 
 TRAFFIC_SECONDS: Final = 60.0
 """How long a variant counts as one with traffic after its last request."""
@@ -111,7 +110,7 @@ class Router:
 
     model_name: str
     settings: Settings
-    tritons: TritonClientPool
+    tritons: TritonClusters
     lifecycle: Lifecycle
     metrics: ModelMetrics
     budget: ByteBudget

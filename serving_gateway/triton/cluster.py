@@ -226,6 +226,27 @@ class TritonCluster:
             await server.aclose()
 
 
+class TritonClusters:
+    """The clusters of Triton servers in use, one for each address."""
+
+    def __init__(self, settings: Settings, tracing: Tracing | None = None) -> None:
+        self._settings = settings
+        self._tracing = tracing
+        self._clusters: dict[str, TritonCluster] = {}
+
+    def of(self, url: str) -> TritonCluster:
+        """The servers behind an address."""
+        if url not in self._clusters:
+            servers_url = self._settings.triton_servers.get(url)
+            self._clusters[url] = TritonCluster(url, self._settings, servers_url, self._tracing)
+        return self._clusters[url]
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for cluster in self._clusters.values():
+            await cluster.aclose()
+
+
 def _check(answers: Sequence[object]) -> None:
     """Raise the first error, if any, of a question to every server.
 

@@ -37,7 +37,7 @@ from serving_gateway.inference.traffic import A, B
 from serving_gateway.replication.records import merge, next_change_time
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonClusters
 from tests.faults.release_rules import PLANS, broken_step, contradiction, is_active
 from tests.support.fake_triton import FakeTriton
 
@@ -539,7 +539,7 @@ def _router() -> Router:
     return Router(
         _NAME,
         _SETTINGS,
-        cast(TritonClientPool, FakeTriton()),
+        cast(TritonClusters, FakeTriton()),
         Lifecycle(),
         Metrics().model(_NAME),
         ByteBudget(2**20),

@@ -44,8 +44,7 @@ from serving_gateway.replication.replicas import this_process
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import LabelledCounts
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.triton.client_pool import TritonClientPool
-from serving_gateway.triton.cluster import TritonCluster
+from serving_gateway.triton.cluster import TritonCluster, TritonClusters
 from serving_gateway.triton.version_state import VersionState
 
 SIGNATURE = Signature(
@@ -96,7 +95,7 @@ class Harness:
     def __init__(self, home: Path) -> None:
         settings = Settings(state_dir=home, model_name="m")
         metrics = Metrics().model("m")
-        tritons = TritonClientPool(settings)
+        tritons = TritonClusters(settings)
         self.metrics = metrics
         self.registry = FakeRegistry()
         self.features = FakeFeatures()

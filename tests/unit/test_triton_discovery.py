@@ -10,7 +10,7 @@ import pytest
 
 from serving_gateway.errors import TritonUnavailable
 from serving_gateway.settings import Settings
-from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonClusters
 from serving_gateway.triton.discovery import server_urls
 
 
@@ -48,7 +48,7 @@ async def test_server_of_variant_b_may_have_replicas_too(monkeypatch: pytest.Mon
     monkeypatch.setenv("GATEWAY_SHADOW_TRITON_URL", "http://b:8000")
     shadows = "http://127.0.0.1:83,http://127.0.0.1:84"
     monkeypatch.setenv("GATEWAY_SHADOW_TRITON_SERVERS_URL", shadows)
-    tritons = TritonClientPool(Settings())
+    tritons = TritonClusters(Settings())
     servers = {url: [*tritons.of(url)._servers] for url in ("http://a:8000", "http://b:8000")}
     await tritons.aclose()
     assert servers == {
