@@ -91,7 +91,7 @@ class Hosting:
         """The models hosted, in alphabetical order."""
         return tuple(sorted(self._models))
 
-    def plane(self, model_name: str) -> HostedModel:
+    def find(self, model_name: str) -> HostedModel:
         """A hosted model, else `NotFound`; `VariantUnavailable` where only others host it."""
         if (found := self._models.get(model_name)) is not None:
             return found
@@ -107,13 +107,13 @@ class Hosting:
         )
 
     def resolve(self, model_name: str) -> HostedModel:
-        """As `plane`, or the hosted model whose variant B routes to a Triton model of that name."""
+        """As `find`, or the hosted model whose variant B routes to a Triton model of that name."""
         if model_name not in self._models:
             for model in self._models.values():
                 for target in model.router.table.targets.values():
                     if target.model_name == model_name:
                         return model
-        return self.plane(model_name)
+        return self.find(model_name)
 
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
         """Versions by variant that a model (default: the default one) is routed to."""
@@ -230,7 +230,7 @@ class Hosting:
         self, model_name: str, *, force: bool, by: str, reason: str | None
     ) -> RemovalResponse:
         """Remove a model from all replicas; see `ControlPlane.remove`."""
-        control = self.plane(model_name).control_plane
+        control = self.find(model_name).control_plane
         done = await control.remove(force=force, by=by, reason=reason)
         await self.unhost(model_name)
         return done

@@ -317,7 +317,7 @@ class InferenceEndpoint:
         if content_type != b"application/json":
             check_json(content_type)
         name = route.model_name
-        hosted = hosting.default if name is None else hosting.plane(name)
+        hosted = hosting.default if name is None else hosting.find(name)
         request.call = hosted.predictor.submit(bytes(request.body), request)
 
     def _require_generation(self, least: bytes, route: Route) -> None:

@@ -84,7 +84,7 @@ def _add_readiness(router: APIRouter, hosting: Hosting) -> None:
 
         It can once the version of its variant A is confirmed READY.
         """
-        return answer(hosting.plane(model).status.ready(), response)
+        return answer(hosting.find(model).status.ready(), response)
 
 
 def _add_reads(
@@ -102,12 +102,12 @@ def _add_reads(
 
         Always 200 while it does.
         """
-        return hosting.plane(model).status.health()
+        return hosting.find(model).status.health()
 
     @status_router.get("" if status_router.prefix else "/models")
     async def models(model: Model) -> ModelStatus:
         """Read what Triton serves of a model at this moment, and what is routed to."""
-        return await hosting.plane(model).status.models()
+        return await hosting.find(model).status.models()
 
     @shadow_router.get("/shadow")
     async def shadow(request: Request, model: Model) -> ShadowReport:
@@ -116,7 +116,7 @@ def _add_reads(
         Examples are clients' rows: only callers with a control token see them.
         """
         may_change = request.state.token_name is not None
-        return hosting.plane(model).status.shadow(examples=may_change)
+        return hosting.find(model).status.shadow(examples=may_change)
 
 
 def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
@@ -138,14 +138,14 @@ def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
         alias: Alias, model: Model, by: Caller, body: Annotated[RollbackRequest, Body()] = _ROLLBACK
     ) -> ReloadResponse:
         """Move a variant back to the version before, and pin it there."""
-        return await hosting.plane(model).control_plane.rollback(alias, body, by)
+        return await hosting.find(model).control_plane.rollback(alias, body, by)
 
     @router.put("/traffic")
     async def traffic(
         body: Annotated[TrafficRequest, Body()], model: Model, by: Caller
     ) -> TrafficResponse:
         """Set what variant B gets of the traffic."""
-        return await hosting.plane(model).control_plane.set_traffic(body, by)
+        return await hosting.find(model).control_plane.set_traffic(body, by)
 
 
 def _add_removals(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
@@ -158,7 +158,7 @@ def _add_removals(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
         reason: Reason = None,
     ) -> ClearResponse:
         """Take variant B's version away."""
-        control_plane = hosting.plane(model).control_plane
+        control_plane = hosting.find(model).control_plane
         return await control_plane.clear_variant(alias, force=force, by=by, reason=reason)
 
     if router.prefix:

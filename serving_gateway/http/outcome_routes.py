@@ -122,6 +122,6 @@ def outcome_routers(
     @router.post("/models/{model}/outcomes", responses=errors(409))
     async def add_by_model(model: str, body: OutcomesBody) -> OutcomesResponse:
         """Add outcomes of a named model."""
-        return await receiver.accept(hosting.plane(model).model_name, body)
+        return await receiver.accept(hosting.find(model).model_name, body)
 
     yield router

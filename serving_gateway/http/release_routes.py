@@ -43,7 +43,7 @@ def add_release_report(
 
         With what all replicas counted of it, and what that shows of each guardrail.
         """
-        return await hosting.plane(model).release_report.report()
+        return await hosting.find(model).release_report.report()
 
 
 def add_release_changes(
@@ -61,14 +61,14 @@ def add_release_changes(
         It takes the place of one that is active for another version.
         """
         request = msgspec.convert(msgspec.to_builtins(body), ReleaseRequest)
-        return await hosting.plane(model).release.begin(request, by)
+        return await hosting.find(model).release.begin(request, by)
 
     @router.post("/release/advance")
     async def advance(
         body: Annotated[ReleaseAdvance, Body()], model: Model, by: Caller
     ) -> ReleaseResponse:
         """Carry out the verdict on the present step, or on the time after the switch."""
-        return await hosting.plane(model).release.advance(body, by)
+        return await hosting.find(model).release.advance(body, by)
 
     @router.post("/release/approve")
     async def approve(
@@ -78,7 +78,7 @@ def add_release_changes(
 
         The token's name and the reason are recorded.
         """
-        return await hosting.plane(model).release.approve(body, by)
+        return await hosting.find(model).release.approve(body, by)
 
     @router.post(
         "/release/stop",
@@ -93,6 +93,6 @@ def add_release_changes(
         it. Where the store cannot be written, 202: the stop is in effect on the replica that
         answers, which goes on trying to write it; ask each replica.
         """
-        done = await hosting.plane(model).release.stop(body, by)
+        done = await hosting.find(model).release.stop(body, by)
         response.status_code = 202 if done.status == "stop_pending" else 200
         return done

@@ -17,7 +17,7 @@ from serving_gateway.features.types import (
 )
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.coerce import invalid_value
-from serving_gateway.inference.entity_request import EntityRequest, listed
+from serving_gateway.inference.entity_request import EntityRequest, list_names
 from serving_gateway.inference.rows import RequestRows, shown_id
 
 _NOTHING: Final[frozenset[str]] = frozenset()
@@ -92,16 +92,16 @@ def _require_covered(request: EntityRequest, row: int, gap: Gap, given: Set[str]
         return
     if gap.status is Status.UNNAMED:
         raise request.missing_key(row, gap.key, lacking)
-    views = f"feature view{'s' if len(gap.views) > 1 else ''} {listed(gap.views)}"
+    views = f"feature view{'s' if len(gap.views) > 1 else ''} {list_names(gap.views)}"
     why = {
         Status.UNKNOWN: f"is not in {views}",
         Status.EXPIRED: f"has values of {gap.event_timestamp} only, older than {views} allows",
-        Status.INCOMPLETE: f"has no value for {listed(lacking)} in {views}",
+        Status.INCOMPLETE: f"has no value for {list_names(lacking)} in {views}",
     }[gap.status]
     entity = shown_id(request.entities[row].get(gap.key))
     raise EntityUnusable(
         f"{gap.key} {entity} {why}. To use values of your own instead, send "
-        f"{listed(lacking)} in request.",
+        f"{list_names(lacking)} in request.",
         field=request.place("entities", row, gap.key),
         code=f"{gap.status}_entity",
     )

@@ -48,7 +48,9 @@ class EntityRequest(msgspec.Struct, frozen=True):
 
     def missing_key(self, row: int, key: str | None, features: Sequence[str]) -> InvalidInput:
         """The error of a row without a key, by which these features are stored."""
-        what = f"is missing: {listed(features)} would be read by it. Send it, or these in request."
+        what = (
+            f"is missing: {list_names(features)} would be read by it. Send it, or these in request."
+        )
         return invalid_value(self.place("entities", row, key), what, code="missing_key")
 
 
@@ -73,7 +75,7 @@ def read_entities(codec: Codec, request: PredictRequest, max_rows: int) -> Entit
     return _with_keys(codec, found)
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Names for people, not all of very many."""
     more = len(names) - _SHOWN_NAMES
     shown = ", ".join([name[:_SHOWN] for name in names[:_SHOWN_NAMES]])
@@ -112,7 +114,7 @@ def _check_sent(codec: Codec, found: EntityRequest, row: int, values: Mapping[st
             what = f"is missing; it comes with each request{todo}."
             raise invalid_value(found.place("request", row, name), what, code="missing_feature")
     if unknown := values.keys() - layout.known:
-        what = f"is not a feature of this model; it has {listed(layout.names)}."
+        what = f"is not a feature of this model; it has {list_names(layout.names)}."
         raise invalid_value(found.place("request", row, min(unknown)), what, code="unknown_feature")
 
 

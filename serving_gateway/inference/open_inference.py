@@ -138,7 +138,7 @@ class ProtocolInference(RoutedRequest):
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Pack the tensors for this target's version, and queue them."""
-        codec = target.client.usable(target.variant)
+        codec = target.client.require_codec(target.variant)
         queue = partial(self._queue, target=target, deadline=deadline)
         self.offload.run(
             len(self._body),

@@ -108,7 +108,7 @@ class Prediction(RoutedRequest):
         client = target.client
         codec = client.codec if client.state.ready else None
         if codec is None:
-            codec = client.usable(target.variant)
+            codec = client.require_codec(target.variant)
         request = self._request
         if type(request) is FloatRequest and not codec.float_rows:
             # Another version than the one whose rows were expected, maybe with exact integers.

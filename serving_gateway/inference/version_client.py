@@ -192,7 +192,7 @@ class VersionClient:
         """What the version reads: as recorded, or by Triton's metadata once those are known."""
         return None if self.codec is None else self.codec.signature
 
-    def usable(self, variant: str) -> Codec:
+    def require_codec(self, variant: str) -> Codec:
         """The codec; `VariantUnavailable`, with the reason, when the version cannot answer."""
         codec = self.codec
         if codec is None or not self.state.ready:
@@ -272,7 +272,7 @@ class VersionClient:
         first, span = items[0], None
         tensors, trace, tail = first.tensors, first.traceparent, first.tail
         if len(items) > 1:
-            tensors = joined([item.tensors for item in items])
+            tensors = join_tensors([item.tensors for item in items])
             if trace is None:  # it can belong to one trace only
                 trace = next((one.traceparent for one in items if one.traceparent), None)
         if triton.tracing is not None:
@@ -343,7 +343,7 @@ def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:
         start = stop
 
 
-def joined(parts: Sequence[Tensors]) -> Tensors:
+def join_tensors(parts: Sequence[Tensors]) -> Tensors:
     """The tensors of several requests as those of one, input by input."""
     if len(parts[0]) == 1:
         return (b"".join([part[0] for part in parts]),)

@@ -17,8 +17,13 @@ import msgspec
 from serving_gateway.contract import ACTIVE, LiveReplica, ReplicaIdentity, RoutingRecord
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.record_files import RecordFiles, in_thread, replace_file
-from serving_gateway.replication.records import Stored, require_unchanged, stored_record, usable
-from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
+from serving_gateway.replication.records import (
+    Stored,
+    require_record,
+    require_unchanged,
+    stored_record,
+)
+from serving_gateway.replication.replicas import ModelReport, decode_report, live, status_of
 
 _LOCK_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.02
@@ -53,7 +58,7 @@ class FileStore(RecordFiles):
     @in_thread
     def read(self, model_name: str) -> RoutingRecord:
         """A model's record."""
-        return usable(self._look_up(model_name))
+        return require_record(self._look_up(model_name))
 
     @in_thread
     def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
@@ -136,7 +141,7 @@ class FileStore(RecordFiles):
                     if age > keep_seconds:
                         path.unlink()
                         continue
-                    one = decoded(path.read_bytes(), _Presence, str(path))
+                    one = decode_report(path.read_bytes(), _Presence, str(path))
                     found.append(live(status_of(one.replica, one.models.get(model_name)), age))
         return found
 

@@ -173,7 +173,7 @@ def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:
         return error
 
 
-def usable(stored: Stored) -> RoutingRecord:
+def require_record(stored: Stored) -> RoutingRecord:
     """The record; raises the error that was stored in its place."""
     if isinstance(stored, StoreUnavailable):
         raise stored
@@ -182,7 +182,7 @@ def usable(stored: Stored) -> RoutingRecord:
 
 def require_unchanged(stored: Stored, expected: RoutingRecord) -> None:
     """Refuse (`GenerationConflict`) to replace another record than the expected one."""
-    present = usable(stored)
+    present = require_record(stored)
     if present != expected:
         raise GenerationConflict(
             f"The routing record is at generation {present.generation} and was changed since it "

@@ -22,9 +22,14 @@ import msgspec
 
 from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord, is_model_name
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.replication.records import Stored, require_unchanged, stored_record, usable
+from serving_gateway.replication.records import (
+    Stored,
+    require_record,
+    require_unchanged,
+    stored_record,
+)
 from serving_gateway.replication.redis_connection import RedisConnection
-from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
+from serving_gateway.replication.replicas import ModelReport, decode_report, live, status_of
 from serving_gateway.tasks import is_being_cancelled
 
 log = logging.getLogger(__name__)
@@ -107,7 +112,7 @@ class RedisStore:
         """A model's record, read now; generation 0 when none was ever written."""
         async with self._connection.session() as redis:
             data: bytes | None = await redis.get(_key(model_name))
-        return usable(await self._look_up(model_name, data))
+        return require_record(await self._look_up(model_name, data))
 
     async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
         """The records of all models; from memory while no gateway wrote one, for a few seconds."""
@@ -191,8 +196,10 @@ class RedisStore:
             if identity is None:  # it left meanwhile
                 continue
             where = f"{self._where} (key {_replica_key(name)})"
-            one = decoded(identity, ReplicaIdentity, where)
-            status = status_of(one, None if report is None else decoded(report, ModelReport, where))
+            one = decode_report(identity, ReplicaIdentity, where)
+            status = status_of(
+                one, None if report is None else decode_report(report, ModelReport, where)
+            )
             found.append(live(status, max(0.0, ages[name.encode()])))
         return found
 

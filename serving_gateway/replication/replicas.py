@@ -63,7 +63,7 @@ def live(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
     return LiveReplica(**msgspec.structs.asdict(replica), age_seconds=round(age_seconds, 3))
 
 
-def decoded(data: bytes, kind: type[_Kind], where: str) -> _Kind:
+def decode_report(data: bytes, kind: type[_Kind], where: str) -> _Kind:
     """Read a replica's report, or `StoreUnavailable`: to leave it out would hide a replica."""
     try:
         return msgspec.json.decode(data, type=kind)

@@ -139,7 +139,7 @@ class FakeServer:
         )
         hosting = SimpleNamespace(
             default=hosted,
-            plane=lambda name: hosted,
+            find=lambda name: hosted,
             resolve=lambda name: hosted,
             still_served=lambda name=None: {},
         )

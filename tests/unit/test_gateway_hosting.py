@@ -117,7 +117,7 @@ async def test_reloads_under_way_count_towards_the_limit(harness: Harness) -> No
     assert caught.value.code == "too_many_models"
     await harness.hosting.host(record("four"))
     with pytest.raises(VariantUnavailable, match="does not host 'four' yet"):
-        harness.hosting.plane("four")
+        harness.hosting.find("four")
     held.set()
     await asyncio.gather(*tasks)
 
@@ -128,7 +128,7 @@ async def test_a_refused_first_reload_hosts_nothing(harness: Harness) -> None:
             raise GatewayError("refused")
     assert harness.forgotten == ["new"]
     with pytest.raises(NotFound):
-        harness.hosting.plane("new")
+        harness.hosting.find("new")
     # Neither does one of a model that was removed.
     gone = msgspec.structs.replace(record("gone", 4), variants={}, removed=True)
     await harness.store.replace(RoutingRecord("gone"), gone)
@@ -162,7 +162,7 @@ async def test_a_replica_is_ready_once_every_record_was_read_even_if_a_model_is_
     assert harness.hosting.readiness().reasons == ("the store is down",)
     harness.pending = None
     await harness.hosting.host(record("one"))
-    router: Any = harness.hosting.plane("one").router
+    router: Any = harness.hosting.find("one").router
     router.reasons = ("gone",)
     found = harness.hosting.readiness()
     assert (found.status, found.reasons, found.models) == ("ready", (), {"one": ("gone",)})
