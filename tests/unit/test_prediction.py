@@ -13,8 +13,6 @@ from serving_gateway.contract import Signature, Strategy, Traffic
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
-    EntityUnusable,
-    FeaturesUnavailable,
     GatewayError,
     InferenceRefused,
     InvalidInput,
@@ -132,26 +130,6 @@ async def test_overloaded_triton_gets_no_request_twice(plane: FakeTritonPlane) -
     assert len(plane.triton.calls) <= 3
 
 
-async def test_rows_of_the_store_are_answered(plane: FakeTritonPlane, reader: Reader) -> None:
-    outcome = plane.predict(b'{"entity_ids":[7,"x"]}')
-    assert reader.asked == [("flowers", ("a", "b"), [7, "x"], {"b"})]
-    reader.answer(found(1.0, None), found(2.0, 5.0))
-    response = await decode(outcome)
-    assert (response["probabilities"], response["feature_source"]) == ([[1, 2], [2, 2]], "feast")
-
-
-async def test_payload_answers_when_the_store_does_not(
-    plane: FakeTritonPlane, reader: Reader
-) -> None:
-    outcome = plane.predict(b'{"entity_id":7,"data":[[3,4]]}')
-    reader.answer(FeaturesUnavailable("down"))
-    assert (await decode(outcome))["feature_source"] == "fallback"
-    outcome = plane.predict(b'{"entity_id":7}')
-    reader.answer(FeaturesUnavailable("down"))
-    with pytest.raises(FeaturesUnavailable):
-        await outcome
-
-
 async def test_a_answers_for_an_entity_that_only_b_lacks(
     plane: FakeTritonPlane, reader: Reader
 ) -> None:
@@ -209,15 +187,6 @@ async def test_nothing_is_inferred_for_a_client_that_left_during_the_look_up(
     reader.answer(found(1.0, 2.0))
     assert plane.triton.calls == []
     assert not outcome.ended.done()
-
-
-async def test_entities_without_a_store_are_refused(tmp_path: Path) -> None:
-    with FakeTritonPlane(tmp_path) as plane:
-        plane.route(A=1)
-        with pytest.raises(EntityUnusable) as caught:
-            await plane.predict(b'{"entity_id":7}')
-        assert caught.value.code == "features_off"
-        assert (await decode(plane.predict(b'{"entity_id":7,"data":[[1,2]]}')))["version"] == 1
 
 
 LARGE = b" " * 70_000
