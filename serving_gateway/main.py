@@ -108,45 +108,57 @@ def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
     return Gateway(observer, connections)
 
 
+def _make_features(settings: Settings) -> FeatureReader | None:
+    if settings.feast_dir is None:
+        return None
+    return FeatureReader(FeastStore(settings.feast_dir), limit_seconds=settings.feature_seconds)
+
+
+def _make_tracing(settings: Settings, process_id: str) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    from serving_gateway.telemetry.tracing import Tracing  # OpenTelemetry only where it is used
+
+    return Tracing(settings.otlp_endpoint, settings.trace_fraction, process_id)
+
+
+def _make_registry(settings: Settings) -> Registry | None:
+    if settings.mlflow_url is None:
+        return None
+    return Registry(
+        settings.mlflow_url,
+        token=settings.mlflow_token,
+        username=settings.mlflow_username,
+        password=settings.mlflow_password,
+        limit_seconds=settings.mlflow_seconds,
+    )
+
+
+def _make_stores(settings: Settings) -> tuple[RoutingStore, ReleaseCountStore]:
+    if settings.redis_url is None:
+        return FileStore(settings.state_dir), FileReleaseCounts(settings.state_dir)
+    redis = RedisConnection(
+        settings.redis_url,
+        limit_seconds=settings.store_seconds,
+        pause_seconds=min(1.0, settings.watch_seconds),
+    )
+    return RedisStore(redis), RedisReleaseCounts(redis)
+
+
 class _Replica:
     """What all models of a process share, from its start to its end."""
 
     def __init__(self, settings: Settings) -> None:
         identity = this_process()
         self.settings = settings
-        self.features: FeatureReader | None = None
-        if settings.feast_dir is not None:
-            store = FeastStore(settings.feast_dir)
-            self.features = FeatureReader(store, limit_seconds=settings.feature_seconds)
-        self.tracing: Tracing | None = None
-        if settings.otlp_endpoint is not None:
-            from serving_gateway.telemetry import tracing  # OpenTelemetry only where it is used
-
-            self.tracing = tracing.Tracing(
-                settings.otlp_endpoint, settings.trace_fraction, identity.id
-            )
+        self.features = _make_features(settings)
+        self.tracing = _make_tracing(settings, identity.id)
         self.metrics = Metrics(identity.id, self.features)
         self.supervisor = TaskSupervisor(lambda name: self.metrics.task_restarts.labels(name).inc())
         self.lifecycle = Lifecycle()
-        self.registry: Registry | None = None
-        if (mlflow := settings.mlflow_url) is not None:
-            self.registry = Registry(
-                mlflow,
-                token=settings.mlflow_token,
-                username=settings.mlflow_username,
-                password=settings.mlflow_password,
-                limit_seconds=settings.mlflow_seconds,
-            )
-        self.store: RoutingStore = FileStore(settings.state_dir)
-        self.release_counts: ReleaseCountStore = FileReleaseCounts(settings.state_dir)
+        self.registry = _make_registry(settings)
+        self.store, self.release_counts = _make_stores(settings)
         self.release_failed = asyncio.Event()
-        if settings.redis_url is not None:
-            redis = RedisConnection(
-                settings.redis_url,
-                limit_seconds=settings.store_seconds,
-                pause_seconds=min(1.0, settings.watch_seconds),
-            )
-            self.store, self.release_counts = RedisStore(redis), RedisReleaseCounts(redis)
         self.losses = Losses(self.metrics.record_losses)
         interval, snapshots = settings.watch_seconds, Snapshots(settings.state_dir)
         self.watcher = Watcher(self.store, snapshots, self.losses, interval=interval)
@@ -253,13 +265,19 @@ class _Replica:
             prefix = self.prediction_ids.prefix
             metrics.log = ModelLog(self.log_queue, settings.sample_fraction, prefix)
         mirror = Mirror(settings, router, metrics, ledger, self.mirror_budget, self.offload)
-        count_fallback, ids = metrics.fallbacks.inc, self.prediction_ids
-        dispatcher = Dispatcher(router, wake, probe, count_fallback, self.offload, ids, metrics.log)
+        dispatcher = Dispatcher(
+            router,
+            wake=wake,
+            probe=probe,
+            count_fallback=metrics.fallbacks.inc,
+            offload=self.offload,
+            ids=self.prediction_ids,
+            log=metrics.log,
+        )
         predictor = Predictor(settings, dispatcher, mirror, metrics, features)
         writer = RecordWriter(router, self.store, self.losses)
         verifier = VersionVerifier(settings, router, self.registry, features)
         control = ControlPlane(router, verifier, writer, heartbeat, metrics)
-        protocol = OpenInference(settings, dispatcher)
         status = StatusReporter(
             settings,
             router,
@@ -276,10 +294,10 @@ class _Replica:
             router,
             mirror,
             predictor,
-            control,
-            protocol,
-            status,
-            release,
-            watch,
-            ReleaseReporter(router, watch),
+            control_plane=control,
+            open_inference=OpenInference(settings, dispatcher),
+            status=status,
+            release=release,
+            release_watch=watch,
+            release_report=ReleaseReporter(router, watch),
         )
