@@ -49,6 +49,8 @@ _MIN_GENERATION: Final = b"x-min-generation"
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
+_GZIP: Final = re.compile(rb"(?:^|,)\s*gzip\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?)\s*)?(?:,|$)")
+"""gzip among the codings that a client accepts, with its weight if any; 0 is a refusal."""
 _ROUTES_KEPT: Final = 4096
 _COMPRESSED_FROM: Final = 16_384
 """Bytes from which a response is compressed for a client that asks for it."""
@@ -364,5 +366,5 @@ def _lines(headers: list[Header]) -> bytes:
 
 
 def _accepts_gzip(fields: Fields) -> bool:
-    accepted = fields.get(b"accept-encoding", b"").lower()
-    return b"gzip" in accepted and b"gzip;q=0" not in accepted
+    found = _GZIP.search(fields.get(b"accept-encoding", b"").lower())
+    return found is not None and (found[1] is None or float(found[1]) > 0)

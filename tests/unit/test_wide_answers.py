@@ -174,6 +174,22 @@ async def test_wide_answer_is_compressed_in_a_thread(
     assert set(threads.names) == {"large-bodies_0"}
 
 
+@pytest.mark.parametrize(
+    ("accepted", "is_compressed"),
+    [
+        *((text, True) for text in ("gzip", "br, GZIP", "gzip;q=0.5, br", "gzip ; q=1.0")),
+        *((text, False) for text in ("br", "gzip;q=0", "gzip; q=0.0, br", "gzipped", "")),
+    ],
+)
+async def test_answer_is_compressed_for_a_client_that_accepts_it(
+    server: FakeServer, accepted: str, is_compressed: bool
+) -> None:
+    widen(server)
+    request = post("/predict", b'{"data":[[1,2]]}', f"Accept-Encoding: {accepted}")
+    (answer,) = await server.answer(request)
+    assert ("content-encoding" in answer.headers) is is_compressed
+
+
 async def test_wide_answer_goes_out_as_it_is_while_too_much_waits(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
