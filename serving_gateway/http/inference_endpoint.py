@@ -244,11 +244,9 @@ class InferenceEndpoint:
         """Write a response, and count it."""
         request.call = None  # it refers to the request: a cycle would wait for garbage collection
         self._metrics.in_flight -= 1
-        if not request.is_traffic:
-            pass
-        elif status == 200:
+        if request.is_traffic and status == 200:
             request.route.answered.value += 1
-        else:
+        elif request.is_traffic:
             self._requests.labels("POST", request.route.template, str(status)).inc()
         if request.span is not None:
             request.span.end(status)

@@ -198,6 +198,7 @@ class MirroredCopy(InferenceItem):
         sent = (rows.data if rows.instances is None else rows.instances) or []
         self.target.stats.answer(seconds, rows.count)
         if (counter := self.target.counter) is not None:
+            counter.answer(seconds)
             counter.phase.compare(self._output, output, comparison)
         delay = seconds - self._seconds
         agreed = self._page.note(self._output, output, delay, sent, comparison)

@@ -183,6 +183,8 @@ class ProtocolInference(RoutedRequest):
         if self.is_traffic:
             seconds = perf_counter() - self.sent_at
             target.stats.answer(seconds, self.rows)
+            if target.counter is not None:
+                target.counter.answer(seconds)
             if log is not None and log.is_due():
                 variant_log = target.log or self.open_log(log)
                 variant_log.put(self.log_entry(variant_log, seconds, outputs, start))

@@ -186,6 +186,8 @@ class Prediction(RoutedRequest):
         if self.is_traffic:
             seconds = perf_counter() - self.sent_at
             target.stats.answer(seconds, rows.count)
+            if target.counter is not None:
+                target.counter.answer(seconds)
             predictor.sources[rows.source] += 1
             entry = None
             model_log = self.dispatcher.log

@@ -26,7 +26,6 @@ from serving_gateway.contract import (
 from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.inference.shadow import AnswerComparison
 from serving_gateway.inference.traffic import B
-from serving_gateway.telemetry.counters import VariantStats
 
 _DEFAULT_TOLERANCE: Final = 0.1
 _KEPT_RELEASES: Final = 2
@@ -149,25 +148,6 @@ def _score(output: ModelOutput, number: int) -> float | None:
     if output.probabilities is not None:
         value = max(output.probabilities[number], default=None)
     return value if isinstance(value, float) and isfinite(value) else None
-
-
-class CountedStats:
-    """The counts of a target whose release is counted, too."""
-
-    __slots__ = ("_counter", "_stats")
-
-    def __init__(self, stats: VariantStats, counter: VersionCounter) -> None:
-        self._stats = stats
-        self._counter = counter
-
-    def answer(self, seconds: float, rows: int) -> None:
-        """Count an answered request of `rows` rows that took `seconds`."""
-        self._stats.answer(seconds, rows)
-        self._counter.answer(seconds)
-
-    def fail(self) -> None:
-        """Count a failed attempt; for a release, what becomes of the request counts."""
-        self._stats.fail()
 
 
 class ReleaseCounters:

@@ -30,7 +30,6 @@ from serving_gateway.contract import (
 )
 from serving_gateway.inference.readiness import Lifecycle, unready_reasons
 from serving_gateway.inference.release_counts import (
-    CountedStats,
     PhaseCounter,
     ReleaseCounters,
     VersionCounter,
@@ -58,7 +57,7 @@ class RoutingTarget:
     slot: Slot
     model_name: str
     client: VersionClient
-    stats: VariantStats | CountedStats
+    stats: VariantStats
     response_tails: dict[FeatureSource, bytes] = field(default_factory=dict)
     """What every response of the target ends with, by the source of its rows."""
     log: VariantLog | None = None
@@ -199,11 +198,8 @@ class Router:
 
     def _target(self, alias: str, slot: Slot, phase: PhaseCounter | None) -> RoutingTarget:
         client, stats = self.client(slot), self.metrics.variant(alias, slot.version)
-        if phase is None:
-            return RoutingTarget(alias, slot, client.model_name, client, stats)
-        counter = phase.of(alias)
-        counted = CountedStats(stats, counter)
-        return RoutingTarget(alias, slot, client.model_name, client, counted, counter=counter)
+        counter = None if phase is None else phase.of(alias)
+        return RoutingTarget(alias, slot, client.model_name, client, stats, counter=counter)
 
     def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
         return record.generation > self.record.generation or self.record is instead_of

@@ -116,6 +116,18 @@ async def test_a_request_that_a_answers_instead_of_b_is_a_failure_of_b(
     assert counted(plane, "1")["candidate"] == (3, 2, 1)
 
 
+async def test_an_inference_of_the_protocol_counts_like_a_prediction(
+    plane: FakeTritonPlane,
+) -> None:
+    plane.route(SPLIT, release=IN_SPLIT, A=1, B=2)
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    body = json.dumps({"inputs": [tensor], "parameters": {"client_id": "c"}}).encode()
+    assert (await plane.infer(body))[1:] == ("B", 2)
+    plane.triton.errors[2] = BadUpstreamAnswer("broken")
+    assert (await plane.infer(body))[1:] == ("A", 1)
+    assert counted(plane, "1") == {"candidate": (2, 1, 1), "reference": (1, 0, 1)}
+
+
 async def test_an_invalid_request_is_the_clients_unless_the_other_version_answers_it(
     plane: FakeTritonPlane,
 ) -> None:
