@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.fake_triton import eventually
 from tests.support.in_process_gateway import Heartbeat, InProcessGateway, run_in_process
 from tests.support.stub_model import Inference
+from tests.support.waiting import eventually
 
 GOOD = {"data": [[1.5, 2.5]]}
 INFER = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}

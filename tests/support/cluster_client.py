@@ -68,11 +68,5 @@ class ClusterClient:
         return self.state
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 -- plain numbers notify nobody
-            await asyncio.sleep(0.002)
-
-
 def good(outcomes: list[Outcome]) -> bool:
     return all(isinstance(one, TritonResponse) for one in outcomes)

@@ -236,14 +236,3 @@ class FakeTritonPlane:
     ) -> None:
         self.mirror.close()
         self.offload.close()
-
-
-async def eventually(holds: Callable[[], object], seconds: float = 5) -> None:
-    """Wait until a condition holds that signals nothing.
-
-    Raises:
-        TimeoutError: it does not within `seconds`.
-    """
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 -- plain numbers signal nothing
-            await asyncio.sleep(0.001)

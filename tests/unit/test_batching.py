@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.errors import DeadlineExceeded, GatewayError, InvalidInput, Overloaded
+from tests.support.waiting import eventually
 
 
 class Item(BatchItem):
@@ -70,12 +70,6 @@ class Abandoned:
     def abandon(self, *, overdue: bool = False) -> bool:
         self.overdue.append(overdue)
         return True
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
-        while not holds():  # noqa: ASYNC110 -- timers of the batcher signal nothing
-            await asyncio.sleep(0.005)
 
 
 async def test_idle_destination_is_called_at_once_and_the_rest_leaves_together() -> None:

@@ -15,7 +15,7 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from tests.support.fake_connection import FakeServer, Response, fake_server, post
-from tests.support.fake_triton import eventually
+from tests.support.waiting import eventually
 
 GOOD = b'{"data":[[1.5,2.5]]}'
 PREDICT = post("/predict", GOOD)

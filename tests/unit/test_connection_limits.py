@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_connection import FakeClient, FakeServer, fake_server, post
-from tests.support.fake_triton import eventually
+from tests.support.waiting import eventually
 
 GOOD = b'{"data":[[1.5,2.5]]}'
 PREDICT = post("/predict", GOOD)

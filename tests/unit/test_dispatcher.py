@@ -35,8 +35,9 @@ from serving_gateway.errors import (
     TritonUnavailable,
     VariantUnavailable,
 )
-from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome
 from tests.support.stub_model import SIGNATURE
+from tests.support.waiting import eventually
 
 SPLIT = Traffic(Strategy.SPLIT, 100)
 BODY = b'{"data":[[1.5,2.5]],"client_id":"c"}'

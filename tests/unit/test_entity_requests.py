@@ -28,7 +28,7 @@ from serving_gateway.features.types import InvalidEntityIds, LookupRequest
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.entity_merge import merge_entities
 from serving_gateway.inference.entity_request import read_entities
-from tests.support.fake_triton import FakeTritonPlane, eventually
+from tests.support.fake_triton import FakeTritonPlane
 from tests.support.feature_plans import (
     KEY,
     NOON,
@@ -39,6 +39,7 @@ from tests.support.feature_plans import (
     plan_of,
     row,
 )
+from tests.support.waiting import eventually
 
 # Customers have `a` and `b` by id, in two views; shops have `c` by name; `x` and `y` are sent.
 FEATURES = tuple(Feature(name, DType.FP32, nullable=name == "y") for name in "xacby")

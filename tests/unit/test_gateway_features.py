@@ -24,6 +24,7 @@ from serving_gateway.features.types import (
     Status,
 )
 from tests.support.feature_lookups import look_up
+from tests.support.waiting import eventually
 
 NAMES = ("b", "a")
 
@@ -107,13 +108,6 @@ async def reader(store: FakeStore, limits: Limits) -> AsyncIterator[FeatureReade
     await one.aclose()
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.002)
-
-
 def ask(reader: FeatureReader, *ids: int | str) -> asyncio.Task[list[LookupResult]]:
     return asyncio.create_task(look_up(reader, "s", NAMES, ids))
 
@@ -128,7 +122,7 @@ async def test_look_ups_during_a_read_share_the_next_one(store: FakeStore) -> No
     reader = FeatureReader(store, limit_seconds=5)
     store.gate.clear()
     first = ask(reader, 1)
-    await until(lambda: store.asked == [[1]], "the first read")
+    await eventually(lambda: store.asked == [[1]], "the first read")
     others = [ask(reader, 2, 3), ask(reader, 3, 2, 3), ask(reader, 4)]
     await asyncio.sleep(0)
     store.gate.set()
@@ -150,10 +144,10 @@ async def test_prepare_is_bounded_and_does_not_fail(store: FakeStore) -> None:
         await reader.prepare("again")
     assert time.monotonic() - started < 0.5, "one that is overdue delays no further reload"
     reader.expect({"later"})
-    await until(lambda: ("later",) in store.prepared, "prepared in the background")
+    await eventually(lambda: ("later",) in store.prepared, "prepared in the background")
     store.fails = FeaturesUnavailable("gone")
     store.gate.set()
-    await until(lambda: not reader._preparing, "the end of what was overdue")
+    await eventually(lambda: not reader._preparing, "the end of what was overdue")
     await reader.prepare("fails")
     assert store.prepared[-1] == ("fails",)
     await reader.aclose()
@@ -176,7 +170,7 @@ async def test_different_features_are_read_at_the_same_time(
             *(("s", ("a",), ""), ("t", NAMES, "")),
         )
     ]
-    await until(lambda: len(store.asked) == 4, "none waits for another")
+    await eventually(lambda: len(store.asked) == 4, "none waits for another")
     assert store.nullable[:2] == [frozenset(), frozenset("a")]
     store.gate.set()
     await asyncio.gather(*tasks)
@@ -190,7 +184,7 @@ async def test_entities_of_several_keys_share_a_read_with_others_of_the_same_key
 
     store.gate.clear()
     first = asyncio.create_task(asked(("c", "m"), (1, 1)))
-    await until(lambda: store.asked == [[(1, 1)]], "the first read")
+    await eventually(lambda: store.asked == [[(1, 1)]], "the first read")
     tasks = [
         asyncio.create_task(asked(keys, *ids))
         for keys, *ids in (
@@ -198,7 +192,7 @@ async def test_entities_of_several_keys_share_a_read_with_others_of_the_same_key
             (("m", "c"), (1, 2)),
         )
     ]
-    await until(lambda: len(store.asked) == 2, "other keys do not wait")
+    await eventually(lambda: len(store.asked) == 2, "other keys do not wait")
     store.gate.set()
     await asyncio.gather(first, *tasks)
     assert store.asked == [[(1, 1)], [(1, 2)], [(1, 2), (2, 1)]]
@@ -230,7 +224,7 @@ async def test_too_many_waiting_look_ups_are_refused(
     reader = FeatureReader(store, limit_seconds=5)
     store.gate.clear()
     first = ask(reader, 0)
-    await until(lambda: store.asked == [[0]], "the first read")
+    await eventually(lambda: store.asked == [[0]], "the first read")
     waiting = [ask(reader, 1), ask(reader, 2)]
     await asyncio.sleep(0)
     with pytest.raises(FeaturesUnavailable) as caught:
@@ -240,7 +234,7 @@ async def test_too_many_waiting_look_ups_are_refused(
     assert reader.counts.refused == 1
     assert reader.skipped_services == []
     other = asyncio.create_task(look_up(reader, "t", NAMES, ids))
-    await until(lambda: store.asked[-1] == [*ids], "another service is not affected")
+    await eventually(lambda: store.asked[-1] == [*ids], "another service is not affected")
     store.gate.set()
     await asyncio.gather(first, other, *waiting)
     assert await look_up(reader, "s", NAMES, ids) == [found(one) for one in ids]
@@ -254,7 +248,7 @@ async def test_part_of_a_large_look_up_that_is_refused_fails_it_once(
     reader = FeatureReader(store, limit_seconds=5)
     outcomes: list[object] = []
     reader.look_up("s", NAMES, [1, 2, 3], frozenset(), outcomes.append)
-    await until(lambda: len(outcomes) == 1, "the refusal")
+    await eventually(lambda: len(outcomes) == 1, "the refusal")
     assert await look_up(reader, "s", NAMES, [4]) == [found(4)]
     await asyncio.sleep(0.01)
     assert [getattr(one, "code", one) for one in outcomes] == ["too_many_look_ups"]
@@ -266,7 +260,7 @@ async def test_callback_that_fails_does_not_affect_others(
 ) -> None:
     store.gate.clear()
     first = ask(reader, 0)
-    await until(lambda: store.asked == [[0]], "the first read")
+    await eventually(lambda: store.asked == [[0]], "the first read")
 
     def broken(_: object) -> None:
         raise RuntimeError("a fault of the caller")
@@ -287,7 +281,7 @@ async def test_invalid_id_fails_its_own_look_up_only(
     store.wrong = ("x", "y")
     store.gate.clear()
     first = ask(reader, 1)
-    await until(lambda: store.asked == [[1]], "a read")
+    await eventually(lambda: store.asked == [[1]], "a read")
     good, bad = ask(reader, 2), ask(reader, 3, "x")
     large = asyncio.create_task(look_up(reader, "t", NAMES, [4, 5, 6, 7, 8, "y"]))
     await asyncio.sleep(0)
@@ -330,7 +324,7 @@ async def test_service_that_hangs_does_not_affect_others(store: FakeStore) -> No
     store.hanging = {"slow"}
     with pytest.raises(FeaturesUnavailable):
         await look_up(reader, "slow", NAMES, [1])
-    await until(lambda: reader.skipped_services == ["slow"], "its circuit breaker is open")
+    await eventually(lambda: reader.skipped_services == ["slow"], "its circuit breaker is open")
     with pytest.raises(FeaturesUnavailable, match="slow is not read for now"):
         await look_up(reader, "slow", NAMES, [1])
     assert await look_up(reader, "fast", NAMES, [1]) == [found(1)]
@@ -345,7 +339,7 @@ async def test_store_that_hangs_for_ever_opens_the_breaker_and_recovers(
     store.gate.clear()
     with pytest.raises(FeaturesUnavailable):
         await look_up(reader, "s", NAMES, [1])
-    await until(lambda: reader.skipped_services == ["s"], "open without another look-up")
+    await eventually(lambda: reader.skipped_services == ["s"], "open without another look-up")
     with pytest.raises(FeaturesUnavailable, match="not read for now: It did not answer"):
         await look_up(reader, "s", NAMES, [1])
     assert reader.counts.refused == 1
@@ -372,9 +366,9 @@ async def test_late_answer_does_not_count_as_success(store: FakeStore) -> None:
         store.gate.clear()
         with pytest.raises(FeaturesUnavailable):
             await look_up(reader, "s", NAMES, [1])
-        await until(lambda: reader.counts.failed_reads == len(store.asked), "the read is late")
+        await eventually(lambda: reader.counts.failed_reads == len(store.asked), "the read is late")
         store.gate.set()
-        await until(lambda: all(one.is_idle for one in reader._queues.values()), "its return")
+        await eventually(lambda: all(one.is_idle for one in reader._queues.values()), "its return")
         assert reader.skipped_services == expected
     await reader.aclose()
 
@@ -397,7 +391,7 @@ async def test_failures_open_half_open_and_close(store: FakeStore) -> None:
     store.gate.clear()
     await asyncio.sleep(0.06)
     probe = ask(reader, 1)
-    await until(lambda: len(store.asked) == 4, "the probe")
+    await eventually(lambda: len(store.asked) == 4, "the probe")
     with pytest.raises(FeaturesUnavailable, match="not read for now"):
         await look_up(reader, "s", NAMES, [2])
     store.gate.set()
@@ -422,7 +416,7 @@ async def test_close_fails_what_waits(store: FakeStore) -> None:
     reader = FeatureReader(store, limit_seconds=60)
     store.gate.clear()
     under_way = ask(reader, 1)
-    await until(lambda: store.asked == [[1]], "a read")
+    await eventually(lambda: store.asked == [[1]], "a read")
     waiting = ask(reader, 2)
     await asyncio.sleep(0)
     await reader.aclose()

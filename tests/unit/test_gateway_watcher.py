@@ -22,6 +22,7 @@ from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.tasks import TaskSupervisor
 from serving_gateway.telemetry.counters import LabelledCounts
+from tests.support.waiting import eventually
 
 
 async def forever() -> None:
@@ -111,14 +112,6 @@ async def put(store: FileStore, *records: RoutingRecord) -> None:
         await store.replace(await FileStore.read(store, one.model_name), one)
 
 
-async def settles(condition: Callable[[], object], what: str) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise TimeoutError(what)
-
-
 class World:
     def __init__(self, home: Path) -> None:
         self.store = CountingStore(home / "store")
@@ -168,11 +161,11 @@ async def test_one_model_that_hangs_or_fails_does_not_hold_up_the_others(world: 
         world.models.hosted["stuck"].hangs = True
         await put(world.store, record("stuck", 2), record("broken", 1, reason="cannot be hosted"))
         await put(world.store, record("good", 2), record("new", 1))
-        await settles(
+        await eventually(
             lambda: world.models.generations() == {"good": 2, "stuck": 1, "new": 1}, "others go on"
         )
         await put(world.store, record("good", 3))
-        await settles(lambda: world.models.generations()["good"] == 3, "and go on")
+        await eventually(lambda: world.models.generations()["good"] == 3, "and go on")
 
 
 async def test_an_announcement_is_followed_without_waiting_for_the_interval(tmp_path: Path) -> None:
@@ -184,7 +177,7 @@ async def test_an_announcement_is_followed_without_waiting_for_the_interval(tmp_
         await put(world.store, record("m", 2))
         for _ in range(20):
             world.store.announce("m")
-        await settles(lambda: world.models.generations() == {"m": 2}, "it is followed")
+        await eventually(lambda: world.models.generations() == {"m": 2}, "it is followed")
     assert len(world.store.reads) < 5, "announcements of one model are coalesced"
 
 
@@ -196,8 +189,8 @@ async def test_a_subscription_that_fails_is_begun_again_and_stops_nothing_else(
     async with running(world):
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         await put(world.store, record("m", 2))
-        await settles(lambda: world.models.generations() == {"m": 2}, "the store is followed")
-        await settles(lambda: world.store.is_subscribed, "announcements are heard again")
+        await eventually(lambda: world.models.generations() == {"m": 2}, "the store is followed")
+        await eventually(lambda: world.store.is_subscribed, "announcements are heard again")
     assert world.restarted == ["subscription"] * 2
 
 
@@ -212,7 +205,7 @@ async def test_a_corrupt_record_is_its_own_models_trouble(world: World) -> None:
         assert world.models.generations() == {"good": 1, "bad": 2}, "from its snapshot"
         world.store.path("bad").unlink()
         await put(world.store, record("bad", 3))
-        await settles(lambda: world.models.generations()["bad"] == 3, "it heals")
+        await eventually(lambda: world.models.generations()["bad"] == 3, "it heals")
         assert world.watcher.problem("bad") is None
 
 
@@ -224,7 +217,7 @@ async def test_malformed_ancestors_are_reported_once_and_in_one_line(
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         written = msgspec.json.encode(record("bad", 3, ancestors=("x",)))
         world.store.path("bad").write_bytes(written)
-        await settles(lambda: caplog.records, "it is reported")
+        await eventually(lambda: caplog.records, "it is reported")
         await asyncio.sleep(0.1)
         assert world.models.generations() == {"bad": 2}, "what is known is served"
     (line,) = [one for one in caplog.records if one.levelname == "ERROR"]
@@ -240,13 +233,13 @@ async def test_without_the_store_models_come_from_snapshots(world: World) -> Non
         assert world.models.generations() == {"m": 2}
         assert world.watcher.problem("m") == "the store is down"
         world.store.is_down = False
-        await settles(lambda: world.watcher.problem("m") is None, "it is back")
+        await eventually(lambda: world.watcher.problem("m") is None, "it is back")
 
 
 async def test_without_the_store_and_snapshots_the_replica_stays_pending(world: World) -> None:
     world.store.is_down = True
     async with running(world):
-        await settles(lambda: world.watcher.problem("m"), "the problem is seen")
+        await eventually(lambda: world.watcher.problem("m"), "the problem is seen")
         pending = world.watcher.pending or ""
         assert "what is in production is not known here" in pending
         assert "there is no snapshot to resume from. the store is down" in pending
@@ -264,7 +257,7 @@ async def test_a_store_that_lost_everything_while_no_replica_was_up_gets_it_back
     await world.snapshots.keep(record("m", 7))
     async with running(world):
         await asyncio.wait_for(world.watcher.first_pass(), 5)
-        await settles(lambda: world.models.generations() == {"m": 7}, "it is hosted")
+        await eventually(lambda: world.models.generations() == {"m": 7}, "it is hosted")
     assert await world.store.read("m") == record("m", 7)
     assert world.lost.labels("restored").value == 1
 
@@ -287,7 +280,7 @@ async def test_a_replica_that_was_down_does_not_bring_a_removed_model_back(world
     async with running(world):
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.models.generations() == {}
-        await settles(lambda: not world.snapshots.path("m").exists(), "its snapshot goes")
+        await eventually(lambda: not world.snapshots.path("m").exists(), "its snapshot goes")
     assert (await world.store.read("m")).removed
 
 
@@ -296,9 +289,9 @@ async def test_a_removal_reaches_a_replica_and_its_snapshot(world: World) -> Non
     async with running(world):
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         world.watcher.keep(world.models.hosted["m"].record)
-        await settles(lambda: world.snapshots.path("m").exists(), "a snapshot is kept")
+        await eventually(lambda: world.snapshots.path("m").exists(), "a snapshot is kept")
         await put(world.store, record("m", 3, variants={}, removed=True))
-        await settles(lambda: not world.models.hosted, "it is hosted no more")
+        await eventually(lambda: not world.models.hosted, "it is hosted no more")
     # A replica that started from a snapshot while the store was down learns of it later too.
     world.models.hosted["m"] = Holder(record("m", 2))
     await world.watcher.look(world.models)

@@ -11,8 +11,9 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, RoutedVersion, Signature, Strategy, Traffic
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError, TritonUnavailable
-from tests.support.fake_triton import FakeTritonPlane, eventually
+from tests.support.fake_triton import FakeTritonPlane
 from tests.support.stub_model import SIGNATURE
+from tests.support.waiting import eventually
 
 MIRROR = Traffic(Strategy.MIRROR, 100)
 

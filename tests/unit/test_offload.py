@@ -12,7 +12,7 @@ import pytest
 from serving_gateway.batching import ByteBudget
 from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 from serving_gateway.inference.offload import LARGE_BYTES, Offload
-from tests.support.fake_triton import eventually
+from tests.support.waiting import eventually
 
 SIZE = LARGE_BYTES + 1
 

@@ -19,8 +19,9 @@ from serving_gateway.errors import (
     Overloaded,
 )
 from serving_gateway.features.types import LookupResult, Status
-from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome
 from tests.support.stub_model import SIGNATURE
+from tests.support.waiting import eventually
 
 FEATURED = Signature(SIGNATURE.features, "x", feature_service="flowers")
 

@@ -49,9 +49,10 @@ from serving_gateway.telemetry.prediction_log import (
     Places,
     VariantLog,
 )
-from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome
 from tests.support.prediction_log import hostile_folder
 from tests.support.servers import wait_until
+from tests.support.waiting import eventually
 
 KINDS = {"f": DType.FP32, "d": DType.FP64, "n": DType.INT64, "b": DType.BOOL, "t": DType.BYTES}
 SIGNATURE = Signature(

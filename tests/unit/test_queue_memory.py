@@ -10,7 +10,8 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import GatewayError, Overloaded
-from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome
+from tests.support.waiting import eventually
 
 
 class Ended(Outcome):
@@ -52,9 +53,9 @@ async def test_waiting_requests_are_bounded_by_what_they_hold(
         tracemalloc.start()
         try:
             waiting = [send(number) for number in range(120 if rows == 80 else 20)]
-            await eventually(lambda: any(one.error is not None for one in waiting), 10)
+            await eventually(lambda: any(one.error is not None for one in waiting), seconds=10)
             # What was refused is let go of once the threads that read it are done with it.
-            await eventually(lambda: tracemalloc.get_traced_memory()[0] < 1.3 * limit, 10)
+            await eventually(lambda: tracemalloc.get_traced_memory()[0] < 1.3 * limit, seconds=10)
         finally:
             tracemalloc.stop()
         assert plane.queue_budget.held <= limit

@@ -46,7 +46,8 @@ from serving_gateway.inference.shadow import compare
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication import release_counts
 from serving_gateway.replication.release_counts import FileReleaseCounts
-from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome
+from tests.support.waiting import eventually
 
 MIRROR, SPLIT = Traffic(Strategy.MIRROR, 100.0), Traffic(Strategy.SPLIT, 100.0)
 PLAN = ReleasePlan((MIRROR, SPLIT), guardrails={Guard.FAILURES: 0.005})

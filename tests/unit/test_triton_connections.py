@@ -26,6 +26,7 @@ from serving_gateway.triton.exchange import (
 )
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.stub_triton import StubTriton, run_stub
+from tests.support.waiting import eventually
 
 INFER = b"POST /v2/models/m/versions/1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -92,12 +93,6 @@ async def exchange(pool: Connections) -> TritonResponse:
     one = Recorded()
     pool.start(one)
     return await one.response()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 -- plain numbers notify nobody
-            await asyncio.sleep(0.001)
 
 
 class Raw(asyncio.Protocol):

@@ -17,7 +17,7 @@ from serving_gateway.errors import GatewayError
 from serving_gateway.inference import bodies, prediction, protocol_response, shadow
 from serving_gateway.inference.bodies import encode_json, encode_list
 from tests.support.fake_connection import FakeServer, fake_server, post
-from tests.support.fake_triton import eventually
+from tests.support.waiting import eventually
 
 CLASSES = 40_000
 PREDICT = post("/predict", b'{"data":[[1,2]]}')

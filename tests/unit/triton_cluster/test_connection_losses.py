@@ -15,11 +15,11 @@ from serving_gateway.triton.exchange import ConnectFailed, TritonResponse
 from tests.support.cluster_client import (
     ClusterClient,
     MakeCluster,
-    eventually,
     good,
 )
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.stub_triton import StubTriton
+from tests.support.waiting import eventually
 
 
 async def test_a_version_is_not_ready_before_it_was_asked_for(

@@ -16,10 +16,10 @@ from tests.support.cluster_client import (
     LIMIT,
     ClusterClient,
     MakeCluster,
-    eventually,
     good,
 )
 from tests.support.stub_triton import StubTriton
+from tests.support.waiting import eventually
 
 
 class Names:

@@ -12,11 +12,11 @@ from serving_gateway.triton.exchange import TritonResponse
 from tests.support.cluster_client import (
     ClusterClient,
     MakeCluster,
-    eventually,
     good,
     request,
 )
 from tests.support.stub_triton import StubTriton
+from tests.support.waiting import eventually
 
 
 def miss(client: ClusterClient, times: int = 1) -> None:

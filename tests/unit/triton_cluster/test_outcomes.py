@@ -20,10 +20,10 @@ from serving_gateway.triton.exchange import TritonResponse
 from tests.support.cluster_client import (
     ClusterClient,
     Outcome,
-    eventually,
     request,
 )
 from tests.support.stub_triton import StubTriton
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(

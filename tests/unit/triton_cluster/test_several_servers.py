@@ -17,10 +17,10 @@ from serving_gateway.errors import (
 from tests.support.cluster_client import (
     LIMIT,
     ClusterClient,
-    eventually,
     good,
 )
 from tests.support.stub_triton import StubTriton
+from tests.support.waiting import eventually
 
 
 async def test_inferences_go_where_least_are_under_way(
