@@ -206,7 +206,8 @@ def _tail(head: InferenceRequest) -> bytes | None:
         return None
     for key, value in passed.items():
         path = f"parameters.{key[:200]}"
-        _check(_TRITONS.get(key, _ANY), value, path)
+        if (rule := _TRITONS.get(key)) is not None:
+            _check(rule, value, path)
         if "\0" in key:
             raise invalid_value(path, "must be a name without NUL.", code="out_of_range")
         if not (isfinite(value) if isinstance(value, float) else isinstance(value, (str, int))):
@@ -247,7 +248,6 @@ def _is_sequence_id(value: Any) -> bool:
     return is_short or _is_natural(value)
 
 
-_ANY: Final[_Rule] = (lambda _: True, "")
 _COUNT: Final[_Rule] = (_is_natural, "a whole number that is not negative")
 _FLAG: Final[_Rule] = (lambda value: isinstance(value, bool), "true or false")
 _SEQUENCE: Final[_Rule] = (_is_sequence_id, "a whole number that is not negative, or a short text")
