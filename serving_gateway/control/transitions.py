@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from serving_gateway.contract import (
     Mode,
@@ -81,16 +81,14 @@ def _mode(alias: str, current: Slot | None, request: ReloadRequest, version: int
 def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
     """The record with `slot` in `alias`."""
     if record.removed:
-        record = msgspec.structs.replace(record, removed=False)
+        record = replace(record, removed=False)
     current = record.variants.get(alias)
     if current is not None and _same(current, slot):
         return record
     previous = record.previous
     if current is not None and current.version != slot.version:
         previous = _left(record, alias, current)
-    return msgspec.structs.replace(
-        record, variants={**record.variants, alias: slot}, previous=previous
-    )
+    return replace(record, variants={**record.variants, alias: slot}, previous=previous)
 
 
 def _left(record: RoutingRecord, alias: str, slot: Slot) -> dict[str, tuple[Slot, ...]]:
@@ -101,7 +99,7 @@ def _left(record: RoutingRecord, alias: str, slot: Slot) -> dict[str, tuple[Slot
 
 def _same(current: Slot, slot: Slot) -> bool:
     """Whether both serve the same version, apart from what is known of its origin."""
-    return current == msgspec.structs.replace(
+    return current == replace(
         slot,
         signature=slot.signature or current.signature,
         run_id_source=current.run_id_source,
@@ -128,7 +126,7 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
     A second rollback goes further back, never forward onto what was just left. From a version
     that the variant never had, further back is what is older.
     """
-    pinned = msgspec.structs.replace(target, mode=Mode.PINNED)
+    pinned = replace(target, mode=Mode.PINNED)
     current = record.variants.get(alias)
     if current is not None and _same(current, pinned):
         return record
@@ -140,7 +138,7 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
         rest = history
     else:
         rest = tuple([slot for slot in history if slot.version < target.version])
-    return msgspec.structs.replace(
+    return replace(
         record,
         variants={**record.variants, alias: pinned},
         previous={**record.previous, alias: rest},
@@ -165,7 +163,7 @@ def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecor
     traffic = Traffic(request.strategy, percent, request.salt)
     if traffic == record.traffic:
         return record
-    return msgspec.structs.replace(record, traffic=traffic)
+    return replace(record, traffic=traffic)
 
 
 def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
@@ -173,7 +171,7 @@ def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
     current = record.variants.get(alias)
     if current is None:
         return record
-    return msgspec.structs.replace(
+    return replace(
         record,
         variants={name: slot for name, slot in record.variants.items() if name != alias},
         previous=_left(record, alias, current),
@@ -228,7 +226,7 @@ def next_generation(
             reason=None if reason is None else reason[:_REASON_CHARACTERS],
         )
         switches[alias] = (switch, *before)[:KEPT_SWITCHES]
-    after = msgspec.structs.replace(
+    after = replace(
         changed,
         generation=generation,
         changed_at=at,
