@@ -258,6 +258,7 @@ class _Replica:
             record_problem=lambda: watcher.pending or problem(),
             on_adopt=adopted,
             on_services=lambda names: features and features.expect(names),
+            on_release_failure=self.release_failed.set,
         )
         ledger = ShadowStatistics(settings.shadow_examples, settings.request_seconds)
         metrics.routed, metrics.shadow = router.routed, ledger.state
@@ -287,7 +288,6 @@ class _Replica:
             store_problem=problem,
         )
         release = ReleaseControl(control)
-        router.counters.on_failure = self.release_failed.set
         watch = ReleaseWatch(router, release, self.release_counts, heartbeat.identity.id)
         return HostedModel(
             model_name,

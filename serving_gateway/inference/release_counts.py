@@ -153,9 +153,9 @@ def _score(output: ModelOutput, number: int) -> float | None:
 class ReleaseCounters:
     """The counters of one model's present release, and of the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_failure: Callable[[], None]) -> None:
+        self._on_failure = on_failure
         self._releases: dict[str, dict[str, PhaseCounter]] = {}
-        self.on_failure: Callable[[], None] = lambda: None
 
     def open(self, record: RoutingRecord) -> PhaseCounter | None:
         """The counter of the record's phase; None where B gets neither requests nor copies."""
@@ -170,7 +170,7 @@ class ReleaseCounters:
             phases[release.phase] = PhaseCounter(
                 release.plan,
                 is_watched=release.state is ReleaseState.WATCHING,
-                on_failure=self._notify,
+                on_failure=self._on_failure,
             )
         return phases[release.phase]
 
@@ -184,6 +184,3 @@ class ReleaseCounters:
     def release_ids(self) -> tuple[str, ...]:
         """The releases that were counted last, the present one at the end."""
         return tuple(self._releases)
-
-    def _notify(self) -> None:
-        self.on_failure()

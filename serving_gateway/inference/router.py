@@ -104,7 +104,8 @@ class Router:
 
     All models share `tritons` and the `budget` of bytes that waiting requests may hold.
     `record_problem` says why the model's record cannot be read, if so; `on_adopt` is called with
-    each record that is adopted, `on_services` with the feature services that one newly needs.
+    each record that is adopted, `on_services` with the feature services that one newly needs,
+    `on_release_failure` at each failure that is counted for a release.
     """
 
     model_name: str
@@ -116,13 +117,14 @@ class Router:
     record_problem: Callable[[], str | None] = lambda: None
     on_adopt: Callable[[RoutingRecord], None] = lambda _: None
     on_services: Callable[[frozenset[str]], object] = lambda _: None
+    on_release_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         # A version's client lives as long as a table, a request or a change under way holds it.
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
         self.table = self._former = RoutingTable(RoutingRecord(model_name=self.model_name), {})
         self._withdrawn: str | None = None
-        self.counters = ReleaseCounters()
+        self.counters = ReleaseCounters(self.on_release_failure)
 
     @property
     def record(self) -> RoutingRecord:

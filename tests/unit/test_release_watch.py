@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from serving_gateway.control import release_watch
 from tests.support.in_process_gateway import run_in_process
 from tests.support.releases import MIRROR, SPLIT, ReleaseClient
 from tests.support.stub_model import StubModel
@@ -29,6 +30,12 @@ class FailingModel(StubModel):
 
 
 @pytest.fixture
+def rare_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a failure has a release looked after in time."""
+    monkeypatch.setattr(release_watch, "_EVERY_SECONDS", 60)
+
+
+@pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[ReleaseClient]:
     async with run_in_process(tmp_path) as running:
         running.triton.model = FailingModel()
@@ -43,7 +50,7 @@ def break_version(client: ReleaseClient, version: int) -> None:
 
 
 async def test_a_failing_candidate_loses_its_share_without_a_failed_request(
-    client: ReleaseClient,
+    rare_looks: None, client: ReleaseClient
 ) -> None:
     await client.begin(SPLIT)
     for _ in range(20):
