@@ -26,7 +26,6 @@ from serving_gateway.contract import (
     MODEL_FILE,
     PROVENANCE_FILE,
     check_model_name,
-    version_directory,
 )
 
 # Triton reads a directory's leading digits as a version, so what is being written starts
@@ -61,8 +60,10 @@ class ModelRepository(dg.ConfigurableResource[None]):
     root: str
 
     def path(self, model_name: str, version: int) -> Path:
-        """Directory of a version, whether it is there or not."""
-        return Path(self.root) / version_directory(model_name, version)
+        """Directory of a version, there or not; `ValueError` for a bad name or version."""
+        if version < 1:
+            raise ValueError(f"version {version}: MLflow versions start at 1")
+        return Path(self.root) / check_model_name(model_name) / str(version)
 
     def package(self, onnx_bytes: bytes, provenance: Provenance) -> bool:
         """Write a version directory; return False when it was there with the same content.

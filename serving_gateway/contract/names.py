@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
 from typing import Final
 
 DEFAULT_MODEL: Final = "best_model"
@@ -58,10 +57,3 @@ def check_model_name(name: str) -> str:
             "underscores or hyphens"
         )
     return name
-
-
-def version_directory(model_name: str, version: int) -> PurePath:
-    """Path of a version in a Triton repository; `ValueError` for a bad name or version."""
-    if version < 1:
-        raise ValueError(f"version {version}: MLflow versions start at 1")
-    return PurePath(check_model_name(model_name)) / str(version)

@@ -168,3 +168,11 @@ def test_a_name_that_could_leave_the_repository_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="model name"):
         repository.path(name, 1)
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_version_that_mlflow_never_gives_has_no_folder(
+    repository: ModelRepository, version: int
+) -> None:
+    with pytest.raises(ValueError, match="versions start at 1"):
+        repository.path("m", version)

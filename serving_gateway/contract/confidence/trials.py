@@ -79,11 +79,11 @@ class Trials:
     def evidence(self) -> Callable[[float], float]:
         """The logarithm of the martingale, as a function of the probability that it tests."""
         hits, misses = self.successes, self.trials - self.successes
-        mixed = log_mixture(hits, misses)
+        mixed = _log_mixture(hits, misses)
         return lambda probability: mixed - _log_likelihood(hits, misses, probability)
 
 
-def log_mixture(hits: int, misses: int) -> float:
+def _log_mixture(hits: int, misses: int) -> float:
     """The logarithm of the likelihood of hits and misses, averaged over `MIXTURE`."""
     terms = (_log_beta(a + hits, b + misses) - _log_beta(a, b) for a, b in MIXTURE)
     return log_sum(terms) - math.log(len(MIXTURE))
