@@ -200,6 +200,13 @@ class Batcher(Generic[ItemT]):
         if len(self._queue) > _COMPACT_AFTER and self._queued < len(self._queue) // 2:
             self._queue = deque([one for one in self._queue if not one.is_finished])
 
+    def refuse_waiting(self, error: GatewayError) -> None:
+        """Fail all that waits; what is under way goes on, and what comes later is taken."""
+        waiting = [*chain(self._queue, *self._split)]
+        self._queue.clear()
+        self._split.clear()
+        self._end(waiting, error)
+
     def close(self, error: GatewayError) -> None:
         """Fail everything that waits or is under way."""
         for timer in (self._deadline_timer, self._gather_timer):

@@ -216,8 +216,11 @@ class VersionClient:
         await self._load_signature()
 
     async def probe(self) -> None:
-        """Ask Triton now and note the answer."""
+        """Ask Triton now and note the answer; what waits for nothing is refused."""
         await self.state.probe(self._settings.probe_seconds)
+        if self.batcher is not None and self.state.choose() is None:
+            # A server that was stopped ends no call, and so would keep what waits to its deadline.
+            self.batcher.refuse_waiting(self.state.unavailable())
         if self.state.ready and self._unusable is None:
             try:
                 await self._load_signature()

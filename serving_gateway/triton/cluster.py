@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet, WeakValueDictionary
 
 from serving_gateway.contract import ModelMetadata
-from serving_gateway.errors import TritonUnavailable, VariantUnavailable
+from serving_gateway.errors import TritonUnavailable
 from serving_gateway.settings import Settings
 from serving_gateway.triton.discovery import server_urls
 from serving_gateway.triton.exchange import TritonResponse
@@ -103,9 +103,7 @@ class TritonCluster:
         call = InferenceCall(self, state, request, deadline, done, repeatable)
         to = state.choose()
         if to is None:
-            version = f"{state.model_name} version {state.version}"
-            error = VariantUnavailable(f"{version} cannot answer: {state.reason}")
-            self.loop.call_soon(call.finish, error)
+            self.loop.call_soon(call.finish, state.unavailable())
         else:
             self._turn = to.turn = self._turn + 1
             call.send(to)

@@ -14,6 +14,7 @@ from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
     GatewayError,
+    VariantUnavailable,
     VersionNotReady,
 )
 from serving_gateway.triton.server import TritonServer
@@ -77,6 +78,12 @@ class VersionState:
                 one.server.mark_reachable()
                 one.is_hung = False
                 one.note(True)
+
+    def unavailable(self) -> VariantUnavailable:
+        """The error of a request when there is no server to `choose`."""
+        return VariantUnavailable(
+            f"{self.model_name} version {self.version} cannot answer: {self.reason}"
+        )
 
     async def probe(self, limit_seconds: float) -> list[GatewayError | None]:
         """Ask every server now and note the answers; why each does not have the version READY."""

@@ -200,6 +200,21 @@ async def test_items_fail_at_their_deadline_and_the_call_counts_as_overdue() -> 
     assert items[2].ended == []
 
 
+async def test_refusing_what_waits_leaves_what_is_under_way_and_takes_what_comes_later() -> None:
+    there = Destination()
+    items = [Item(name) for name in "abc"]
+    there.submit(*items)
+    there.batcher.refuse_waiting(Overloaded("nobody answers"))
+    assert [len(item.ended) for item in items] == [0, 1, 1]
+    assert there.budget.held == 0
+    later = Item("later")
+    there.submit(later)
+    there.answer(there.batches[0])
+    there.answer(there.batches[1])
+    assert (items[0].ended, later.ended) == (["done"], ["done"])
+    assert there.batcher.is_idle
+
+
 async def test_every_item_ends_once_when_the_batcher_closes() -> None:
     there = Destination()
     items = [Item(name) for name in "abc"]
