@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import gzip
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-import psutil
-
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.faults.scale import report
+from tests.support.footprint import MIB, Memory
 from tests.support.gateway_harness import RunningGateway
 
-_MIB: Final = 2**20
 _MOST_MIB: Final = 50.0
 _INFER: Final = f"/v2/models/{DEFAULT_MODEL}/infer"
 _PATHS: Final = (
@@ -74,10 +71,10 @@ def _cases() -> Iterator[tuple[str, Abuse]]:
         method = "PUT" if path == "/traffic" else "POST"
         for opening, levels in ((b"[", 60_000), (b'{"data":', 8_000)):
             yield f"{levels} levels, {path}", _deep(path, opening, levels, method)
-        bomb = gzip.compress(b"[" * 300 * _MIB, 9)[:60_000]
+        bomb = gzip.compress(b"[" * 300 * MIB, 9)[:60_000]
         yield f"a bomb, {path}", Abuse(path, bomb, ("content-encoding: gzip",), method=method)
-        yield f"100 MB, {path}", Abuse(path, b"1" * _MIB, times=100, method=method)
-        part = _chunks(b"1" * _MIB, _MIB).removesuffix(b"0\r\n\r\n")
+        yield f"100 MB, {path}", Abuse(path, b"1" * MIB, times=100, method=method)
+        part = _chunks(b"1" * MIB, MIB).removesuffix(b"0\r\n\r\n")
         yield (
             f"100 MB in chunks, {path}",
             Abuse(path, part, chunked, times=100, method=method),
@@ -110,30 +107,6 @@ def _cases() -> Iterator[tuple[str, Abuse]]:
 CASES: Final = dict(_cases())
 
 
-@dataclass
-class Memory:
-    """The highest resident memory of a process while something is done."""
-
-    process: psutil.Process
-    highest: int = 0
-    _over: threading.Event = field(default_factory=threading.Event)
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.005):
-            self.highest = max(self.highest, self.process.memory_info().rss)
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Watch until the block ends."""
-        thread = threading.Thread(target=self._watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
-
-
 def test_abuse_is_refused_without_memory_and_answers_go_on(gateway: RunningGateway) -> None:
     address = urlsplit(gateway.url)
     assert address.hostname is not None
@@ -149,7 +122,7 @@ def test_abuse_is_refused_without_memory_and_answers_go_on(gateway: RunningGatew
             began = time.monotonic()
             assert gateway.predict().status_code == 200, name
             slowest = max(slowest, time.monotonic() - began)
-    grown = (memory.highest - before) / _MIB
+    grown = (memory.highest - before) / MIB
     report(
         "abuse",
         requests=len(CASES) * 2,

@@ -6,71 +6,22 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from platform_assets.export.inspection import inspect_graph, sha256
 from platform_assets.export.records import PackagedVersion
 from platform_assets.export.triton_config import (
     ServingOptions,
     from_text,
-    model_config,
     served_versions,
     to_text,
 )
 from platform_assets.resources import atomic_files
-from platform_assets.resources.model_repository import ModelRepository, Provenance
-from platform_assets.resources.triton import TritonResource, TritonUnreachable
-from platform_assets.serving.loading import load_beside, persisted_versions, retire
+from platform_assets.resources.triton import TritonUnreachable
+from platform_assets.serving.loading import retire
 from platform_assets.serving.reconcile import observed_drift
-from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.support.onnx_models import telltale
-from tests.support.servers import RunningTriton, loaded_config, run_triton
-
-ROW = {"features": np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)}
-
-
-class Serving:
-    """A Triton of the test's own with the resources that the assets use."""
-
-    def __init__(self, running: RunningTriton) -> None:
-        self.running = running
-        self.triton = TritonResource(url=running.http_url, control_key=running.control_key)
-        self.repository = ModelRepository(root=str(running.repository))
-
-    def package(self, version: int, options: ServingOptions | None = None) -> PackagedVersion:
-        graph = telltale(version)
-        summary = inspect_graph(graph)
-        digest = sha256(graph)
-        self.repository.package(
-            graph, Provenance(DEFAULT_MODEL, version, f"run-{version}", digest, "f", "test")
-        )
-        config = model_config(
-            DEFAULT_MODEL, summary.inputs, summary.outputs, [version], options or ServingOptions()
-        )
-        return PackagedVersion(DEFAULT_MODEL, version, f"run-{version}", digest, to_text(config))
-
-    def load(self, packaged: PackagedVersion) -> ServingState:
-        return load_beside(
-            packaged,
-            triton=self.triton,
-            repository=self.repository,
-            timeout_s=60,
-            log=lambda line: None,
-        )
-
-    def answer(self, version: int) -> int:
-        answer = self.triton.endpoints()[0].infer(DEFAULT_MODEL, version, ROW, ["label"])
-        return int(answer["label"].ravel()[0])
-
-    @property
-    def persisted(self) -> tuple[int, ...]:
-        return persisted_versions(self.repository, DEFAULT_MODEL)
-
-    @property
-    def ready(self) -> tuple[int, ...]:
-        return self.triton.ready_versions(DEFAULT_MODEL)
+from tests.support.servers import loaded_config, run_triton
+from tests.support.serving import Serving
 
 
 @pytest.fixture

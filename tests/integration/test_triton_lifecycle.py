@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import threading
@@ -14,7 +13,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 
 from platform_assets.export.triton_config import from_text, load_override, with_versions
@@ -30,6 +28,7 @@ from tests.support.onnx_models import (
     write_version,
 )
 from tests.support.servers import RunningTriton, answers_ok, run_triton, wait_until
+from tests.support.serving import workers
 
 VERSIONS = {version: telltale(version) for version in (1, 2, 3)}
 
@@ -54,18 +53,6 @@ def serving(server: RunningTriton, versions: list[int], extra: str = "") -> dict
     """
     text = (server.repository / MODEL / "config.pbtxt").read_text()
     return load_override(with_versions(from_text(text + extra), versions))
-
-
-def workers(server: RunningTriton) -> dict[int, int]:
-    """Version -> process id of its worker."""
-    found: dict[int, int] = {}
-    for process in server.process.server.children():
-        # A retired version's worker may end while we look.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            command = process.cmdline()
-            if len(command) > 1:
-                found[int(Path(command[1]).parent.name)] = process.pid
-    return found
 
 
 @dataclass

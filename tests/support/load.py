@@ -36,11 +36,24 @@ class Answer:
     variant: str = ""
     client_id: str | None = None
     """That the question named."""
+    retry_after: str | None = None
+    """The header of that name."""
 
     @property
     def seconds(self) -> float:
         """What the client waited."""
         return self.received - self.sent
+
+
+class _Head(NamedTuple):
+    """What the head of an answer says; `keeps`: another question may follow."""
+
+    status: int
+    keeps: bool
+    retry_after: str | None
+
+
+_NO_ANSWER = _Head(0, keeps=False, retry_after=None)
 
 
 class _Question(NamedTuple):
@@ -122,34 +135,47 @@ class Load:
     async def _ask(self, number: int) -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         due = time.monotonic() + self._period * number / self._connections
+        if self._period:
+            await self._rest(due - time.monotonic())
         while not self._stop.is_set():
             sent, question = time.monotonic(), next(self._questions)
             try:
                 async with asyncio.timeout(20):
                     if streams is None:
                         streams = await asyncio.open_connection(self._host, self._port)
-                    status, body, kept = await self._exchange(question.request, *streams)
+                    head, body = await self._exchange(question.request, *streams)
             except (OSError, EOFError, TimeoutError, ValueError) as error:
-                status, body, kept = 0, repr(error).encode(), False
-            self.answers.append(_answer(sent, status, body, question.client_id))
-            if not kept and streams is not None:
+                head, body = _NO_ANSWER, repr(error).encode()
+            self.answers.append(_answer(sent, head, body, question.client_id))
+            if not head.keeps and streams is not None:
                 await _close(streams[1])
                 streams = None
             due += self._period
             pause = due - time.monotonic() if self._period else self._pause
             if pause > 0:
-                await asyncio.sleep(pause)
+                await self._rest(pause)
         if streams is not None:
             await _close(streams[1])
 
+    async def _rest(self, seconds: float) -> None:
+        """Until the next question is due, or there are no more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
     async def _exchange(
         self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[int, bytes, bool]:
+    ) -> tuple[_Head, bytes]:
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-        body = await reader.readexactly(length)
-        return int(head.split(b" ", 2)[1]), body, b"connection: close" not in head
+        body = await reader.readexactly(int(_field(head, b"content-length") or 0))
+        keeps = b"connection: close" not in head
+        return _Head(int(head.split(b" ", 2)[1]), keeps, _field(head, b"retry-after")), body
+
+
+def _field(head: bytes, name: bytes) -> str | None:
+    _, found, rest = head.partition(b"\r\n" + name + b":")
+    return rest.partition(b"\r\n")[0].strip().decode() if found else None
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
@@ -158,16 +184,20 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-def _answer(sent: float, status: int, body: bytes, client_id: str | None) -> Answer:
+def _answer(sent: float, head: _Head, body: bytes, client_id: str | None) -> Answer:
     received = time.monotonic()
-    if status != 200:
+    if head.status != 200:
         text = body.decode(errors="replace")
-        return Answer(sent, received, status, None, None, None, text, client_id=client_id)
+        return Answer(
+            *(sent, received, head.status, None, None, None, text),
+            client_id=client_id,
+            retry_after=head.retry_after,
+        )
     found = json.loads(body)
     return Answer(
         sent,
         received,
-        status,
+        head.status,
         found["version"],
         found["generation"],
         found["predictions"],

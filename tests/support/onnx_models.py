@@ -14,6 +14,8 @@ IR_VERSION = 8
 N_FEATURES = 4
 N_CLASSES = 3
 
+_SQUARE = [512, 512]
+
 _TRITON_TYPES = {
     1: "TYPE_FP32",
     2: "TYPE_UINT8",
@@ -54,11 +56,12 @@ def iris_classifier(strength: float = 1.0) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-def telltale(version: int) -> bytes:
+def telltale(version: int, *, rounds: int = 0) -> bytes:
     """A model with the iris interface whose `label` is always `version`.
 
     `probabilities` are the softmax of the first three features, so a row's answer tells both
-    the row and the version that made it.
+    the row and the version that made it. It takes the time of `rounds` matrix products of
+    512 x 512, however many rows there are.
     """
     from onnx import TensorProto, helper
 
@@ -74,6 +77,9 @@ def telltale(version: int) -> bytes:
         ),
     ]
     constants = {"from": [0], "to": [N_CLASSES], "axis": [1]}
+    if rounds:
+        nodes[1] = helper.make_node("Softmax", ["delayed"], ["probabilities"], axis=1)
+        nodes[1:1] = _delay(rounds)
     return model_bytes(
         nodes,
         inputs={"features": (TensorProto.FLOAT, [None, N_FEATURES])},
@@ -86,6 +92,29 @@ def telltale(version: int) -> bytes:
             for name, value in constants.items()
         ],
     )
+
+
+def _delay(rounds: int) -> list[Any]:
+    """`head` after so many matrix products, as `delayed`; none is known before there is a row."""
+    from onnx import TensorProto, helper
+
+    def constant(name: str, kind: int, shape: list[int], *values: float) -> Any:
+        return helper.make_node(
+            "Constant", [], [name], value=helper.make_tensor(name, kind, shape, values)
+        )
+
+    return [
+        constant("rounds", TensorProto.INT64, [], rounds),
+        constant("yes", TensorProto.BOOL, [], True),
+        constant("square", TensorProto.INT64, [2], *_SQUARE),
+        constant("nothing", TensorProto.FLOAT, [], 0.0),
+        helper.make_node("ReduceSum", ["head"], ["any"], keepdims=0),
+        helper.make_node("Mul", ["any", "nothing"], ["zero"]),
+        helper.make_node("Expand", ["zero", "square"], ["weights"]),
+        helper.make_node("Loop", ["rounds", "yes", "weights"], ["last"], body=_product()),
+        helper.make_node("ReduceSum", ["last"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["head", "sum"], ["delayed"]),
+    ]
 
 
 def model_bytes(
@@ -247,8 +276,30 @@ def slow() -> bytes:
     """`rounds` INT64 [1] -> `total` FP32 [1], after `rounds` matrix products of 512 x 512."""
     from onnx import TensorProto, helper
 
-    square = [512, 512]
-    body = helper.make_graph(
+    fill = helper.make_tensor("fill", TensorProto.FLOAT, [1], [1 / 512])
+    return model_bytes(
+        [
+            helper.make_node("ConstantOfShape", ["square"], ["weights"], value=fill),
+            helper.make_node("Squeeze", ["rounds"], ["count"]),
+            helper.make_node("Loop", ["count", "yes", "weights"], ["last"], body=_product()),
+            helper.make_node("ReduceSum", ["last"], ["sum"], keepdims=0),
+            helper.make_node("Unsqueeze", ["sum", "zero"], ["total"]),
+        ],
+        inputs={"rounds": (TensorProto.INT64, [1])},
+        outputs={"total": (TensorProto.FLOAT, [1])},
+        initializers=[
+            helper.make_tensor("square", TensorProto.INT64, [2], _SQUARE),
+            helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+        ],
+    )
+
+
+def _product() -> Any:
+    """Body of a loop: `state` times `weights` of the graph around it."""
+    from onnx import TensorProto, helper
+
+    return helper.make_graph(
         [
             helper.make_node("MatMul", ["state", "weights"], ["next"]),
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -257,28 +308,11 @@ def slow() -> bytes:
         [
             helper.make_tensor_value_info("round", TensorProto.INT64, []),
             helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("state", TensorProto.FLOAT, square),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, _SQUARE),
         ],
         [
             helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, square),
-        ],
-    )
-    fill = helper.make_tensor("fill", TensorProto.FLOAT, [1], [1 / 512])
-    return model_bytes(
-        [
-            helper.make_node("ConstantOfShape", ["square"], ["weights"], value=fill),
-            helper.make_node("Squeeze", ["rounds"], ["count"]),
-            helper.make_node("Loop", ["count", "yes", "weights"], ["last"], body=body),
-            helper.make_node("ReduceSum", ["last"], ["sum"], keepdims=0),
-            helper.make_node("Unsqueeze", ["sum", "zero"], ["total"]),
-        ],
-        inputs={"rounds": (TensorProto.INT64, [1])},
-        outputs={"total": (TensorProto.FLOAT, [1])},
-        initializers=[
-            helper.make_tensor("square", TensorProto.INT64, [2], square),
-            helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
-            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, _SQUARE),
         ],
     )
 
