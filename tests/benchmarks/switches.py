@@ -2,7 +2,8 @@
 
 Two replicas on Redis behind HAProxy, two versions READY in one Triton, a switch every 100 ms. No
 request may fail, and none may be answered by a version that was not effective at some moment
-between its being sent and its being answered. The exit code is 1 when one was.
+between its being sent and its being answered; and no server's resident memory may grow by 5 % after
+the first 50 switches, which are not counted. The exit code is 1 otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import httpx
 
 from serving_gateway.contract import DEFAULT_MODEL
+from tests.support.footprint import Footprint, footprint, growth
 from tests.support.gateway_harness import RunningGateway, run_gateway
 from tests.support.load import Answer, Load, Reign, wrongly_answered
 from tests.support.onnx_models import telltale, write_entry
@@ -32,6 +35,10 @@ from tests.support.servers import RunningRedis, RunningTriton, run_haproxy, run_
 _TOKEN = "a-token-of-the-benchmarks"
 CONTROL = {"authorization": f"Bearer {_TOKEN}"}
 """Headers of control calls to the replicas."""
+GROWTH_PERCENT = 5.0
+"""By which the memory of a server may grow, at most."""
+_WARM_UP = 50
+"""Switches after which a server has loaded what it needs."""
 _POLL_SECONDS = 0.005
 
 
@@ -77,15 +84,15 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def replicas_behind_haproxy(
+def replicas_on_redis(
     home: Path,
     triton: RunningTriton,
     redis: RunningRedis,
     *,
     env: Mapping[str, str] | None = None,
     count: int = 2,
-) -> Iterator[tuple[str, Sequence[RunningGateway]]]:
-    """Replicas with A on version 1: the balancer's address, and the replicas."""
+) -> Iterator[Sequence[RunningGateway]]:
+    """Replicas with A on version 1."""
     variables = {"GATEWAY_REDIS_URL": redis.url, "GATEWAY_CONTROL_TOKEN": _TOKEN, **(env or {})}
     with contextlib.ExitStack() as stack:
         replicas = [
@@ -101,8 +108,23 @@ def replicas_behind_haproxy(
         replicas[0].routed(1)
         for replica in replicas:
             replica.wait_ready()
+        yield replicas
+
+
+@contextlib.contextmanager
+def replicas_behind_haproxy(
+    home: Path,
+    triton: RunningTriton,
+    redis: RunningRedis,
+    *,
+    env: Mapping[str, str] | None = None,
+    count: int = 2,
+) -> Iterator[tuple[str, Sequence[RunningGateway]]]:
+    """Replicas with A on version 1: the balancer's address, and the replicas."""
+    with replicas_on_redis(home, triton, redis, env=env, count=count) as replicas:
         urls = [replica.url for replica in replicas]
-        yield stack.enter_context(run_haproxy(home, urls)).url, replicas
+        with run_haproxy(home, urls) as balancer:
+            yield balancer.url, replicas
 
 
 async def switch_under_load(
@@ -159,6 +181,20 @@ async def _followed(
     outcome.reigns[generation - 1].ended = done
 
 
+def _switched(
+    url: str,
+    replicas: Sequence[RunningGateway],
+    triton: RunningTriton,
+    connections: int,
+    switches: int,
+) -> tuple[Outcome, dict[str, Footprint]]:
+    """What became of so many switches, and what each server holds after them."""
+    urls = [replica.url for replica in replicas]
+    outcome = asyncio.run(switch_under_load(url, urls, switches=switches, connections=connections))
+    held = {f"replica {n}": footprint(one.process.server) for n, one in enumerate(replicas)}
+    return outcome, {**held, "Triton": footprint(triton.process.server)}
+
+
 def main() -> int:
     """Run it once and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.switches")
@@ -173,18 +209,18 @@ def main() -> int:
         triton = stack.enter_context(run_triton(home / "repository", home))
         redis = stack.enter_context(run_redis(home / "redis"))
         url, replicas = stack.enter_context(replicas_behind_haproxy(home, triton, redis))
-        outcome = asyncio.run(
-            switch_under_load(
-                url,
-                [replica.url for replica in replicas],
-                switches=arguments.switches,
-                connections=arguments.connections,
-            )
-        )
-    sys.stdout.write(json.dumps(outcome.summary(), indent=1) + "\n")
-    for answer in [*outcome.failed, *outcome.wrongly_answered][:5]:
+        switch = partial(_switched, url, replicas, triton, arguments.connections)
+        warm_up, before = switch(_WARM_UP)
+        outcome, after = switch(arguments.switches)
+    grown = growth(before, after)
+    figures = {**outcome.summary(), "resident_memory_growth_percent": grown}
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    failed = [
+        answer for one in (warm_up, outcome) for answer in [*one.failed, *one.wrongly_answered]
+    ]
+    for answer in failed[:5]:
         sys.stdout.write(f"{answer}\n")
-    return 1 if outcome.failed or outcome.wrongly_answered else 0
+    return 1 if failed or max(grown.values()) >= GROWTH_PERCENT else 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ _LOADING: Final = "tests/integration/test_serving_loading.py::test_"
 _MLFLOW: Final = "tests/integration/test_mlflow_resource.py::test_"
 _ADOPTION: Final = "tests/integration/test_adoption.py::test_"
 _RELEASED: Final = _HERE + "releases.py::test_"
+_SIGNALS: Final = _HERE + "triton_signals.py::test_"
+_OVERLOAD: Final = (
+    _HERE + "overload.py::test_overload_is_shed_at_once_and_what_is_accepted_is_answered_in_time"
+)
 _KILLED: Final = _HERE + "killed_runs.py::test_"
 
 
@@ -63,19 +67,27 @@ _TRITON: Final = _area(
     Case(
         "Triton",
         "SIGTERM",
-        "what runs and what waits is finished",
-        (_LIFECYCLE + "sigterm_finishes_what_runs_and_what_waits",),
-        missing="SIGTERM during a load",
+        "what runs and what waits is finished; config.pbtxt is replaced after READY",
+        (
+            _LIFECYCLE + "sigterm_finishes_what_runs_and_what_waits",
+            _SIGNALS + "sigterm_during_a_load_leaves_what_served_and_the_load_converges",
+        ),
+        _pytest(_SIGNALS + "sigterm_during_a_load_leaves_what_served_and_the_load_converges"),
+        "sigterm",
     ),
     Case(
         "Triton",
         "SIGSTOP",
-        "staleness of a confirmed READY, deadlines of requests",
+        "staleness of a confirmed READY, deadlines of requests; what waits for nothing is refused",
         (
             _GATEWAY + "faults.py::test_a_frozen_triton_times_out",
             _LOSSES + "a_stopped_triton_is_reported_within_two_seconds",
+            _SIGNALS + "a_stopped_triton_costs_clients_a_second_at_most_and_comes_back_by_itself",
         ),
-        missing="stopped for 30 s under load",
+        _pytest(
+            _SIGNALS + "a_stopped_triton_costs_clients_a_second_at_most_and_comes_back_by_itself"
+        ),
+        "stopped",
     ),
     Case(
         "Triton",
@@ -101,8 +113,12 @@ _TRITON: Final = _area(
         "Triton",
         "concurrent control calls",
         "compare-and-set of the routing record, one change at a time",
-        (_GATEWAY + "reload.py::test_fifty_concurrent_changes_by_two_processes_lose_none",),
-        missing="32 threads of 200 calls each",
+        (
+            _GATEWAY + "reload.py::test_fifty_concurrent_changes_by_two_processes_lose_none",
+            _HERE + "control_calls.py::test_control_calls_of_32_threads_lose_no_change",
+        ),
+        _pytest(_HERE + "control_calls.py"),
+        "control",
     ),
     Case(
         "Triton",
@@ -113,8 +129,10 @@ _TRITON: Final = _area(
             _GATEWAY + "limits.py::test_overloaded_triton_is_not_asked_again",
             _GATEWAY
             + "limits.py::test_reload_of_a_flooded_version_does_not_wait_behind_its_clients",
+            _OVERLOAD,
         ),
-        missing="p99 of accepted requests at three times the capacity",
+        _pytest(_HERE + "overload.py"),
+        "overload",
     ),
     Case(
         "Triton",
@@ -494,10 +512,20 @@ _PROTOCOL: Final = _area(
     Case(
         "Protocol",
         "endurance",
-        "memory is bounded in every process",
-        (),
+        "records, snapshots and versions that are replaced take the place of the ones before",
+        (
+            _HERE + "endurance.py::test_switches_and_restarts_fail_no_request"
+            "_and_leave_nothing_behind",
+        ),
+        _pytest(_HERE + "endurance.py"),
+        "endurance",
+    ),
+    Case(
+        "Protocol",
+        "a million requests",
+        "what is held for clients is bounded in bytes",
+        (_OVERLOAD,),
         ("tests.benchmarks.soak", "--requests", "1000000"),
-        missing="1,440 switches with a full restart every hundred",
     ),
 )
 
