@@ -100,7 +100,7 @@ bench: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against r
 	$(RUN) tests.benchmarks.outcomes
 	$(RUN) tests.benchmarks.chains
 
-faults: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the long forms of the fault and abuse cases, for an hour on an idle machine
+faults: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the long forms of the fault and abuse cases, which take more than an hour
 	$(RUN) tests.faults
 
 k8s: $(VENV)/.dev $(TRITON_VENV)/.run ## render and check every Kubernetes overlay

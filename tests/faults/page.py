@@ -105,10 +105,9 @@ def draw(results: Mapping[str, Result], path: Path = PLOT) -> None:
     names = [textwrap.shorten(name, 40, placeholder=" ...") for name in counted]
     figure, (many, slow) = plt.subplots(1, 2, figsize=(12, 0.6 * len(counted) + 1.5), sharey=True)
     requests = [int(one["requests"]) for one in counted.values()]
-    failed = [int(one.get("failed", 0)) for one in counted.values()]
-    texts = [f"{n:,}, {bad} failed" for n, bad in zip(requests, failed, strict=True)]
+    texts = [_counts(one) for one in counted.values()]
     many.bar_label(many.barh(names, requests, color="tab:blue"), texts, padding=3, fontsize=8)
-    many.set(xlabel="requests", xscale="log", xlim=(1, max(requests) * 50))
+    many.set(xlabel="requests", xscale="log", xlim=(1, max(requests) * 200))
     longest = [_longest(one) for one in counted.values()]
     texts = [f"{one:,.0f} ms" if one else "not measured" for one in longest]
     slow.bar_label(slow.barh(names, longest, color="tab:orange"), texts, padding=3, fontsize=8)
@@ -117,6 +116,11 @@ def draw(results: Mapping[str, Result], path: Path = PLOT) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _counts(figures: Mapping[str, Any]) -> str:
+    parts = [f"{figures[key]:,} {key}" for key in ("failed", "refused") if key in figures]
+    return ", ".join([f"{figures['requests']:,}", *parts])
 
 
 def _longest(figures: Mapping[str, Any]) -> float:

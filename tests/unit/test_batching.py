@@ -204,7 +204,7 @@ async def test_refusing_what_waits_leaves_what_is_under_way_and_takes_what_comes
     there = Destination()
     items = [Item(name) for name in "abc"]
     there.submit(*items)
-    there.batcher.refuse_waiting(Overloaded("nobody answers"))
+    there.batcher.refuse_waiting(Overloaded("no server answers"))
     assert [len(item.ended) for item in items] == [0, 1, 1]
     assert there.budget.held == 0
     later = Item("later")
