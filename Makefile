@@ -31,9 +31,18 @@ define have
 	  fi; }
 endef
 
-# What the command line says, not what the environment happens to have: typed(variable) is its
-# value, option(variable, flag) the option of a command.
-typed = $(if $(filter command,$(origin $(1))),$($(1)))
+# What a person types reaches commands by the environment alone, as it was typed: make would take
+# a $ in it for a variable of its own, and pasted into a line, the shell would run parts of it.
+define as_typed
+override $(1) := $$(value $(1))
+export $(1)
+endef
+ASKED := MODEL VERSION VERIFY CSV TARGET NAME KEY TIME TASK SEPARATOR ENTITY CLIENT
+$(foreach name,$(ASKED),$(if $(filter command,$(origin $(name))),$(eval $(call as_typed,$(name)))))
+
+# What the command line says, not what the environment happens to have: typed(variable) is whether
+# it says that, option(variable, flag) the option of a command.
+typed = $(and $(filter override,$(origin $(1))),$(value $(1)))
 option = $(if $(call typed,$(1)),--$(2) "$$$(1)")
 
 .PHONY: help up demo release-demo model check chain passport erase down status test test-fast dev lint bench faults k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
@@ -58,20 +67,16 @@ check: $(VENV)/.run ## check all model files, those of MODELS_DIR too, and the c
 	@$(STACK) check
 
 chain: $(VENV)/.run ## take a model of the running platform to production: make chain MODEL=cars; without MODEL best_model
-	@MODEL=$(MODEL) $(STACK) chain
+	@$(STACK) chain
 
 passport: $(VENV)/.run ## what is recorded of a version, signed: make passport MODEL=cars VERSION=3; VERIFY=1 or VERIFY=passport.json compares
-	@MODEL="$(MODEL)" VERSION="$(VERSION)" VERIFY="$(call typed,VERIFY)" KEY="$(call typed,KEY)" $(STACK) passport
+	@$(foreach name,VERIFY KEY,$(if $(call typed,$(name)),,unset $(name);)) $(STACK) passport
 
-# As they were typed: make would take a $ in an id for a variable, and another one be erased.
-erase: export ERASED_MODEL := $(value MODEL)
-erase: export ERASED_ENTITY := $(value ENTITY)
-erase: export ERASED_CLIENT := $(value CLIENT)
 erase: $(VENV)/.run ## erase an entity from a prediction log: make erase MODEL=cars ENTITY=17 (or CLIENT=ada)
 	@SAMPLES_DIR="$${SAMPLES_DIR:-$${STATE_DIR:-.local}/samples}" \
 	  GATEWAY_STATE_DIR="$${GATEWAY_STATE_DIR:-$${STATE_DIR:-.local}/gateway}" \
-	  $(RUN) platform_assets.prediction_log erase "$$ERASED_MODEL" \
-	  $(if $(value ENTITY),"$$ERASED_ENTITY") $(if $(value CLIENT),--client="$$ERASED_CLIENT")
+	  $(RUN) platform_assets.prediction_log erase "$$MODEL" \
+	  $(if $(value ENTITY),"$$ENTITY") $(if $(value CLIENT),--client="$$CLIENT")
 
 down: $(VENV)/.run ## stop what `make up` started
 	@$(STACK) down
