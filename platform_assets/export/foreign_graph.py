@@ -21,7 +21,7 @@ from platform_assets.export.inspection import (
     parse_graph,
     parts,
 )
-from platform_assets.export.runtime import answers_in, run_graph
+from platform_assets.export.runtime import answers_in, output_names, run_graph
 from platform_assets.export.triton_config import TensorSpec
 from serving_gateway.contract import Signature, feature_contract
 
@@ -66,8 +66,7 @@ def run_and_validate(
     except Exception as error:
         # ONNX Runtime's exceptions have no common root of their own.
         raise InferenceFailed(f"its graph cannot answer the evaluation rows: {error}") from error
-    named = (signature.label_output, signature.probabilities_output)
-    answers = {name: outputs[name] for name in named if name is not None}
+    answers = {name: outputs[name] for name in output_names(signature)}
     _require_answers(signature, *answers_in(answers, signature), max(map(len, inputs.values())))
     return answers
 
@@ -99,10 +98,7 @@ def _require_operators(graph: bytes) -> None:
 
 def _require_interface(signature: Signature, graph: GraphSummary) -> None:
     wrong = _input_differences(signature, graph.inputs)
-    names = [signature.label_output]
-    if signature.probabilities_output is not None:
-        names.append(signature.probabilities_output)
-    missing = set(names) - {tensor.name for tensor in graph.outputs}
+    missing = set(output_names(signature)) - {tensor.name for tensor in graph.outputs}
     wrong += [f"output {name} is missing" for name in sorted(missing)]
     if wrong:
         raise InvalidGraph(

@@ -27,6 +27,12 @@ def answers_in(outputs: Mapping[str, np.ndarray[Any, Any]], signature: Signature
     return labels, outputs.get(signature.probabilities_output or "")
 
 
+def output_names(signature: Signature) -> list[str]:
+    """Return the outputs that hold a version's answers: labels, and probabilities if it has any."""
+    names = (signature.label_output, signature.probabilities_output)
+    return [name for name in names if name is not None]
+
+
 def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
     """Turn rows in tensor form, with at least the signature's columns, into what the graph reads.
 

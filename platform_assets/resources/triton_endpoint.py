@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -135,7 +135,7 @@ class TritonEndpoint:
         self,
         model_name: str,
         version: int,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Tensors,
         outputs: Sequence[str] = (),
     ) -> dict[str, npt.NDArray[Any]]:
         """Return the `outputs` (all when empty) of exactly this version.
@@ -146,19 +146,8 @@ class TritonEndpoint:
         Raises:
             VersionMismatch: Triton says that another version made the answer.
         """
-        [answer] = self.infer_parts(model_name, version, [inputs], outputs)
-        return answer
-
-    def infer_parts(
-        self,
-        model_name: str,
-        version: int,
-        parts: Iterable[Mapping[str, npt.NDArray[Any]]],
-        outputs: Sequence[str] = (),
-    ) -> list[dict[str, npt.NDArray[Any]]]:
-        """Return what `infer` returns of each part, one after the other over one connection."""
         with self.connection(f"infer with {model_name} version {version}") as infer:
-            return [infer(model_name, version, inputs, outputs) for inputs in parts]
+            return infer(model_name, version, inputs, outputs)
 
     @contextlib.contextmanager
     def connection(self, doing: str) -> Iterator[Infer]:
@@ -183,34 +172,6 @@ class TritonEndpoint:
 
         with self._client(doing) as client:
             yield infer
-
-    def time_inferences(
-        self,
-        model_name: str,
-        version: int,
-        inputs: Mapping[str, npt.NDArray[Any]],
-        outputs: Sequence[str],
-        *,
-        requests: int,
-        fewest: int,
-        seconds: float,
-    ) -> list[float]:
-        """Return the milliseconds of inferences, one after the other over one connection.
-
-        There are `requests` of them, or at least `fewest` when `seconds` are over.
-        """
-        from tritonclient.http import InferRequestedOutput
-
-        took: list[float] = []
-        with self._client(f"infer with {model_name} version {version}") as client:
-            tensors = [_infer_input(name, array) for name, array in inputs.items()]
-            wanted = [InferRequestedOutput(name) for name in outputs]
-            end = time.monotonic() + seconds
-            while len(took) < requests and (len(took) < fewest or time.monotonic() < end):
-                began = time.perf_counter()
-                client.infer(model_name, tensors, model_version=str(version), outputs=wanted)
-                took.append((time.perf_counter() - began) * 1e3)
-        return took
 
     def _answer(
         self, result: InferResult, model_name: str, version: int, wanted: Sequence[str]

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from platform_assets.export.runtime import ModelAnswers, answers_in, model_inputs
+from platform_assets.export.runtime import ModelAnswers, answers_in, model_inputs, output_names
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.gateway import (
-    GatewayClientError,
-    GatewayRefused,
-    GatewayResource,
-)
+from platform_assets.resources.gateway import GatewayClientError, GatewayRefused, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
@@ -126,20 +122,18 @@ def ask_triton(
 ) -> ModelAnswers:
     """Ask Triton itself, by version, about rows in tensor form; errors are those of `infer`."""
     signature = asked.signature
-    inputs = model_inputs(signature, features)
-    outputs = [signature.label_output]
-    if signature.probabilities_output is not None:
-        outputs.append(signature.probabilities_output)
+    inputs, outputs = model_inputs(signature, features), output_names(signature)
     batch = min(batch_rows, signature.max_batch_rows)
-    answers = triton.infer_parts(
-        asked.model_name,
-        asked.version,
-        (
-            {name: array[start : start + batch] for name, array in inputs.items()}
+    with triton.connection(f"infer with {asked.model_name} version {asked.version}") as infer:
+        answers = [
+            infer(
+                asked.model_name,
+                asked.version,
+                {name: array[start : start + batch] for name, array in inputs.items()},
+                outputs,
+            )
             for start in range(0, len(features), batch)
-        ),
-        outputs,
-    )
+        ]
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
     return answers_in(joined, signature)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ from tests.support.chain import UNREACHABLE
 from tests.support.model_status import effective_version, model_status
 from tests.support.several_tables import BEGIN, Tables
 
+if TYPE_CHECKING:
+    from platform_assets.resources.triton_endpoint import Infer
+
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 VERSION = 7
 RUN_ID = f"run-{VERSION}"
@@ -34,18 +38,19 @@ class FakeEndpoint:
     lasts: int = 1_000_000
     sizes: list[int] = field(default_factory=list)
 
-    def infer_parts(
-        self, model_name: str, version: int, parts: Iterable[Tensors], outputs: Sequence[str] = ()
-    ) -> list[dict[str, np.ndarray[Any, Any]]]:
-        answers = []
-        for part in parts:
+    @contextmanager
+    def connection(self, _doing: str) -> Iterator[Infer]:
+        def infer(
+            model_name: str, version: int, inputs: Tensors, _outputs: Sequence[str]
+        ) -> dict[str, np.ndarray[Any, Any]]:
             if len(self.sizes) >= self.lasts:
                 raise TritonRefused(
                     f"{model_name} version {version} is not READY", status=400, reason=""
                 )
-            self.sizes.append(len(next(iter(part.values()))))
-            answers.append(self.answer(part))
-        return answers
+            self.sizes.append(len(next(iter(inputs.values()))))
+            return self.answer(inputs)
+
+        yield infer
 
 
 def serve(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.export.runtime import answers_in, model_inputs
+from platform_assets.export.runtime import answers_in, model_inputs, output_names
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonEndpoint, TritonRefused
 
@@ -66,10 +66,7 @@ class Respondent:
         self._asked = asked
         self._infer = infer
         self._inputs: Mapping[str, NDArray[Any]] = model_inputs(asked.signature, features)
-        signature = asked.signature
-        self._outputs = [signature.label_output]
-        if signature.probabilities_output is not None:
-            self._outputs.append(signature.probabilities_output)
+        self._outputs = output_names(asked.signature)
 
     def ask(self, rows: slice) -> None:
         """Let the version answer these rows; of a batch that is refused, each row alone.
