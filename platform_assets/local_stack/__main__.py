@@ -98,8 +98,7 @@ def _spec_of(model_name: str, owner: int) -> ModelSpec:
     """
     import psutil
 
-    from platform_assets.components.loading import model_folders, read_models
-    from platform_assets.components.lookup import explain_missing_model
+    from platform_assets.components.loading import explain_missing_model, model_folders, read_models
 
     try:
         environ = psutil.Process(owner).environ()

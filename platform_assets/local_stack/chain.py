@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from platform_assets.local_stack.dagster_answers import (
+    FOLLOW,
+    JOBS,
+    LAUNCH,
+    RELOAD,
     FollowAnswer,
-    JobsAnswer,
-    LaunchAnswer,
-    ReloadAnswer,
+    Jobs,
+    LaunchOutcome,
+    LocationOutcome,
 )
-from platform_assets.local_stack.dagster_queries import FOLLOW, JOBS, LAUNCH, RELOAD
 from platform_assets.local_stack.http import Body, graphql
 from platform_assets.local_stack.run_progress import ChainEvent, RunProgress
 from platform_assets.local_stack.settings import StackError
@@ -52,7 +55,7 @@ def chain_job_name(model_name: str) -> str:
 def models_with_chain(dagster_url: str) -> list[str]:
     """Names of the models whose files Dagster has read, as in the names of their jobs."""
     selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
-    jobs = _asked(dagster_url, JOBS, JobsAnswer, selector=selector).repository_or_error.jobs
+    jobs = _asked(dagster_url, JOBS, Jobs, "repositoryOrError", selector=selector).jobs
     return sorted(job.name.removesuffix(_CHAIN) for job in jobs if job.name.endswith(_CHAIN))
 
 
@@ -75,8 +78,8 @@ def reload_definitions(dagster_url: str, patience_s: float = _RESTART_S) -> None
 
 
 def _load_problem(dagster_url: str) -> str:
-    answer = _asked(dagster_url, RELOAD, ReloadAnswer, location=LOCATION)
-    outcome = answer.reload_repository_location
+    place = "reloadRepositoryLocation"
+    outcome = _asked(dagster_url, RELOAD, LocationOutcome, place, location=LOCATION)
     loaded = outcome.location_or_load_error or outcome
     is_loaded = loaded.typename == "RepositoryLocation"
     return "" if is_loaded else loaded.message or loaded.typename
@@ -120,7 +123,7 @@ def _launch(dagster_url: str, job: str) -> str:
         "repositoryName": REPOSITORY,
         "pipelineName": job,
     }
-    launched = _asked(dagster_url, LAUNCH, LaunchAnswer, selector=selector).launch_run
+    launched = _asked(dagster_url, LAUNCH, LaunchOutcome, "launchRun", selector=selector)
     if launched.typename == "PipelineNotFoundError":
         raise StackError(
             f"Dagster has no job {job}, so the definitions of that model cannot be built: the "
@@ -132,9 +135,9 @@ def _launch(dagster_url: str, job: str) -> str:
     return launched.run.run_id
 
 
-def _asked(dagster_url: str, query: str, kind: type[Body], **variables: Any) -> Body:
+def _asked(dagster_url: str, query: str, kind: type[Body], *path: str, **variables: Any) -> Body:
     try:
-        return graphql(dagster_url, query, kind, timeout_s=60, **variables)
+        return graphql(dagster_url, query, kind, *path, timeout_s=60, **variables)
     except OSError as error:
         raise StackError(
             f"Dagster at {dagster_url} does not answer ({error}): start it with `make up`, or "

@@ -1,12 +1,62 @@
-"""What Dagster's webserver answers to the queries of the local stack."""
+"""Queries of the local stack to Dagster's webserver, and what it answers."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Final
 
 import msgspec
 
-Data = TypeVar("Data")
+LAUNCH: Final = """
+mutation Launch($selector: JobOrPipelineSelector!) {
+  launchRun(executionParams: {selector: $selector, mode: "default"}) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on Error { message }
+  }
+}
+"""
+
+JOBS: Final = """
+query Jobs($selector: RepositorySelector!) {
+  repositoryOrError(repositorySelector: $selector) { ... on Repository { jobs { name } } }
+}
+"""
+
+RELOAD: Final = """
+mutation Reload($location: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $location) {
+    __typename
+    ... on WorkspaceLocationEntry {
+      locationOrLoadError { __typename ... on PythonError { message } }
+    }
+    ... on PythonError { message }
+  }
+}
+"""
+
+FOLLOW: Final = """
+query Follow($runId: ID!, $cursor: String) {
+  logsForRun(runId: $runId, afterCursor: $cursor) {
+    __typename
+    ... on EventConnection {
+      cursor
+      events {
+        __typename
+        ... on MessageEvent { stepKey message }
+        ... on AssetCheckEvaluationEvent {
+          evaluation { checkName success severity description assetKey { path } }
+        }
+        ... on MaterializationEvent { assetKey { path } }
+        ... on ExecutionStepFailureEvent {
+          error { className message causes { message } }
+          failureMetadata { description }
+        }
+      }
+    }
+  }
+  runOrError(runId: $runId) { ... on Run { status } }
+}
+"""
 
 
 class _Part(msgspec.Struct, frozen=True, rename="camel"):
@@ -26,10 +76,10 @@ class QueryProblem(_Part, frozen=True):
     message: str
 
 
-class QueryAnswer(_Part, Generic[Data], frozen=True):
-    """The answer to a query."""
+class QueryAnswer(_Part, frozen=True):
+    """The answer to a query, with data of the query's own shape."""
 
-    data: Data | None = None
+    data: dict[str, Any] | None = None
     errors: tuple[QueryProblem, ...] = ()
 
 
@@ -45,22 +95,10 @@ class LaunchOutcome(_Kind, frozen=True):
     run: StartedRun | None = None
 
 
-class LaunchAnswer(_Part, frozen=True):
-    """Data of the mutation that launches a run."""
-
-    launch_run: LaunchOutcome
-
-
 class LocationOutcome(_Kind, frozen=True):
     """A code location that was loaded, or why it was not."""
 
     location_or_load_error: LocationOutcome | None = None
-
-
-class ReloadAnswer(_Part, frozen=True):
-    """Data of the mutation that reads the definitions again."""
-
-    reload_repository_location: LocationOutcome
 
 
 class AssetPath(_Part, frozen=True):
@@ -117,7 +155,7 @@ class RunStatus(_Part, frozen=True):
 
 
 class FollowAnswer(_Part, frozen=True):
-    """Data of the query that follows a run."""
+    """All data of the query that follows a run."""
 
     logs_for_run: RunLogs
     run_or_error: RunStatus
@@ -135,28 +173,10 @@ class Jobs(_Part, frozen=True):
     jobs: tuple[Job, ...] = ()
 
 
-class JobsAnswer(_Part, frozen=True):
-    """Data of the query for the jobs."""
-
-    repository_or_error: Jobs
-
-
 class LocationEntry(_Part, frozen=True):
     """A code location of the workspace; None while it loads."""
 
     location_or_load_error: LocationOutcome | None = None
-
-
-class Workspace(_Part, frozen=True):
-    """The code locations of the workspace."""
-
-    location_entries: tuple[LocationEntry, ...] = ()
-
-
-class WorkspaceAnswer(_Part, frozen=True):
-    """Data of the query for the code locations."""
-
-    workspace_or_error: Workspace
 
 
 class DaemonStatus(_Part, frozen=True):
@@ -165,21 +185,3 @@ class DaemonStatus(_Part, frozen=True):
     required: bool
     healthy: bool | None = None
     last_heartbeat_time: float | None = None
-
-
-class DaemonHealth(_Part, frozen=True):
-    """How all daemons are."""
-
-    all_daemon_statuses: tuple[DaemonStatus, ...]
-
-
-class Instance(_Part, frozen=True):
-    """The Dagster instance."""
-
-    daemon_health: DaemonHealth
-
-
-class DaemonAnswer(_Part, frozen=True):
-    """Data of the query for the daemons."""
-
-    instance: Instance

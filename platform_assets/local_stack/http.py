@@ -34,7 +34,7 @@ def get(url: str, kind: type[Body], timeout_s: float = 10.0) -> Body:
         OSError: no answer, or one that is not 2xx.
         ValueError: the answer is not a body of that kind.
     """
-    return _body(url, kind, timeout_s)
+    return _answer(url, kind, timeout_s)
 
 
 def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float = 10.0) -> Body:
@@ -42,22 +42,27 @@ def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float =
     request = urllib.request.Request(  # noqa: S310 # our own loopback address
         url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
-    return _body(request, kind, timeout_s)
+    return _answer(request, kind, timeout_s)
 
 
 def graphql(
-    dagster_url: str, query: str, kind: type[Body], timeout_s: float, **variables: Any
+    dagster_url: str, query: str, kind: type[Body], *path: str, timeout_s: float, **variables: Any
 ) -> Body:
-    """Ask a Dagster webserver and return the data of that kind; raises as `get` does."""
+    """Ask a Dagster webserver and return what its data has at `path`; raises as `get` does."""
     body = {"query": query, "variables": variables}
-    answered = QueryAnswer[kind]  # type: ignore[valid-type] # known at run time only
-    answer: QueryAnswer[Body] = post(f"{dagster_url}/graphql", body, answered, timeout_s)
+    answer = post(f"{dagster_url}/graphql", body, QueryAnswer, timeout_s)
     if answer.errors or answer.data is None:
         raise ValueError("; ".join(one.message for one in answer.errors) or "there is no data")
-    return answer.data
+    data: Any = answer.data
+    try:
+        for name in path:
+            data = data[name]
+        return msgspec.convert(data, kind)
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise ValueError(f"the answer cannot be read: {error}") from error
 
 
-def _body(request: str | urllib.request.Request, kind: type[Body], timeout_s: float) -> Body:
+def _answer(request: str | urllib.request.Request, kind: type[Body], timeout_s: float) -> Body:
     with _OPENER.open(request, timeout=timeout_s) as answer:
         data = answer.read()
     try:

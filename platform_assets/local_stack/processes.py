@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from platform_assets.local_stack.dagster_answers import DaemonAnswer, WorkspaceAnswer
+from platform_assets.local_stack.dagster_answers import DaemonStatus, LocationEntry
 from platform_assets.local_stack.http import Body, answers_ok, graphql
 from platform_assets.local_stack.settings import CODE_SOCKET, LOOPBACK, ROOT, StackSettings
 
@@ -150,26 +150,25 @@ def definitions_loaded(dagster_url: str) -> bool:
     query = (
         "{workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename}}}}}"
     )
-    answer = _asked(dagster_url, query, WorkspaceAnswer)
-    found = answer.workspace_or_error.location_entries if answer else ()
-    loaded = [one.location_or_load_error for one in found]
+    found = _asked(dagster_url, query, list[LocationEntry], "workspaceOrError", "locationEntries")
+    loaded = [one.location_or_load_error for one in found or ()]
     return [one and one.typename for one in loaded] == ["RepositoryLocation"]
 
 
 def daemon_healthy(dagster_url: str, since: float) -> bool:
     """Whether every required Dagster daemon had a recent heartbeat, according to the webserver."""
     query = "{instance {daemonHealth {allDaemonStatuses {required healthy lastHeartbeatTime}}}}"
-    answer = _asked(dagster_url, query, DaemonAnswer)
-    found = answer.instance.daemon_health.all_daemon_statuses if answer else ()
-    required = [status for status in found if status.required]
+    place = "instance", "daemonHealth", "allDaemonStatuses"
+    found = _asked(dagster_url, query, list[DaemonStatus], *place)
+    required = [status for status in found or () if status.required]
     return bool(required) and all(
         status.healthy and (status.last_heartbeat_time or 0.0) >= since for status in required
     )
 
 
-def _asked(dagster_url: str, query: str, kind: type[Body]) -> Body | None:
+def _asked(dagster_url: str, query: str, kind: type[Body], *path: str) -> Body | None:
     try:
-        return graphql(dagster_url, query, kind, timeout_s=5)
+        return graphql(dagster_url, query, kind, *path, timeout_s=5)
     except (OSError, ValueError):
         return None
 

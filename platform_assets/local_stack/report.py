@@ -21,13 +21,7 @@ from platform_assets.local_stack.chain import chain_job_name, models_with_chain
 from platform_assets.local_stack.http import get, post
 from platform_assets.local_stack.processes import services
 from platform_assets.local_stack.settings import StackError, StackSettings
-from serving_gateway.contract import (
-    DEFAULT_MODEL,
-    HealthStatus,
-    Mode,
-    ModelStatus,
-    PredictResponse,
-)
+from serving_gateway.contract import DEFAULT_MODEL, HealthStatus, Mode, ModelStatus, PredictResponse
 
 SAMPLE_ROW: Final = (5.1, 3.5, 1.4, 0.2)
 _PROOF_PAGE: Final = "proof.html"

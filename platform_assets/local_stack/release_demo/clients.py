@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
-from urllib.parse import urlsplit
+from http import HTTPStatus
+from typing import Final
+
+import httpx
 
 from platform_assets.local_stack.release_demo.deliveries import MODEL, NEW_CITY, Row, requests
 
@@ -52,73 +53,38 @@ class Clients:
             thread.join()
 
     async def _ask_all(self, over: threading.Event) -> None:
-        async with asyncio.TaskGroup() as group:
+        # Each task keeps a connection of its own; a proxy has no business before loopback.
+        limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_TIMEOUT_S)
+        async with (
+            httpx.AsyncClient(
+                base_url=self.url, limits=limits, timeout=_TIMEOUT_S, trust_env=False
+            ) as client,
+            asyncio.TaskGroup() as group,
+        ):
             for number in range(_CONNECTIONS):
-                group.create_task(self._ask(number, over))
+                group.create_task(self._ask(client, number, over))
 
-    async def _ask(self, number: int, over: threading.Event) -> None:
+    async def _ask(self, client: httpx.AsyncClient, number: int, over: threading.Event) -> None:
         """Ask over one connection, at times that do not depend on the answers."""
         period = _CONNECTIONS / self.per_second
         due = time.monotonic() + period * number / _CONNECTIONS
-        connection = ClientConnection(self.url)
         for turn, row in enumerate(requests(seed=1000 + number)):
             if over.is_set():
                 break
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due += period
-            await self._exchange(connection, (turn * _CONNECTIONS + number) % CLIENTS, row)
-        await connection.close()
+            await self._exchange(client, (turn * _CONNECTIONS + number) % CLIENTS, row)
 
-    async def _exchange(self, connection: ClientConnection, client: int, row: Row) -> None:
-        is_from_new_city = self.has_new_city and client % FROM_NEW_CITY == 0
+    async def _exchange(self, client: httpx.AsyncClient, sender: int, row: Row) -> None:
+        is_from_new_city = self.has_new_city and sender % FROM_NEW_CITY == 0
         asked = {**row, "city": NEW_CITY} if is_from_new_city else row
+        body = {"instances": [asked], "client_id": f"client-{sender}"}
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                status, body = await connection.ask(
-                    {"instances": [asked], "client_id": f"client-{client}"}
-                )
-        except (OSError, EOFError, TimeoutError, ValueError) as error:
-            await connection.close()
-            self.failed.append(f"client-{client}: {error!r}")
+            answer = await client.post(f"/models/{MODEL}/predict", json=body)
+        except httpx.HTTPError as error:
+            self.failed.append(f"client-{sender}: {error!r}")
             return
-        if status == 200:
-            self.answered[json.loads(body)["version"]] += 1
+        if answer.status_code == HTTPStatus.OK:
+            self.answered[answer.json()["version"]] += 1
         else:
-            self.failed.append(f"client-{client}: {status} {body.decode(errors='replace')}")
-
-
-class ClientConnection:
-    """A connection to the gateway that is kept."""
-
-    def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        self._address = address.hostname, address.port
-        self._head = f"POST /models/{MODEL}/predict HTTP/1.1\r\nhost: {address.netloc}\r\n"
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, body: dict[str, Any]) -> tuple[int, bytes]:
-        """Return the status and the body of an answer.
-
-        Raises:
-            OSError, EOFError, ValueError: there is none.
-        """
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(*self._address)
-        reader, writer = self._streams
-        content = json.dumps(body).encode()
-        headers = f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-        writer.write(f"{self._head}{headers}".encode() + content)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-        answer = await reader.readexactly(length)
-        if b"connection: close" in head:
-            await self.close()
-        return int(head.split(b" ", 2)[1]), answer
-
-    async def close(self) -> None:
-        """Close it; the next question opens another one."""
-        if self._streams is not None:
-            self._streams[1].close()
-            with contextlib.suppress(OSError):
-                await self._streams[1].wait_closed()
-            self._streams = None
+            self.failed.append(f"client-{sender}: {answer.status_code} {answer.text}")

@@ -16,11 +16,7 @@ from rich.table import Table
 from platform_assets.intervals import SENSOR_SECONDS
 from platform_assets.local_stack.passports import run_passport
 from platform_assets.local_stack.release_demo.clients import Clients
-from platform_assets.local_stack.release_demo.deliveries import (
-    MODEL,
-    write_model_file,
-    write_rows,
-)
+from platform_assets.local_stack.release_demo.deliveries import MODEL, write_model_file, write_rows
 from platform_assets.local_stack.release_demo.story import ROWS, Story
 from platform_assets.local_stack.settings import LOOPBACK, Ports, StackError, StackSettings
 from platform_assets.local_stack.stack import Stack, owner_pid
