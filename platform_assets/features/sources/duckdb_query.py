@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from platform_assets.features.sources.casting import file_in_sql, quoted
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.files import FileReader
-from platform_assets.features.sources.reader import Progress, SourceTable, check_columns
+from platform_assets.features.sources.reader import Progress, SourceTable, check_columns, time_limit
 from platform_assets.resources.source import QueryError, SourceError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class DuckdbReader:
                 database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
                 database.execute("SET enable_external_access = false")
                 database.execute("SET lock_configuration = true")
-                with _limited(database.interrupt, self._timeout, late):
+                with time_limit(database.interrupt, self._timeout, late):
                     yield database.sql(self._query)
         # What fails after the first rows comes through Arrow, as an error of the system.
         except (duckdb.Error, pa.ArrowException, OSError) as exc:
@@ -143,23 +143,6 @@ class DuckdbReader:
         for path, shown in self._hidden.items():
             text = text.replace(str(Path(path).expanduser().absolute()), shown)
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-@contextmanager
-def _limited(stop: Callable[[], None], timeout: timedelta, late: threading.Event) -> Iterator[None]:
-    """Call `stop` after `timeout`, and say so in `late`."""
-
-    def end() -> None:
-        late.set()
-        stop()
-
-    timer = threading.Timer(timeout.total_seconds(), end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _scan(file: FileReader) -> str:

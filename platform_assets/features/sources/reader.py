@@ -1,11 +1,14 @@
-"""Common parts of the readers: the table, progress, and errors of columns and values."""
+"""Common parts of the readers: the table, progress, limits, and errors of columns and values."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.columns import Column
@@ -69,6 +72,26 @@ class Progress:
         self._said = now
         total = "" if of is None else f" of {of:,} ({100 * done // max(1, of)} %)"
         self._log(f"{doing}: {done:,}{total} {what}")
+
+
+@contextmanager
+def time_limit(
+    stop: Callable[[], object] | None, timeout: timedelta, late: threading.Event
+) -> Iterator[None]:
+    """Call `stop` after `timeout`, if there is a way to stop, and say so in `late`."""
+
+    def end() -> None:
+        late.set()
+        if stop is not None:
+            stop()
+
+    timer = threading.Timer(timeout.total_seconds(), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def check_columns(name: str, present: Sequence[str], columns: Sequence[Column]) -> None:

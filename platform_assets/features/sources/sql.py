@@ -6,13 +6,18 @@ import hashlib
 import itertools
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.reader import Progress, SourceTable, table_fingerprint
+from platform_assets.features.sources.reader import (
+    Progress,
+    SourceTable,
+    table_fingerprint,
+    time_limit,
+)
 from platform_assets.model_spec import SqlQuery
 from platform_assets.resources.source import SourceError
 
@@ -88,7 +93,10 @@ class SqlReader:
         late = threading.Event()
         try:
             engine = create_engine(url, poolclass=NullPool, connect_args=_connect_arguments(url))
-            with engine.connect() as connection, _limited(connection, self._source.timeout, late):
+            with (
+                engine.connect() as connection,
+                time_limit(_stop(connection), self._source.timeout, late),
+            ):
                 # Without parameters a driver leaves colons and percent signs as they are.
                 options = {"no_parameters": True, "stream_results": True}
                 with connection.exec_driver_sql(
@@ -116,24 +124,10 @@ class SqlReader:
             ) from None
 
 
-@contextmanager
-def _limited(connection: Connection, timeout: timedelta, late: threading.Event) -> Iterator[None]:
-    """End the statement after `timeout`, by the driver's own means, and say so in `late`."""
+def _stop(connection: Connection) -> Callable[[], object] | None:
+    """The driver's own means to end a statement, if it has one."""
     driver: Any = connection.connection.driver_connection
-    stop = getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
-
-    def end() -> None:
-        late.set()
-        if stop is not None:
-            stop()
-
-    timer = threading.Timer(timeout.total_seconds(), end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    return getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
 
 
 def _connect_arguments(url: URL) -> dict[str, Any]:
