@@ -13,7 +13,6 @@ from platform_assets.model_spec.model import *
 from platform_assets.model_spec.operation import *
 from platform_assets.model_spec.outcomes import *
 from platform_assets.model_spec.release import *
-from platform_assets.model_spec.replay import *
 from platform_assets.model_spec.search import *
 from platform_assets.model_spec.source import *
 from platform_assets.model_spec.table import *

@@ -17,10 +17,7 @@ from platform_assets.model_spec.columns import (
     JoinKey,
     Target,
 )
-from platform_assets.model_spec.fields import (
-    duration,
-    full_match,
-)
+from platform_assets.model_spec.fields import duration, full_match
 from platform_assets.model_spec.source import Source
 from platform_assets.model_spec.weighting import WeightColumn
 

@@ -20,10 +20,7 @@ from platform_assets.model_spec.columns import (
     Target,
 )
 from platform_assets.model_spec.feature_source import SourceSpec
-from platform_assets.model_spec.fields import (
-    CONFIG,
-    Duration,
-)
+from platform_assets.model_spec.fields import CONFIG, Duration
 from platform_assets.model_spec.source import Source
 from platform_assets.model_spec.weighting import WeightColumn
 from serving_gateway.contract import DType
@@ -76,18 +73,17 @@ class Labels:
     """How long after its time a label is final. Younger rows are not trained on."""
 
 
-@plain_dataclass(frozen=True)
-class LabelTable(SourceSpec):
-    """The labels of a model of several tables, as they are read; its features are the request's."""
+@plain_dataclass(frozen=True, kw_only=True)
+class KeyedTable(SourceSpec):
+    """Rows of a source that name entities of a model by its keys, each with a true value."""
 
     model_name: str
     source: Source
     join_key: JoinKey
     keys: tuple[JoinKey, ...]
-    event_time: EventTime
-    features: tuple[FeatureSpec, ...]
+    event_time: EventTime | None
+    features: tuple[FeatureSpec, ...] = ()
     target: Target
-    weight: WeightColumn | None
     code_version: str
 
     @property
@@ -97,20 +93,28 @@ class LabelTable(SourceSpec):
 
     @property
     def join_keys(self) -> tuple[JoinKey, ...]:
-        """The keys of the feature tables."""
+        """The keys of the model."""
         return self.keys
 
     @property
     def label_column(self) -> Target:
-        """The column with the labels."""
+        """The column with the true value."""
         return self.target
-
-    @property
-    def weight_column(self) -> WeightColumn | None:
-        """The column that says how much a row counts, if there is one."""
-        return self.weight
 
     @property
     def has_unique_rows(self) -> bool:
         """False: two transactions may be of one customer, one merchant and one second."""
         return False
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class LabelTable(KeyedTable):
+    """The labels of a model of several tables, as they are read; its features are the request's."""
+
+    event_time: EventTime
+    weight: WeightColumn | None
+
+    @property
+    def weight_column(self) -> WeightColumn | None:
+        """The column that says how much a row counts, if there is one."""
+        return self.weight

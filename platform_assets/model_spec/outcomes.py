@@ -11,10 +11,9 @@ from pydantic import BeforeValidator, Field, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import SkipJsonSchema
 
-from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Target
-from platform_assets.model_spec.feature_source import SourceSpec
+from platform_assets.model_spec.columns import EventTime, JoinKey
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, reject
-from platform_assets.model_spec.labels import LabelKey, Labels, as_entities
+from platform_assets.model_spec.labels import KeyedTable, LabelKey, Labels, as_entities
 from platform_assets.model_spec.source import Source
 
 LABELS: Final = "labels"
@@ -103,38 +102,8 @@ OutcomesInput = Literal["labels"] | Outcomes
 """How a model file writes them."""
 
 
-@plain_dataclass(frozen=True)
-class OutcomeTable(SourceSpec):
-    """The rows of a source with outcomes, as they are read: keys, time and true value."""
-
-    model_name: str
-    source: Source
-    join_key: JoinKey
-    keys: tuple[JoinKey, ...]
-    event_time: EventTime | None
-    target: Target
-    code_version: str
-    features: tuple[FeatureSpec, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.model_name
-
-    @property
-    def join_keys(self) -> tuple[JoinKey, ...]:
-        """The keys by which requests name a row."""
-        return self.keys
-
-    @property
-    def label_column(self) -> Target:
-        """The column with the true value."""
-        return self.target
-
-    @property
-    def has_unique_rows(self) -> bool:
-        """False: an entity may have outcomes that repeat or contradict each other."""
-        return False
+class OutcomeTable(KeyedTable):
+    """The rows of a source with outcomes, as they are read; those of an entity may contradict."""
 
 
 @plain_dataclass(frozen=True, slots=True)

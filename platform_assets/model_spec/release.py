@@ -6,12 +6,7 @@ from dataclasses import field
 from datetime import timedelta
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StrictFloat,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StrictFloat, model_validator
 from pydantic.dataclasses import dataclass
 
 from platform_assets.model_spec.fields import (

@@ -5,14 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Self
 
-from pydantic import (
-    Field,
-    PlainValidator,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    model_validator,
-)
+from pydantic import Field, PlainValidator, StrictBool, StrictFloat, StrictInt, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 

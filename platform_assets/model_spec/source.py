@@ -144,9 +144,7 @@ class Source:
     """The rows of a query."""
     duckdb: DuckdbQuery | None = None
     """The rows of a DuckDB query over files, for aggregates and windows in SQL."""
-    feast_view: (
-        Annotated[StrictStr, full_match(r"[A-Za-z0-9_]+", "not the name of a view")] | None
-    ) = None
+    feast_view: _ViewName | None = None
     """For a feature table: a view that is registered in Feast by others. It is only read."""
     dataset: (
         Annotated[

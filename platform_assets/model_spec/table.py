@@ -10,11 +10,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validat
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import SkipJsonSchema
 
-from platform_assets.model_spec.columns import (
-    EventTime,
-    FeatureSpec,
-    JoinKey,
-)
+from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey
 from platform_assets.model_spec.feature_source import (
     DEFAULT_TTL,
     Columns,
@@ -23,13 +19,7 @@ from platform_assets.model_spec.feature_source import (
     TagKey,
     TagValue,
 )
-from platform_assets.model_spec.fields import (
-    CONFIG,
-    LOADER_ONLY,
-    Duration,
-    identifier,
-    reject,
-)
+from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
 from platform_assets.model_spec.operation import Cron, Kubernetes
 from platform_assets.model_spec.source import Source
 
