@@ -10,11 +10,8 @@ import dagster as dg
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.maintenance.selection import kept_versions
 from platform_assets.model_spec import ASSETS, ModelSpec
-from platform_assets.resources.gateway import (
-    GatewayClientError,
-    GatewayResource,
-    routed_versions,
-)
+from platform_assets.resources.events import materializations
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -85,8 +82,5 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
 
 def _switches(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, int]:
     """The version that each of the last runs took to production; "" stands for none."""
-    records = instance.fetch_materializations(
-        dg.AssetKey(spec.key("gateway_reload")), limit=SWITCHES
-    ).records
-    made = ((record.run_id, record.asset_materialization) for record in records)
-    return {run_id: int(str(one.metadata["version"].value)) for run_id, one in made if one}
+    made = materializations(instance, spec.key("gateway_reload"), SWITCHES)
+    return {one.run_id: int(one.metadata["version"]) for one in made}

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import dagster as dg
 
-from platform_assets.passport.document import CODE, DATA, DIGESTS, GATES, TRAINING, Act
-from platform_assets.passport.sources import VersionRecords
+from platform_assets.passport.document import (
+    CODE,
+    DATA,
+    DIGESTS,
+    GATES,
+    TRAINING,
+    Act,
+    VersionRecords,
+)
+from platform_assets.resources.events import evaluations, materializations
 from platform_assets.serving import promotion
 from platform_assets.serving.ledger_entries import anchors, plain_content, plain_metadata
 from platform_assets.serving.switch_evidence import measured
@@ -54,12 +62,10 @@ def collect_from_dagster(
 
 def _materializations(
     instance: dg.DagsterInstance, model_name: str, asset: str
-) -> list[tuple[float, dict[str, Any]]]:
+) -> list[tuple[datetime, dict[str, Any]]]:
     """Times and metadata of the newest materializations, newest first."""
-    key = dg.AssetKey([model_name, asset])
-    records = instance.fetch_materializations(key, limit=_FAR_BACK).records
-    made = ((one.timestamp, one.asset_materialization) for one in records)
-    return [(at, plain_metadata(one.metadata)) for at, one in made if one is not None]
+    found = materializations(instance, [model_name, asset], _FAR_BACK)
+    return [(one.at, plain_metadata(one.metadata)) for one in found]
 
 
 def _newest(
@@ -109,13 +115,10 @@ def _gates(instance: dg.DagsterInstance, model_name: str, version: int) -> dict[
     """The last verdict of each gate on this version."""
     verdicts = {}
     for gate in promotion.GATES:
-        key = dg.AssetCheckKey(dg.AssetKey([model_name, "triton_serving_state"]), gate)
-        history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_FAR_BACK)
-        for record in history:
-            # Of a run that is only queued there is a record, without a verdict.
-            evaluation = record.event.asset_check_evaluation if record.event else None
-            judged = evaluation.metadata.get("version") if evaluation else None
-            if evaluation is not None and judged is not None and judged.value == version:
+        key = [model_name, "triton_serving_state"]
+        for evaluation in evaluations(instance, key, gate, _FAR_BACK):
+            judged = evaluation.metadata.get("version")
+            if judged is not None and judged.value == version:
                 verdicts[gate] = plain_content(measured(evaluation))
                 break
     return verdicts
@@ -124,8 +127,8 @@ def _gates(instance: dg.DagsterInstance, model_name: str, version: int) -> dict[
 def _add_release(
     records: VersionRecords, instance: dg.DagsterInstance, model_name: str, version: int
 ) -> None:
-    for timestamp, metadata in reversed(_materializations(instance, model_name, "release")):
+    for time, metadata in reversed(_materializations(instance, model_name, "release")):
         if metadata.get("version") == version:
-            at = datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")
+            at = time.isoformat(timespec="seconds")
             shown = {name: value for name, value in metadata.items() if name not in _HIDDEN}
             records.acts.append(Act(at, plain_content(shown), "Dagster, release"))

@@ -9,8 +9,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from platform_assets.ledger.chain import RELEASE, LedgerEntry, switches_of
-from platform_assets.passport.document import CODE, DATA, DIGESTS, GATES, TRAINING, Act, Period
-from platform_assets.passport.sources import VersionRecords
+from platform_assets.passport.document import (
+    CODE,
+    DATA,
+    DIGESTS,
+    GATES,
+    TRAINING,
+    Act,
+    Period,
+    VersionRecords,
+)
 
 
 class _Move(NamedTuple):

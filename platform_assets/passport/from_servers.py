@@ -7,8 +7,7 @@ import json
 from typing import Any, Final
 
 from platform_assets.ledger.verification import Anchor
-from platform_assets.passport.document import CODE, DATA, DIGESTS, TRAINING
-from platform_assets.passport.sources import VersionRecords
+from platform_assets.passport.document import CODE, DATA, DIGESTS, TRAINING, VersionRecords
 from platform_assets.resources.mlflow import SPLIT_TAG, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger_entries import HEAD_TAG

@@ -11,11 +11,10 @@ import dagster as dg
 from platform_assets.ledger.chain import LedgerEntry
 from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import DeploymentKey
-from platform_assets.passport.document import FORMAT, SECTIONS, Act, Passport
+from platform_assets.passport.document import FORMAT, SECTIONS, Act, Passport, VersionRecords, merge
 from platform_assets.passport.from_dagster import collect_from_dagster
 from platform_assets.passport.from_ledger import collect_from_ledger, periods
 from platform_assets.passport.from_servers import collect_from_mlflow, collect_from_repository
-from platform_assets.passport.sources import VersionRecords, merge
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger_entries import HASH

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.events import Materialized, materializations
 from platform_assets.resources.metadata import plain_markdown
 
 if TYPE_CHECKING:
@@ -129,17 +130,12 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
     version is then the one before it in the ledger. A switch that was recorded late is moved to
     its place.
     """
-    records = instance.fetch_materializations(
-        dg.AssetKey(spec.key("gateway_reload")), limit=limit
-    ).records
     # With its version, since generations begin anew when the gateways' state is lost.
     by_switch: dict[tuple[int, int], _Timed] = {}
-    for record in records:
-        made = record.asset_materialization
-        if made is not None:
-            found = _entry(record.timestamp, record.run_id or "", made.metadata)
-            # Overwritten by older ones: the first word about a generation says when it was.
-            by_switch[found.entry.generation, found.entry.version] = found
+    for made in materializations(instance, spec.key("gateway_reload"), limit):
+        found = _entry(made)
+        # Overwritten by older ones: the first word about a generation says when it was.
+        by_switch[found.entry.generation, found.entry.version] = found
     entries = _in_order(by_switch.values())
     # A confirmation after a change of traffic names that change's generation: it was no switch.
     entries = [
@@ -155,14 +151,9 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
 
 def best_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
     """Return the best version that was ever in production; None where no promotion recorded one."""
-    records = instance.fetch_materializations(
-        dg.AssetKey(spec.key("gateway_reload")), limit=_LIMIT
-    ).records
-    for record in records:
-        made = record.asset_materialization
-        found = made.metadata.get(BEST_VERSION) if made is not None else None
-        if found is not None:
-            return int(str(found.value))
+    for made in materializations(instance, spec.key("gateway_reload"), _LIMIT):
+        if BEST_VERSION in made.metadata:
+            return int(made.metadata[BEST_VERSION])
     return None
 
 
@@ -183,19 +174,19 @@ def _in_order(entries: Iterable[_Timed]) -> list[Entry]:
     return [one.entry for one in ordered]
 
 
-def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> _Timed:
-    plain = {name: value.value for name, value in metadata.items()}
+def _entry(made: Materialized) -> _Timed:
+    plain = made.metadata
     version, previous = int(plain["version"]), plain.get("previous_version")
     # The gateway's own time where there is one: a switch may be entered long after it.
     recorded = plain.get("at")
-    at = datetime.fromisoformat(recorded) if recorded else datetime.fromtimestamp(timestamp, UTC)
+    at = datetime.fromisoformat(recorded) if recorded else made.at
     entry = Entry(
         at=at.astimezone(UTC).isoformat(timespec="seconds"),
         version=version,
         previous_version=previous if isinstance(previous, int) and previous != version else None,
         generation=int(plain.get("generation", 0)),
         action=str(plain.get("action", PROMOTION)),
-        by=str(plain.get("by") or run_id),
+        by=str(plain.get("by") or made.run_id),
         reason=str(plain.get("reason", "")),
         changed=bool(plain.get("changed", True)),
         missing=str(plain.get("missing", "")),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.events import materializations
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
 
@@ -32,15 +33,10 @@ def newest_load(
     instance: dg.DagsterInstance, spec: ModelSpec, version: int | None = None
 ) -> RecordedLoad | None:
     """Return the newest load, or the newest one of a version; None where none is recorded."""
-    key = dg.AssetKey(spec.key("triton_serving_state"))
     limit = 1 if version is None else _HISTORY
-    for record in instance.fetch_materializations(key, limit=limit).records:
-        made = record.asset_materialization
-        if made is None:
-            continue
-        plain = {name: value.value for name, value in made.metadata.items()}
-        if LOAD_ID in plain and version in (None, plain["version"]):
-            return RecordedLoad(_state(spec, plain), datetime.fromtimestamp(record.timestamp, UTC))
+    for made in materializations(instance, spec.key("triton_serving_state"), limit):
+        if LOAD_ID in made.metadata and version in (None, made.metadata["version"]):
+            return RecordedLoad(_state(spec, made.metadata), made.at)
     return None
 
 

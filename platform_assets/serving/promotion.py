@@ -11,7 +11,9 @@ import dagster as dg
 
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.events import evaluations
 from platform_assets.resources.failures import as_failure, failure
+from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.metadata import listed
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     Metadata = Mapping[str, dg.MetadataValue | str | int]
+
 
 NO_REGRESSION: Final = "no_regression"
 GATES: Final = (
@@ -48,7 +51,6 @@ OWN_METRIC: Final = "as_served"
 LOAD_ID: Final = "load_id"
 """Metadata key by which a gate says which load it judged."""
 
-_EVALUATED: Final = dg.DagsterEventType.ASSET_CHECK_EVALUATION
 _HISTORY: Final = 100
 
 
@@ -102,17 +104,11 @@ def require_gates_passed(
 def _evaluation(
     state: ServingState, gate: str, instance: dg.DagsterInstance
 ) -> dg.AssetCheckEvaluation | None:
-    # Not simply the latest record: a run that is only queued has one already, without a verdict,
-    # and a verdict on another load says nothing about this one.
-    key = dg.AssetCheckKey(dg.AssetKey([state.model_name, "triton_serving_state"]), gate)
-    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_HISTORY)
-    for record in history:
-        event = record.event
-        if event is None or event.dagster_event_type is not _EVALUATED:
-            continue
-        evaluation = event.asset_check_evaluation
-        judged = evaluation.metadata.get(LOAD_ID) if evaluation else None
-        if evaluation is not None and judged is not None and judged.value == state.load_id:
+    # Not simply the newest verdict: one on another load says nothing about this one.
+    key = [state.model_name, "triton_serving_state"]
+    for evaluation in evaluations(instance, key, gate, _HISTORY):
+        judged = evaluation.metadata.get(LOAD_ID)
+        if judged is not None and judged.value == state.load_id:
             return evaluation
     return None
 
@@ -207,3 +203,31 @@ def record_in_registry(
         log.warning("The switch stands, but it was not recorded in MLflow: %s", error)
         return {"registry": f"not recorded: {error}"}
     return {"registry": f"alias {PRODUCTION_ALIAS} -> {version}"}
+
+
+def delete_unread_views(
+    spec: ModelSpec,
+    *,
+    feast: FeastResource,
+    mlflow: MlflowResource,
+    triton: TritonResource,
+    repository: ModelRepository,
+    log: logging.Logger,
+) -> Metadata:
+    """Delete the model's views but for those of versions that are READY or kept on disk.
+
+    Returns metadata that says which ones. Where it cannot be known what one of these versions
+    reads, all views stay.
+    """
+    name = spec.model_name
+    try:
+        unread = {*feast.services(name)} - {spec.feature_service}
+        if unread:
+            versions = {*repository.versions(name), *triton.ready_anywhere(name)}
+            unread -= {mlflow.version(name, one).signature.feature_service for one in versions}
+        for view in sorted(unread):
+            feast.delete_service(view)
+    except (FeatureStoreError, RegistryError, TritonError, OSError) as error:
+        log.warning("The switch stands, but feature views were not deleted: %s", error)
+        return {"deleted_feature_views": f"stopped: {error}"}
+    return {"deleted_feature_views": ", ".join(sorted(unread)) or "none"}

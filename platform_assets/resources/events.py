@@ -1,0 +1,49 @@
+"""What Dagster recorded of assets and checks, the newest first, with metadata as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+
+class Materialized(NamedTuple):
+    """A materialization of an asset."""
+
+    at: datetime
+    """When it was recorded, in UTC."""
+    run_id: str
+    """Of Dagster; empty where it was recorded without a run."""
+    metadata: dict[str, Any]
+
+
+def materializations(
+    instance: dg.DagsterInstance, key: Sequence[str], limit: int
+) -> list[Materialized]:
+    """Return the newest materializations of an asset."""
+    records = instance.fetch_materializations(dg.AssetKey(key), limit=limit).records
+    return [
+        Materialized(
+            datetime.fromtimestamp(record.timestamp, UTC),
+            record.run_id or "",
+            {name: value.value for name, value in made.metadata.items()},
+        )
+        for record in records
+        if (made := record.asset_materialization) is not None
+    ]
+
+
+def evaluations(
+    instance: dg.DagsterInstance, key: Sequence[str], check: str, limit: int
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield the newest verdicts of a check on an asset."""
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey(key), check), limit=limit
+    )
+    for record in history:
+        # Of a run that is only queued there is a record, without a verdict.
+        verdict = record.event.asset_check_evaluation if record.event else None
+        if verdict is not None:
+            yield verdict
