@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import dagster as dg
@@ -19,6 +19,7 @@ from platform_assets.model_spec import (
     FeatureTableSpec,
     ModelSpec,
     Source,
+    SourceSpec,
     table_job_name,
 )
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
@@ -55,20 +56,8 @@ def table_schedules(
     spec: FeatureTableSpec, job: dg.UnresolvedAssetJobDefinition
 ) -> list[dg.ScheduleDefinition]:
     """Build the schedule that the file of a table asks for, if any."""
-    if spec.schedule is None:
-        return []
-    return [
-        dg.ScheduleDefinition(
-            name=f"{spec.name}_reading",
-            job=job,
-            cron_schedule=spec.schedule,
-            execution_timezone="UTC",
-            tags={MODEL_TAG: spec.name},
-            default_status=dg.DefaultScheduleStatus.STOPPED,
-            description=f"{spec.name}: reads the table at the times of its file. Stopped by "
-            "default.",
-        )
-    ]
+    what = "reads the table at the times of its file"
+    return _schedules(f"{spec.name}_reading", spec, job, spec.schedule, "UTC", what)
 
 
 def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -113,7 +102,8 @@ def _end(spec: ModelSpec) -> str:
 
 def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that compares what was answered with what was trained on."""
-    return _job(spec, "drift", ["drift_report"], "the sampled answers against the training set.")
+    what = "the sampled answers against the training set."
+    return _job(spec, "drift", ["drift_report"], what, report_tags)
 
 
 def scoring_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -122,21 +112,22 @@ def scoring_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
         "the answers of the version in production for all entities, or for the file that is "
         "named in the configuration."
     )
-    return _job(spec, "batch_predictions", ["batch_predictions"], what)
+    return _job(spec, "batch_predictions", ["batch_predictions"], what, scoring_tags)
 
 
 def quality_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that measures the answers of a day by their outcomes."""
     what = "the predictions of a day, measured by their outcomes."
-    return _job(spec, "quality", ["live_quality"], what)
+    return _job(spec, "quality", ["live_quality"], what, report_tags)
 
 
 def _job(
-    spec: ModelSpec, name: str, assets: Sequence[str], what: str
+    spec: ModelSpec,
+    name: str,
+    assets: Sequence[str],
+    what: str,
+    tags: Callable[[str], dict[str, str]] = chain_tags,
 ) -> dg.UnresolvedAssetJobDefinition:
-    tags = {"drift": report_tags, "quality": report_tags, "batch_predictions": scoring_tags}.get(
-        name, chain_tags
-    )
     return dg.define_asset_job(
         f"{spec.model_name}_{name}",
         selection=dg.AssetSelection.assets(*map(spec.key, assets)),
@@ -149,18 +140,30 @@ def retraining_schedules(
     spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition
 ) -> list[dg.ScheduleDefinition]:
     """Build the schedule that the model file asks for, if any."""
-    if spec.automation.schedule is None:
+    wanted, what = spec.automation, "the whole chain, at the times of the model file"
+    name = f"{spec.model_name}_retraining"
+    return _schedules(name, spec, job, wanted.schedule, wanted.timezone, what)
+
+
+def _schedules(
+    name: str,
+    spec: SourceSpec,
+    job: dg.UnresolvedAssetJobDefinition,
+    cron: str | None,
+    timezone: str,
+    what: str,
+) -> list[dg.ScheduleDefinition]:
+    if cron is None:
         return []
     return [
         dg.ScheduleDefinition(
-            name=f"{spec.model_name}_retraining",
+            name=name,
             job=job,
-            cron_schedule=spec.automation.schedule,
-            execution_timezone=spec.automation.timezone,
-            tags={MODEL_TAG: spec.model_name},
+            cron_schedule=cron,
+            execution_timezone=timezone,
+            tags={MODEL_TAG: spec.name},
             default_status=dg.DefaultScheduleStatus.STOPPED,
-            description=f"{spec.model_name}: the whole chain, at the times of the model file. "
-            "Stopped by default.",
+            description=f"{spec.name}: {what}. Stopped by default.",
         )
     ]
 

@@ -1,4 +1,4 @@
-"""All definitions of one model: the slices, and what runs them."""
+"""All definitions of one model, or of one feature table: the slices, and what runs them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import dagster as dg
 from platform_assets import automation
 from platform_assets.export.assets import export_assets
 from platform_assets.export.checks import export_checks
-from platform_assets.features.assets import feature_assets
+from platform_assets.features.assets import feature_assets, table_assets
 from platform_assets.features.checks import feature_checks
 from platform_assets.features.source_asset import source_asset
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
@@ -20,7 +20,7 @@ from platform_assets.quality.assets import quality_assets
 from platform_assets.quality.automation import quality_schedule
 from platform_assets.quality.lookup import matured_outcomes
 from platform_assets.release.assets import release_asset, release_checks
-from platform_assets.release.jobs import approve_job, stop_job
+from platform_assets.release.jobs import decision_jobs
 from platform_assets.scoring.assets import scoring_assets
 from platform_assets.scoring.checks import scoring_checks
 from platform_assets.serving.assets import serving_assets
@@ -61,7 +61,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
         jobs=[
             *(chain, automation.serving_job(spec), adoption),
             *(drift, scoring, quality, rollback_job(spec)),
-            *([approve_job(spec), stop_job(spec)] if spec.release else []),
+            *(decision_jobs(spec) if spec.release else []),
         ],
         schedules=[
             *automation.retraining_schedules(spec, chain),
@@ -73,6 +73,20 @@ def build(spec: ModelSpec) -> dg.Definitions:
             automation.foreign_version_sensor(spec, adoption),
             *([on_drift] if on_drift else []),
         ],
+    )
+
+
+def build_table(spec: FeatureTableSpec) -> dg.Definitions:
+    """Build the assets, checks, job, schedule and sensor of a feature table; no I/O."""
+    job = automation.table_job(spec)
+    if spec.is_external:
+        return dg.Definitions(assets=table_assets(spec), jobs=[job])
+    return dg.Definitions(
+        assets=[source_asset(spec), *table_assets(spec)],
+        asset_checks=feature_checks(spec),
+        jobs=[job],
+        schedules=automation.table_schedules(spec, job),
+        sensors=[automation.table_sensor(spec, job)],
     )
 
 

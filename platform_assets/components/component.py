@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Self, cast
 
 import dagster as dg
 from pydantic import BaseModel, BeforeValidator, RootModel, TypeAdapter
@@ -18,21 +18,21 @@ from platform_assets.components.model_file import (
 from platform_assets.components.scaffold.scaffolder import TableScaffolder
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 
-_ATTRIBUTES: Final = TypeAdapter(ModelSpec)
-_TABLE_ATTRIBUTES: Final = TypeAdapter(FeatureTableSpec)
+
+def _by_names_of_files(kind: type) -> BeforeValidator:
+    """Take fields by the names that files give them, and by no other."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    return BeforeValidator(
+        lambda given: adapter.validate_python(given, by_alias=True, by_name=False)
+    )
 
 
-def read_attributes(attributes: Any) -> ModelSpec:
-    """Return the model of a file's attributes, which are called as files call them.
-
-    Raises:
-        ValidationError: with every field that is wrong.
-    """
-    return _ATTRIBUTES.validate_python(attributes, by_alias=True, by_name=False)
-
-
-class Attributes(RootModel[Annotated[ModelSpec, BeforeValidator(read_attributes)]]):
+class Attributes(RootModel[Annotated[ModelSpec, _by_names_of_files(ModelSpec)]]):
     """The attributes of a model file, as Dagster wants to have them described."""
+
+
+class TableAttributes(RootModel[Annotated[FeatureTableSpec, _by_names_of_files(FeatureTableSpec)]]):
+    """The attributes of a table file, as Dagster wants to have them described."""
 
 
 def build_model(spec: ModelSpec) -> dg.Definitions:
@@ -45,14 +45,34 @@ def build_model(spec: ModelSpec) -> dg.Definitions:
 
 def build_table(spec: FeatureTableSpec) -> dg.Definitions:
     """Return the assets of one feature table, and what reads them again."""
-    from platform_assets.table_definitions import build
+    from platform_assets import model_definitions
 
-    return build(spec)
+    return model_definitions.build_table(spec)
+
+
+@dataclass
+class _FileComponent(dg.Component, dg.Resolvable):
+    """A component of a file whose attributes the class of `model` checks and documents.
+
+    Not one that Dagster derives: derived classes take text for any field, and templates in it, so
+    that a wrong type would be found late.
+    """
+
+    attributes: Any
+
+    @classmethod
+    def resolve_from_model(
+        cls,
+        context: dg.ResolutionContext,  # noqa: ARG003 # Dagster's signature
+        model: BaseModel,
+    ) -> Self:
+        """Return the component with the attributes that `model` checked."""
+        return cls(cast("RootModel[Any]", model).root)
 
 
 @dg.scaffold_with(TableScaffolder)
 @dataclass
-class TabularModel(dg.Component, dg.Resolvable):
+class TabularModel(_FileComponent):
     """A tabular model, from its source to production, through every gate.
 
     Classification or regression over any mix of numbers, text categories, booleans and
@@ -63,21 +83,8 @@ class TabularModel(dg.Component, dg.Resolvable):
 
     @classmethod
     def model(cls) -> type[BaseModel]:
-        """Return the class that checks and documents a file's attributes.
-
-        Not one that Dagster derives: derived classes take text for any field, and templates in
-        it, so that a wrong type would be found late.
-        """
+        """Return the class that checks and documents a file's attributes."""
         return Attributes
-
-    @classmethod
-    def resolve_from_model(
-        cls,
-        context: dg.ResolutionContext,  # noqa: ARG003 # Dagster's signature
-        model: BaseModel,
-    ) -> TabularModel:
-        """Return the component with the attributes that `model` checked."""
-        return cls(cast("Attributes", model).root)
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -97,18 +104,8 @@ class TabularModel(dg.Component, dg.Resolvable):
         return build_model(self.spec(context.path))
 
 
-def _read_table_attributes(attributes: Any) -> FeatureTableSpec:
-    return _TABLE_ATTRIBUTES.validate_python(attributes, by_alias=True, by_name=False)
-
-
-class TableAttributes(
-    RootModel[Annotated[FeatureTableSpec, BeforeValidator(_read_table_attributes)]]
-):
-    """The attributes of a table file, as Dagster wants to have them described."""
-
-
 @dataclass
-class FeatureTable(dg.Component, dg.Resolvable):
+class FeatureTable(_FileComponent):
     """A table of features with a key, which any number of models may read."""
 
     attributes: FeatureTableSpec
@@ -117,15 +114,6 @@ class FeatureTable(dg.Component, dg.Resolvable):
     def model(cls) -> type[BaseModel]:
         """Return the class that checks and documents a file's attributes."""
         return TableAttributes
-
-    @classmethod
-    def resolve_from_model(
-        cls,
-        context: dg.ResolutionContext,  # noqa: ARG003 # Dagster's signature
-        model: BaseModel,
-    ) -> FeatureTable:
-        """Return the component with the attributes that `model` checked."""
-        return cls(cast("TableAttributes", model).root)
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:

@@ -14,12 +14,7 @@ import yaml
 from dagster_shared.yaml_utils import DagsterYamlLoader, parse_yaml_with_source_position
 from dagster_shared.yaml_utils.source_position import SourcePositionTree
 
-from platform_assets.components.diagnostics import (
-    Diagnostic,
-    FieldPath,
-    ModelFileError,
-    field_name,
-)
+from platform_assets.components.diagnostics import Diagnostic, FieldPath, ModelFileError, field_name
 
 _MOST_VALUES: Final = 50_000
 """Values of one file, aliases and merges expanded: no model needs more."""

@@ -18,13 +18,7 @@ import platform_assets
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import Document, read_document
 from platform_assets.components.messages import explain
-from platform_assets.components.schema import (
-    FILE,
-    FILE_NAMES,
-    TABLE_FILE,
-    ModelFile,
-    TableFile,
-)
+from platform_assets.components.schema import FILE, FILE_NAMES, TABLE_FILE, ModelFile, TableFile
 from platform_assets.components.tables import Tables, problems_of_tables, with_tables
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Outcomes, Source
 from platform_assets.training.candidates import SEARCH, CandidateError, check_candidates

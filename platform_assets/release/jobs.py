@@ -1,7 +1,7 @@
 """What people decide about a release, as jobs: approve what it waits for, and stop it."""
 
 # No postponed annotations here: Dagster reads them.
-from typing import Final
+from typing import Final, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -26,52 +26,48 @@ class PersonalDecision(dg.Config):
     )
 
 
-def approve_job(spec: ModelSpec) -> dg.JobDefinition:
-    """Build the job by which a person approves what a release waits for."""
-
-    @dg.op(name=f"{spec.model_name}__approve_release")
-    def approve(
-        context: dg.OpExecutionContext, config: PersonalDecision, gateway: GatewayResource
-    ) -> None:
-        with as_failure("the release was not approved", _LOOK, GatewayClientError):
-            done = gateway.approve_release(spec.model_name, _decision(config, "approved by"))
-        context.log.info(f"version {done.release.version}: {describe_place(done.release)}")
+def decision_jobs(spec: ModelSpec) -> list[dg.JobDefinition]:
+    """Build the jobs by which a person approves what a release waits for, and stops it."""
+    model_name = spec.model_name
+    approve = _decision_op(f"{model_name}__approve_release", "approved", spec)
+    stop = _decision_op(f"{model_name}__stop_release", "stopped", spec)
 
     @dg.job(
-        name=f"{spec.model_name}_approve",
-        tags=rollback_tags(spec.model_name),
-        description=f"Approves what the release of {spec.model_name} waits for. It does not wait "
-        "for other runs.",
+        name=f"{model_name}_approve",
+        tags=rollback_tags(model_name),
+        description=f"Approves what the release of {model_name} waits for. It does not wait for "
+        "other runs.",
     )
-    def job() -> None:
+    def approval() -> None:
         approve()
 
-    return job
-
-
-def stop_job(spec: ModelSpec) -> dg.JobDefinition:
-    """Build the job by which a person stops a release."""
-
-    @dg.op(name=f"{spec.model_name}__stop_release")
-    def stop(
-        context: dg.OpExecutionContext, config: PersonalDecision, gateway: GatewayResource
-    ) -> None:
-        with as_failure("the release was not stopped", _LOOK, GatewayClientError):
-            done = gateway.stop_release(spec.model_name, _decision(config, "stopped by"))
-        pending = ", as soon as the store can be written" if done.status == STOP_PENDING else ""
-        place = describe_place(done.release)
-        context.log.info(f"version {done.release.version}: {place}{pending}")
-
     @dg.job(
-        name=f"{spec.model_name}_stop_release",
-        tags=rollback_tags(spec.model_name),
-        description=f"Stops the release of {spec.model_name}: variant A answers all clients. After "
-        "the switch, while the new version is watched, it rolls production back and pins it.",
+        name=f"{model_name}_stop_release",
+        tags=rollback_tags(model_name),
+        description=f"Stops the release of {model_name}: variant A answers all clients. After the "
+        "switch, while the new version is watched, it rolls production back and pins it.",
     )
-    def job() -> None:
+    def stopping() -> None:
         stop()
 
-    return job
+    return [approval, stopping]
+
+
+def _decision_op(
+    name: str, done: Literal["approved", "stopped"], spec: ModelSpec
+) -> dg.OpDefinition:
+    @dg.op(name=name)
+    def decision(
+        context: dg.OpExecutionContext, config: PersonalDecision, gateway: GatewayResource
+    ) -> None:
+        decide = gateway.approve_release if done == "approved" else gateway.stop_release
+        with as_failure(f"the release was not {done}", _LOOK, GatewayClientError):
+            answer = decide(spec.model_name, _decision(config, f"{done} by"))
+        pending = ", as soon as the store can be written" if answer.status == STOP_PENDING else ""
+        place = describe_place(answer.release)
+        context.log.info(f"version {answer.release.version}: {place}{pending}")
+
+    return decision
 
 
 def _decision(config: PersonalDecision, what: str) -> ReleaseDecision:

@@ -17,16 +17,16 @@ from dagster.components.testing import create_defs_folder_sandbox
 
 from platform_assets.components import FeatureTable, TabularModel, loading
 from platform_assets.components.__main__ import main
-from platform_assets.components.component import read_attributes
+from platform_assets.components.component import Attributes
 from platform_assets.components.defining import define_models
 from platform_assets.components.document import Document, read_document
 from platform_assets.components.loading import (
     SHIPPED,
+    explain_missing_model,
     load_specs,
     model_folders,
     read_models,
 )
-from platform_assets.components.lookup import explain_missing_model
 from platform_assets.components.model_file import parse_model, read_model
 from platform_assets.components.schema import file_schema
 from platform_assets.components.tables import Tables
@@ -248,7 +248,9 @@ def test_component_of_python_code_builds_what_a_file_builds(
     stub = types.ModuleType("platform_assets.model_definitions")
     stub.build = build  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
-    component = TabularModel(read_attributes({"model_name": "by_code", **ATTRIBUTES}))
+    component = TabularModel(
+        Attributes.model_validate({"model_name": "by_code", **ATTRIBUTES}).root
+    )
 
     definitions = dg.build_defs_for_component(component)
 

@@ -9,11 +9,7 @@ from platform_assets.components.scaffold import draft as parts
 from platform_assets.components.scaffold.draft import Draft
 from platform_assets.components.scaffold.features import infer_features
 from platform_assets.components.scaffold.keys import infer_key, infer_time
-from platform_assets.components.scaffold.profile import (
-    ColumnProfile,
-    ModelRequest,
-    TableProfile,
-)
+from platform_assets.components.scaffold.profile import ColumnProfile, ModelRequest, TableProfile
 from platform_assets.components.scaffold.targets import describe_target, find_target, infer_task
 from platform_assets.model_spec import CandidateSpec, Source, Task
 from platform_assets.model_spec.feature_source import DEFAULT_TTL
