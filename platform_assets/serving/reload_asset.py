@@ -1,8 +1,5 @@
 """`gateway_reload`: the switch of production to a version that is READY and passed every gate."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import dagster as dg
 from pydantic import Field
 
@@ -23,6 +20,7 @@ from platform_assets.serving.ledger import (
 from platform_assets.serving.ledger_entries import enter_switch, head_tags
 from platform_assets.serving.promotion import (
     NO_REGRESSION,
+    delete_unread_views,
     gate_verdict,
     record_in_registry,
     require_gates_passed,
@@ -34,7 +32,6 @@ from platform_assets.serving.release_gate import require_cleared_release
 from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
 from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
-from platform_assets.serving.view_retention import delete_unread_views
 from serving_gateway.contract import Mode, ReloadRequest
 
 _DESCRIPTION = (
@@ -95,25 +92,22 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         ledger: LedgerFolder,
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
-        log = context.log
+        log, instance, run_id = context.log, context.instance, context.run.run_id
         hold(LEASE, spec.model_name, context)
         with holding(CHANGE, spec.model_name, context):
-            state = require_cleared_release(spec, triton_serving_state, gateway, context.instance)
+            state = require_cleared_release(spec, triton_serving_state, gateway, instance)
             require_ready(state, triton)
-            gates = require_gates_passed(state, context.instance)
-            judged = gates[NO_REGRESSION]
-            switch = _switch(state, spec, config, context.run.run_id, gateway)
-            version = switch.answer.version
-            run_id = context.run.run_id
+            gates = require_gates_passed(state, instance)
+            switch = _switch(state, spec, config, run_id, gateway)
             content = switch_content(
                 spec, switch, model_repository, by="", dagster_run=run_id, gates=gates
             )
-            entered = enter_switch(spec, content, ledger, context.instance)
+            entered = enter_switch(spec, content, ledger, instance)
             retirement = retire_surplus(
                 spec,
-                version,
+                state.version,
                 retention=config.retention,
-                ledger=read_ledger(context.instance, spec),
+                ledger=read_ledger(instance, spec),
                 gateway=gateway,
                 triton=triton,
                 repository=model_repository,
@@ -122,12 +116,20 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         views = delete_unread_views(
             spec, feast=feast, mlflow=mlflow, triton=triton, repository=model_repository, log=log
         )
-        recorded = record_in_registry(spec.model_name, version, mlflow, log, head_tags(entered))
+        tags = head_tags(entered)
+        recorded = record_in_registry(spec.model_name, state.version, mlflow, log, tags)
+        judged = gates[NO_REGRESSION]
+        best = {name: one for name, one in judged.metadata.items() if name == BEST_VERSION}
         verdict = gate_verdict(judged)
-        more = {**retirement, **_best_version(judged.metadata), **views, **recorded, **entered}
         return dg.MaterializeResult(
             value=Promotion(spec.model_name, state.version, state.run_id, switch.answer, verdict),
-            metadata=switch_metadata(spec, switch, mlflow, verdict.metric, more),
+            metadata=switch_metadata(
+                spec,
+                switch,
+                mlflow,
+                verdict.metric,
+                {**retirement, **best, **views, **recorded, **entered},
+            ),
         )
 
     return gateway_reload
@@ -153,10 +155,3 @@ def _switch(
     answer = reload(spec.model_name, request, gateway)
     live = wait_for_replicas(spec.model_name, answer, gateway, config.convergence_timeout_s)
     return ConfirmedSwitch(answer, live, PROMOTION, reason)
-
-
-def _best_version(
-    judged: Mapping[str, dg.MetadataValue[Any]],
-) -> dict[str, dg.MetadataValue[Any]]:
-    """What the gate found to be the best version ever in production, for the ledger."""
-    return {BEST_VERSION: judged[BEST_VERSION]} if BEST_VERSION in judged else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -11,17 +11,18 @@ from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.environment import source_tags
 from platform_assets.resources.records import TrainedModel
-from platform_assets.training.candidates import build, expand, parameters
+from platform_assets.training.candidates import Candidate, build, expand, parameters
 from platform_assets.training.competition import Competition, why_all_failed
-from platform_assets.training.evaluation_pictures import (
-    confusion_picture,
-    curves_picture,
-    regression_picture,
-)
 from platform_assets.training.floor import estimate_metric
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.metrics import chosen_metric
-from platform_assets.training.pictures import candidates_picture, importance_picture
+from platform_assets.training.pictures import (
+    candidates_picture,
+    confusion_picture,
+    curves_picture,
+    importance_picture,
+    regression_picture,
+)
 from platform_assets.training.probe import probe
 from platform_assets.training.recording import FittedModel, record_training
 from platform_assets.training.rows import EstimatorError, Rows, unseen_texts
@@ -77,6 +78,7 @@ def train(
         RegistryError: MLflow does not take it; the open runs are marked as failed.
     """
     candidates, classes = expand(spec), data.classes
+    signature, metric = spec.signature(classes), chosen_metric(spec.evaluation)
     training, evaluation, split = split_evaluation(rows, spec)
     del rows  # of a million rows one copy less
     probe(candidates, training, spec, classes, say)
@@ -89,42 +91,26 @@ def train(
     with mlflow.run(spec.model_name, f"train {spec.model_name}", tags=tags) as run:
         open_run = partial(mlflow.run, spec.model_name, parent=run, tags=tags)
         competition = Competition(training, spec, classes, open_run, say)
-        for number, one in enumerate(candidates, start=1):
-            competition.enter(one, f"candidate {number} of {len(candidates)}")
-        searched = None
-        if spec.search is not None:
-            searched = search(candidates, spec.search, spec, competition.enter, say)
+        searched = _compete(competition, candidates, spec, say)
         fitted = fit_best(competition, training, evaluation, spec, classes, say)
-        evaluated = fitted.evaluated
         best_first = {name: competition.results[name] for name in ranked(competition.results, spec)}
         pictures = _pictures(fitted, evaluation, best_first, spec)
-        signature = spec.signature(classes)
         record_training(run, fitted, training, evaluation, pictures, data, spec, signature)
+    answers, groups = fitted.evaluated.answers, evaluation.groups
     model = TrainedModel(
         model_name=spec.model_name,
         run_id=run.run_id,
         estimator=fitted.estimator,
         signature=signature,
-        metrics=evaluated.metrics,
+        metrics=fitted.evaluated.metrics,
         data_fingerprint=data.data_fingerprint,
         code_version=spec.code_version,
         dagster_run_id=owner,
         evaluation_rows=len(evaluation),
-        metric=estimate_metric(
-            chosen_metric(spec.evaluation),
-            evaluated.answers,
-            evaluation.groups,
-            spec.gates.confidence,
-        ),
-        slices=estimate_slices(
-            chosen_metric(spec.evaluation),
-            evaluated.answers,
-            evaluation.features,
-            evaluation.groups,
-            spec.gates,
-        ),
+        metric=estimate_metric(metric, answers, groups, spec.gates.confidence),
+        slices=estimate_slices(metric, answers, evaluation.features, groups, spec.gates),
         split=split,
-        classes_not_evaluated=evaluated.classes_not_evaluated,
+        classes_not_evaluated=fitted.evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
         threshold=fitted.threshold,
     )
@@ -138,6 +124,17 @@ def train(
         pictures=pictures,
         searched=searched,
     )
+
+
+def _compete(
+    competition: Competition, candidates: Sequence[Candidate], spec: ModelSpec, say: Log
+) -> SearchReport | None:
+    """Let the candidates compete, then what a search finds; return the report of that."""
+    for number, one in enumerate(candidates, start=1):
+        competition.enter(one, f"candidate {number} of {len(candidates)}")
+    if spec.search is None:
+        return None
+    return search(candidates, spec.search, spec, competition.enter, say)
 
 
 def fit_best(
