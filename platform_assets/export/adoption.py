@@ -21,12 +21,7 @@ from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from platform_assets.resources.signatures import is_signed
-from serving_gateway.contract import (
-    DATA_FINGERPRINT_TAG,
-    ONNX_DIGEST_TAG,
-    RUN_ID_TAG,
-    Signature,
-)
+from serving_gateway.contract import DATA_FINGERPRINT_TAG, ONNX_DIGEST_TAG, RUN_ID_TAG, Signature
 
 FOREIGN_DATA = "unknown: trained elsewhere"
 """Data fingerprint of a version whose training the pipeline did not do."""

@@ -10,12 +10,7 @@ from pydantic import Field
 from platform_assets.export.adoption import AdoptionError, adopt
 from platform_assets.export.conversion import export
 from platform_assets.export.foreign_graph import InvalidGraph
-from platform_assets.export.inspection import (
-    ExportError,
-    GraphSummary,
-    inspect_graph,
-    sha256,
-)
+from platform_assets.export.inspection import ExportError, GraphSummary, inspect_graph, sha256
 from platform_assets.export.records import OnnxModel, PackagedVersion
 from platform_assets.export.triton_config import (
     ConfigError,

@@ -1,9 +1,11 @@
 """What a graph and an entry must be before Triton sees them."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import dagster as dg
 
 from platform_assets.export.assets import ONNX_ARTIFACT
-from platform_assets.export.equivalent_versions import latest_equivalent_version
 from platform_assets.export.inspection import sha256
 from platform_assets.export.parity_check import parity_check
 from platform_assets.export.records import OnnxModel, PackagedVersion
@@ -12,8 +14,11 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.environment import ENVIRONMENT_TAG, differences
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
-from serving_gateway.contract import ONNX_DIGEST_TAG
+from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG, ONNX_DIGEST_TAG
+
+_MADE_OF: Final = (DATA_FINGERPRINT_TAG, CODE_VERSION_TAG)
 
 
 def export_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
@@ -125,3 +130,18 @@ def _entry_digest(spec: ModelSpec) -> dg.AssetChecksDefinition:
         )
 
     return entry_digest
+
+
+def latest_equivalent_version(version: int, entries: Sequence[VersionEntry]) -> VersionEntry | None:
+    """Return the newest other version with the same data and code whose graph is recorded."""
+    own = next((entry for entry in entries if entry.version == version), None)
+    if own is None or any(tag not in own.tags for tag in _MADE_OF):
+        return None
+    twins = [
+        entry
+        for entry in entries
+        if entry.version < version
+        and ONNX_DIGEST_TAG in entry.tags
+        and all(entry.tags.get(tag) == own.tags[tag] for tag in _MADE_OF)
+    ]
+    return max(twins, key=lambda entry: entry.version, default=None)

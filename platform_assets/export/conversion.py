@@ -13,13 +13,7 @@ from platform_assets.export.boosting_converters import register
 from platform_assets.export.convertible import convertible
 from platform_assets.export.custom_step import CUSTOM_STEP, is_custom
 from platform_assets.export.decision import separated
-from platform_assets.export.inspection import (
-    CONTRACT_KEY,
-    FEATURES_KEY,
-    ML,
-    ML_OPSET,
-    ExportError,
-)
+from platform_assets.export.inspection import CONTRACT_KEY, FEATURES_KEY, ML, ML_OPSET, ExportError
 from platform_assets.export.raw_columns import fed_by, over_columns
 from platform_assets.export.step_names import blamed, flat, require_converters
 from platform_assets.export.steps import converter_options
@@ -95,9 +89,7 @@ def _steps(estimator: Any, signature: Signature) -> list[Any]:
 def _flat(step: Any) -> list[Any]:
     from sklearn.pipeline import Pipeline
 
-    if not isinstance(step, Pipeline):
-        return [step]
-    return [inner for _, part in step.steps for inner in _flat(part)]
+    return [inner for _, inner in flat(step)] if isinstance(step, Pipeline) else [step]
 
 
 def _options(model: Any, signature: Signature, *, raw_scores: bool) -> _Options:

@@ -154,13 +154,7 @@ def _checked(onnx_bytes: bytes) -> Any:
 def _tensor(value: Any) -> TensorSpec:  # onnx.ValueInfoProto is untyped here
     import onnx
 
-    elements = {
-        onnx.TensorProto.FLOAT: DType.FP32,
-        onnx.TensorProto.DOUBLE: DType.FP64,
-        onnx.TensorProto.INT64: DType.INT64,
-        onnx.TensorProto.BOOL: DType.BOOL,
-        onnx.TensorProto.STRING: DType.BYTES,
-    }
+    elements = {number: dtype for dtype, number in element_types().items()}
     tensor = value.type.tensor_type
     if tensor.elem_type not in elements:
         name = onnx.TensorProto.DataType.Name(tensor.elem_type)
@@ -170,6 +164,19 @@ def _tensor(value: Any) -> TensorSpec:  # onnx.ValueInfoProto is untyped here
         for dimension in tensor.shape.dim
     )
     return TensorSpec(value.name, elements[tensor.elem_type], shape)
+
+
+def element_types() -> dict[DType, int]:
+    """Return ONNX's number of each type that the platform serves."""
+    from onnx import TensorProto
+
+    return {
+        DType.FP32: TensorProto.FLOAT,
+        DType.FP64: TensorProto.DOUBLE,
+        DType.INT64: TensorProto.INT64,
+        DType.BOOL: TensorProto.BOOL,
+        DType.BYTES: TensorProto.STRING,
+    }
 
 
 def sha256(data: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from platform_assets.export.inspection import ExportError
+from platform_assets.export.inspection import ExportError, element_types
 from platform_assets.export.step_names import ADDED_STEP, NamedStep
 from serving_gateway.contract import DType, Feature, Signature
 
@@ -139,6 +139,7 @@ def fed_by(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> An
     from onnx import helper, numpy_helper
 
     nodes, constants = [], []
+    types = element_types()
     inner = [one.name for one in graph.input]
     for place, feature in enumerate(signature.features):
         source = feature.name
@@ -149,8 +150,7 @@ def fed_by(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> An
             packed = [signature.packed_input, index]
             nodes.append(helper.make_node("Gather", packed, [source], axis=1))
         nodes += [
-            helper.make_node("Cast", [source], [name], to=_onnx_type(one.dtype))
-            for name, one in used
+            helper.make_node("Cast", [source], [name], to=types[one.dtype]) for name, one in used
         ]
     return helper.make_graph(
         [*nodes, *graph.node],
@@ -164,23 +164,11 @@ def fed_by(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> An
 def _inputs(signature: Signature) -> list[Any]:
     from onnx import helper
 
-    features, packed = signature.features, signature.packed_input
+    features, packed, types = signature.features, signature.packed_input, element_types()
     given = [(one.name, one.tensor_dtype, 1) for one in features]
     if packed is not None:
         given = [(packed, features[0].tensor_dtype, len(features))]
     return [
-        helper.make_tensor_value_info(name, _onnx_type(dtype), [None, width])
+        helper.make_tensor_value_info(name, types[dtype], [None, width])
         for name, dtype, width in given
     ]
-
-
-def _onnx_type(dtype: DType) -> int:
-    from onnx import TensorProto
-
-    return {
-        DType.FP32: TensorProto.FLOAT,
-        DType.FP64: TensorProto.DOUBLE,
-        DType.INT64: TensorProto.INT64,
-        DType.BOOL: TensorProto.BOOL,
-        DType.BYTES: TensorProto.STRING,
-    }[dtype]

@@ -7,11 +7,13 @@ from typing import Any, Final
 import numpy as np
 
 from platform_assets.export.category_converters import category_converters, category_shapes
-from platform_assets.export.imputer import convert_imputer, imputer_shape
 from platform_assets.export.inspection import ExportError
 
 _UNARY: Final = {np.abs: "Abs", np.exp: "Exp", np.log: "Log", np.log1p: "Log", np.sqrt: "Sqrt"}
 """Functions of a number -> ONNX's operators."""
+
+_INT64: Final = 7
+"""ONNX's number of the type."""
 
 
 def converter_options() -> dict[str, Any]:
@@ -106,3 +108,47 @@ def _unary(scope: Any, value: str, output: Any, container: Any, function: Any) -
         container.add_node("Add", [value, one], more)
         value = more
     container.add_node(_UNARY[function], [value], output.full_name)
+
+
+def imputer_shape(operator: Any) -> None:
+    """Tell skl2onnx the width of an imputer's result."""
+    step, value = operator.raw_operator, operator.inputs[0].type
+    width = len(step.get_feature_names_out())
+    operator.outputs[0].type = type(value)([value.shape[0], width])
+
+
+def convert_imputer(scope: Any, operator: Any, container: Any) -> None:
+    """Add the nodes of a `SimpleImputer`; skl2onnx's own over single precision and texts."""
+    from skl2onnx.common.data_types import DoubleTensorType
+    from skl2onnx.operator_converters.imputer_op import convert_sklearn_imputer
+
+    step = operator.raw_operator
+    if not (isinstance(operator.inputs[0].type, DoubleTensorType) or step.add_indicator):
+        convert_sklearn_imputer(scope, operator, container)
+        return
+    if not (isinstance(step.missing_values, float) and np.isnan(step.missing_values)):
+        raise ExportError(f"SimpleImputer of {step.missing_values!r} has no ONNX converter")
+    _fill(scope, operator, container)
+
+
+def _fill(scope: Any, operator: Any, container: Any) -> None:
+    """Replace NaN by the statistic of the column, and say where one was if that is asked for."""
+    step, output = operator.raw_operator, operator.outputs[0]
+    if len(operator.inputs) > 1 or np.isnan(step.statistics_).any():
+        raise ExportError("SimpleImputer over a column without any value has no ONNX converter")
+    kind = output.type.to_onnx_type().tensor_type.elem_type
+    value = operator.inputs[0].full_name
+    statistics, missing = (scope.get_unique_variable_name(n) for n in ("statistics", "missing"))
+    container.add_initializer(statistics, kind, [len(step.statistics_)], step.statistics_.tolist())
+    container.add_node("IsNaN", [value], missing)
+    filled = scope.get_unique_variable_name("filled") if step.add_indicator else output.full_name
+    container.add_node("Where", [missing, statistics, value], filled)
+    if step.add_indicator:
+        places, chosen, flags = (
+            scope.get_unique_variable_name(n) for n in ("places", "chosen", "flags")
+        )
+        wanted = step.indicator_.features_.tolist()
+        container.add_initializer(places, _INT64, [len(wanted)], wanted)
+        container.add_node("Gather", [missing, places], chosen, axis=1)
+        container.add_node("Cast", [chosen], flags, to=kind)
+        container.add_node("Concat", [filled, flags], output.full_name, axis=1)

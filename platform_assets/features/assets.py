@@ -18,11 +18,7 @@ from platform_assets.features.source_asset import read_version_tags, record_sour
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
-from platform_assets.model_spec import (
-    FeatureTableSpec,
-    ModelSpec,
-    SourceSpec,
-)
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, SourceSpec
 from platform_assets.resources.failures import as_failure, failure, feast_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.source import SourceResource

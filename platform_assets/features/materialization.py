@@ -21,9 +21,9 @@ from platform_assets.features.newest import time_span, write_newest
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import SourceSpec
+from platform_assets.resources.atomic_files import exclusive
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.feast_online import OnlineView
-from platform_assets.resources.file_lock import exclusive
 
 _BATCH_ROWS: Final = 5_000
 

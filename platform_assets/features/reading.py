@@ -10,10 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from platform_assets.features.rules import check_features, check_keys, check_target
+from platform_assets.features.rules import (
+    check_class_weights,
+    check_features,
+    check_keys,
+    check_target,
+    check_weights,
+)
 from platform_assets.features.source import SourceError, open_source
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
-from platform_assets.features.weights import check_class_weights, check_weights
 from platform_assets.model_spec import ModelSpec, SourceSpec
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import TIMELESS as STORED_TIMELESS

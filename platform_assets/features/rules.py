@@ -11,14 +11,7 @@ import pyarrow.compute as pc
 
 from platform_assets.features.sources.columns import arrow_type
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
-from platform_assets.model_spec import (
-    PERCENTAGE_ERROR,
-    Label,
-    ModelSpec,
-    SourceSpec,
-    Split,
-    Task,
-)
+from platform_assets.model_spec import PERCENTAGE_ERROR, Label, ModelSpec, SourceSpec, Split, Task
 from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
 
@@ -230,3 +223,38 @@ def _check_rare(
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+def check_weights(rows: SourceTable, spec: SourceSpec) -> None:
+    """Raise SourceError where a row with a label has no weight, or one that is not from 0 up."""
+    weight, target = spec.weight_column, spec.label_column
+    if weight is None or target is None:
+        return
+    name = weight.name
+    weights, labelled = rows.table[name], rows.table[target.name].is_valid()
+    known = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, 0.0)).fill_null(False)
+    refuse_rows(
+        rows,
+        "weights that are not numbers from 0 up",
+        {name: pc.and_(labelled, pc.invert(known))},
+        "give each row with a label a weight, or remove `weight` in the model file, and run again",
+    )
+    if not pc.any(pc.and_(labelled, pc.greater(weights, 0.0).fill_null(False))).as_py():
+        raise SourceError(
+            f"{rows.name} has no row with a {name} above 0, so nothing can be learned",
+            "correct the weights, and run again",
+        )
+
+
+def check_class_weights(rows: SourceTable, spec: ModelSpec) -> None:
+    """Raise SourceError where the model file weighs a class that the rows do not have."""
+    weights = spec.class_weight
+    if weights is None or isinstance(weights, str):
+        return
+    unknown = [label for label in weights if label not in rows.classes]
+    if unknown:
+        raise SourceError(
+            f"class_weight names {', '.join(map(str, unknown))}, and the classes in "
+            f"{spec.target.name} of {rows.name} are {', '.join(map(str, rows.classes))}",
+            "correct the model file, and run again",
+        )

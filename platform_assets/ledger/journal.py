@@ -13,8 +13,7 @@ import msgspec
 
 from platform_assets.ledger.chain import BEGINNING, LedgerEntry, next_entry, parse_line
 from platform_assets.ledger.keys import DeploymentKey
-from platform_assets.resources.atomic_files import fsync_directory
-from platform_assets.resources.file_lock import exclusive
+from platform_assets.resources.atomic_files import exclusive, fsync_directory
 
 Content = Mapping[str, Any]
 

@@ -86,11 +86,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 def new_private_key() -> str:
     """Return a new private key as PEM."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-    )
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     return Ed25519PrivateKey.generate().private_bytes(*form).decode()

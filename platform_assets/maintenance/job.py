@@ -13,14 +13,12 @@ from platform_assets.maintenance.cleaner import JOB, Cleaner
 from platform_assets.maintenance.limits import Limits
 from platform_assets.maintenance.usage import Servers
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.failures import as_failure, failure
+from platform_assets.resources.folders import DriftReports, PredictionsFolder, ProofFolder
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
-from platform_assets.resources.predictions import PredictionsFolder
-from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import OUTCOMES_FOLDER

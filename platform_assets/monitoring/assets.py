@@ -10,14 +10,14 @@ from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.compare import drift_report as compare
+from platform_assets.monitoring.compare import reference_features, reference_predictions
 from platform_assets.monitoring.page import column_row, drift_page, summary
 from platform_assets.monitoring.pictures import drift_picture
 from platform_assets.monitoring.records import DriftReport
-from platform_assets.monitoring.reference import reference_features, reference_predictions
 from platform_assets.monitoring.stability import ComparedRows
 from platform_assets.resources import plots
-from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.failures import as_failure, failure
+from platform_assets.resources.folders import DriftReports
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryError
 from platform_assets.resources.reference import REFERENCE_ARTIFACT

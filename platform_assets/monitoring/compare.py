@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from numpy.typing import NDArray
 
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import ModelSpec, Task
+from platform_assets.monitoring.binning import comparable
 from platform_assets.monitoring.records import FEATURE, PREDICTION, ColumnDrift, DriftReport
-from platform_assets.monitoring.reference import (
-    CONFIDENCE_COLUMN,
-    PREDICTION_COLUMN,
-    feature_columns,
-    sampled_predictions,
-)
 from platform_assets.monitoring.stability import ComparedRows, compare_columns
 from platform_assets.monitoring.units import Columns, is_identifying, window_units
+from platform_assets.resources.records import EvaluationSet
+from platform_assets.resources.reference import read_reference
 from platform_assets.resources.samples import Samples
+from serving_gateway.contract import LOG_PREDICTION, LOG_SCORE, DType
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+PREDICTION_COLUMN: Final = "prediction"
+CONFIDENCE_COLUMN: Final = "largest probability"
 
 
 def drift_report(
@@ -85,3 +90,45 @@ def _silent(reference: Columns, window: Columns) -> list[str]:
 def _empty(values: NDArray[Any]) -> bool:
     # Answers are never missing: a column without any was not sampled.
     return all(value is None or value != value for value in values)  # noqa: PLR0124 # NaN
+
+
+def reference_features(data: bytes, spec: ModelSpec) -> ComparedRows:
+    """Return the features that a version was trained on, comparable; errors of `read_reference`."""
+    sample = read_reference(data)
+    return ComparedRows(feature_columns(sample.features, spec), sample.units)
+
+
+def feature_columns(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
+    """Return those of the model's features that the rows have, comparable."""
+    return {
+        feature.name: comparable(rows[feature.name], feature.dtype)
+        for feature in spec.features
+        if feature.name in rows
+    }
+
+
+def reference_predictions(evaluation: EvaluationSet, spec: ModelSpec) -> ComparedRows:
+    """Return what scikit-learn answered for the held-out rows, comparable."""
+    import pandas as pd
+
+    answers = pd.Series(evaluation.labels)
+    units = pd.factorize(evaluation.groups)[0].astype("int64")
+    if spec.task is Task.REGRESSION:
+        return ComparedRows({PREDICTION_COLUMN: comparable(answers, DType.FP32)}, units)
+    columns = {PREDICTION_COLUMN: comparable(answers, DType.BYTES)}
+    if evaluation.probabilities is not None:
+        largest = pd.Series(evaluation.probabilities.max(axis=1))
+        columns[CONFIDENCE_COLUMN] = comparable(largest, DType.FP32)
+    return ComparedRows(columns, units)
+
+
+def sampled_predictions(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
+    """Return what the gateway answered, comparable with `reference_predictions`."""
+    rows = rows.reindex(columns=[LOG_PREDICTION, LOG_SCORE])
+    scores = comparable(rows[LOG_SCORE], DType.FP32)
+    if spec.task is Task.REGRESSION:
+        return {PREDICTION_COLUMN: scores}
+    labels = rows[LOG_PREDICTION].astype(object)
+    if spec.target.answer_dtype is DType.BOOL:
+        labels = labels.str.lower()
+    return {PREDICTION_COLUMN: comparable(labels, DType.BYTES), CONFIDENCE_COLUMN: scores}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.monitoring.records import FEWEST_UNITS
-from platform_assets.resources.entity_units import first_key
+from platform_assets.resources.samples import first_key
 from serving_gateway.contract import LOG_ENTITY, LOG_TIME
 
 if TYPE_CHECKING:

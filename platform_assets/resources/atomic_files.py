@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all, also after a crash."""
+"""Files that appear whole or not at all, also after a crash; and locks between writers."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
@@ -74,3 +75,11 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for the lock of this file, and hold it; it ends with the process at the latest."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from platform_assets.resources.atomic_files import replace_file
+from platform_assets.resources.atomic_files import exclusive, replace_file
 from platform_assets.resources.feast_errors import FeatureStoreError, translated
 from platform_assets.resources.feast_online import OnlineView, use_write_ahead_log
-from platform_assets.resources.file_lock import exclusive
 from platform_assets.resources.redis_address import connection_string, require_redis
 from serving_gateway.contract import DType, Feature, feature_contract, import_feast
 

@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.resources.mlflow_client import (
-    RegistryError,
-    translated,
-    wait_out,
-)
+from platform_assets.resources.mlflow_client import RegistryError, translated, wait_out
 from platform_assets.resources.mlflow_models import column_schema, save_sklearn
 from serving_gateway.contract import Signature
 

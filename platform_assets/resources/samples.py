@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from serving_gateway.contract import LOG_DAY, LOG_TIME, LOG_VERSION, check_model
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 # What pyarrow raises for files that are broken or of another make.
 _UNREADABLE: Final = (OSError, ValueError, TypeError, NotImplementedError)
@@ -128,3 +130,18 @@ def _newest_rows(tables: list[pa.Table], max_rows: int) -> pa.Table:
     # Files of several writers may differ in width: what one calls a float another calls a double.
     table = pa.concat_tables(filled, promote_options="permissive").sort_by(LOG_TIME)
     return table.slice(max(0, table.num_rows - max_rows))
+
+
+def first_key(entity: str) -> str:
+    """The part of a logged entity that makes rows depend on each other: of several keys, the first.
+
+    It is the one by which the evaluation is split, and rows with the same one are alike in all
+    features of it, regardless of their other keys.
+    """
+    try:
+        keys = json.loads(entity) if entity.startswith("{") else None
+    except (ValueError, RecursionError):  # an id of one key may be any text
+        keys = None
+    if not isinstance(keys, dict) or not keys:
+        return entity
+    return json.dumps(next(iter(keys.items())))

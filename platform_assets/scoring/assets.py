@@ -18,9 +18,9 @@ from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.feast_errors import FeatureStoreError
+from platform_assets.resources.folders import PredictionsFolder
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.metadata import picture, table
-from platform_assets.resources.predictions import PredictionsFolder
 from platform_assets.resources.source import SourceError
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.scoring.production import NoProductionVersion, production_version

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from platform_assets.model_spec import Label, ModelSpec
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonEndpoint
-from platform_assets.scoring.reasons import with_reasons
 from platform_assets.scoring.records import (
     AS_OF,
     PREDICTION,
@@ -29,10 +28,11 @@ from platform_assets.scoring.records import (
 )
 from platform_assets.serving.answers import ask_triton, json_rows
 from platform_assets.training.frame import tensor_form
-from serving_gateway.contract import Signature
+from serving_gateway.contract import DType, Feature, Signature
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -176,3 +176,30 @@ def in_order(make: Callable[[Given], Made], given: Iterable[Given], threads: int
             yield pending.popleft().result()
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def with_reasons(rows: pa.RecordBatch, features: Sequence[Feature]) -> pa.Array:
+    """Return the reason of each row, null for those that can be scored.
+
+    Reasons that the rows bring along come first, then those of the features in their order.
+    """
+    reasons = rows[REASON].cast(pa.string())
+    for mask, reason in _problems(rows, features):
+        if pc.any(mask).as_py():
+            found = pc.if_else(mask, pa.scalar(reason), pa.scalar(None, pa.string()))
+            reasons = pc.coalesce(reasons, found)
+    return reasons
+
+
+def _problems(
+    rows: pa.RecordBatch, features: Sequence[Feature]
+) -> Iterator[tuple[pa.BooleanArray, str]]:
+    for feature in features:
+        values = rows[feature.name]
+        if not feature.nullable:
+            missing = values.is_null()
+            if feature.dtype is DType.BYTES:
+                missing = pc.or_(missing, pc.fill_null(pc.equal(values, ""), False))
+            yield missing, f"{feature.name} is missing"
+        if feature.dtype in (DType.FP32, DType.FP64):
+            yield pc.fill_null(pc.is_inf(values), False), f"{feature.name} is infinite"

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from platform_assets.decimals import shortest_decimal
 from platform_assets.export.parity import Parity, compare
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.triton import TritonEndpoint, TritonResource
-from platform_assets.serving.answers import ask_gateway
+from platform_assets.serving.answers import ask_gateway, json_rows
 from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
 from platform_assets.serving.proof_page import Evidence, proof_page
-from platform_assets.serving.proof_rows import proof_rows
 from platform_assets.serving.records import Promotion
-from serving_gateway.contract import ModelStatus
+from serving_gateway.contract import DType, ModelStatus, Signature
+
+if TYPE_CHECKING:
+    from platform_assets.resources.records import EvaluationSet
+
 
 PROOF_PAGE = "proof.html"
+
+_SHOWN: Final = 5
 
 
 def collect_proof(
@@ -123,3 +132,32 @@ def _parity_table(parity: Parity, rows: Sequence[Mapping[str, str]]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def proof_rows(
+    signature: Signature, evaluation: EvaluationSet, answered: NDArray[Any]
+) -> Iterator[dict[str, str]]:
+    """Yield a few rows with the gateway's answers, shape (rows,), beside scikit-learn's."""
+    chosen = varied_rows(evaluation.labels, _SHOWN)
+    written = json_rows(signature, evaluation.features.iloc[chosen])
+    is_short = [feature.dtype is DType.FP32 for feature in signature.features]
+    for position, values in zip(chosen, written, strict=True):
+        row = [
+            shortest_decimal(value) if short and value is not None else value
+            for value, short in zip(values, is_short, strict=True)
+        ]
+        yield {
+            "row": str(position),
+            "features": str(row),
+            "gateway": str(answered[position]),
+            "scikit-learn": str(evaluation.labels[position]),
+        }
+
+
+def varied_rows(labels: NDArray[Any], count: int) -> list[int]:
+    """Return `count` positions, ascending: the first ones, with as many different labels as fit."""
+    import pandas as pd
+
+    column = pd.Series(labels)
+    repetition = column.groupby(column, sort=False).cumcount().to_numpy()
+    return sorted(np.argsort(repetition, kind="stable")[:count].tolist())

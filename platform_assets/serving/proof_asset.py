@@ -6,9 +6,9 @@ import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import as_failure
+from platform_assets.resources.folders import ProofFolder
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
-from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.ledger import read_ledger
 from platform_assets.serving.promotion import COMPARISON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import Any, Final
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
 from platform_assets.training import boosting
 from platform_assets.training.estimators import NamedEstimator, known
-from platform_assets.training.extras import missing
 from platform_assets.training.own_code import MODELS_DIR, find_module, import_module
 from platform_assets.training.preprocessing import (
     TargetEncoding,
@@ -257,3 +257,14 @@ def parameters(pipeline: Any) -> dict[str, str]:
         for name, value in described.get_params(deep=True).items()
         if isinstance(value, (bool, int, float, str))
     }
+
+
+def missing(*packages: str) -> str | None:
+    """Say what has to be installed for these packages; None when all are there. Imports none."""
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    if not absent:
+        return None
+    return (
+        f"{' and '.join(absent)} cannot be imported here: install the extra `boosting` "
+        "(pip install 'readygate[boosting]')"
+    )

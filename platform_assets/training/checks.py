@@ -9,12 +9,7 @@ from platform_assets.resources.metadata import picture, table
 from platform_assets.resources.records import TrainedModel
 from platform_assets.training.floor import judge_floor
 from platform_assets.training.metrics import chosen_metric
-from platform_assets.training.slices import (
-    SliceVerdict,
-    describe_floor,
-    floor_row,
-    judge_slices,
-)
+from platform_assets.training.slices import SliceVerdict, describe_floor, floor_row, judge_slices
 
 
 def training_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:

@@ -19,10 +19,9 @@ from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.calibration import estimator_in
 from platform_assets.training.candidates import Candidate, CandidateError, build
-from platform_assets.training.fitting import fit_pipeline
 from platform_assets.training.metrics import Answers
 from platform_assets.training.rows import EstimatorError, Rows
-from platform_assets.training.selection import answers_of
+from platform_assets.training.selection import answers_of, fit_pipeline
 
 _PER_CLASS: Final = 20
 _OF_A_REGRESSION: Final = 100

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.boosting import learner
-from platform_assets.training.calibration import estimator_in
-from platform_assets.training.fitting import fit_pipeline
+from platform_assets.training.calibration import deal, estimator_in, finish
 from platform_assets.training.folds import Fold
 from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
 from platform_assets.training.preprocessing import final_estimator
 from platform_assets.training.rows import EstimatorError, Rows, TrainingError
 from platform_assets.training.thresholds import choose_threshold, decided
+from platform_assets.training.weights import fit_arguments
 
 CHOSEN_THRESHOLD: Final = "cv_threshold"
 """Key of the threshold among the results of a cross-validation."""
@@ -217,3 +217,15 @@ def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label
 def _classes_without(labels: NDArray[Any], classes: Sequence[Label]) -> tuple[Label, ...]:
     seen: NDArray[np.int64] = np.unique(codes(labels, classes)) if classes else np.array([], int)
     return tuple(one for number, one in enumerate(classes) if number not in seen)
+
+
+def fit_pipeline(pipeline: Any, rows: Rows, spec: ModelSpec) -> Any:
+    """Return a pipeline fitted to rows; what its estimator raises is left as it is."""
+    deal(pipeline.steps[-1][1], rows, spec)
+    arguments = fit_arguments(pipeline, rows, spec)
+    with warnings.catch_warnings():
+        # Of a calibration: the weights for its estimator have a name of their own.
+        warnings.filterwarnings("ignore", "Since Pipeline does not appear to accept sample_weight")
+        fitted = pipeline.fit(rows.features, rows.labels, **arguments)
+    finish(fitted.steps[-1][1], spec)
+    return fitted

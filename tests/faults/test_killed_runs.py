@@ -76,7 +76,7 @@ UNREPORTED: Final = (
     kill("triton_serving_state", "after", "platform_assets.serving.assets:load_beside"),
     kill("gateway_reload", "before", "platform_assets.serving.reload_asset:wait_for_replicas"),
     kill("gateway_reload", "after", MLFLOW + "set_alias"),
-    kill("serving_proof", "after", "platform_assets.resources.proof:ProofFolder.write"),
+    kill("serving_proof", "after", "platform_assets.resources.folders:ProofFolder.write"),
 )
 """The work is done, and not yet reported to Dagster."""
 

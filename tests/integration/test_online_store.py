@@ -21,7 +21,7 @@ from platform_assets.model_spec import (
 from platform_assets.resources.feast import FeatureStoreError
 from platform_assets.resources.feast_online import OnlineView
 from platform_assets.resources.mlflow import RegistryError
-from platform_assets.serving.view_retention import delete_unread_views
+from platform_assets.serving.promotion import delete_unread_views
 from serving_gateway.features.types import Status
 from tests.support.feature_chain import ONLINE, FeatureChain
 from tests.support.servers import RunningRedis, run_redis

@@ -18,8 +18,12 @@ from platform_assets.export.triton_config import ServingOptions, model_config, t
 from platform_assets.local_stack.triton_server import control_key, control_key_file
 from platform_assets.resources import triton as resource_module
 from platform_assets.resources.model_repository import ModelRepository, Provenance
-from platform_assets.resources.triton import TritonEndpoint, TritonResource, TritonUnreachable
-from platform_assets.resources.triton_addresses import TritonAddress
+from platform_assets.resources.triton import (
+    TritonAddress,
+    TritonEndpoint,
+    TritonResource,
+    TritonUnreachable,
+)
 from platform_assets.serving.loading import load_beside, persisted_versions, retire
 from platform_assets.serving.promotion import require_ready
 from platform_assets.serving.reconcile import observed_drift, restore

@@ -26,7 +26,7 @@ from platform_assets.model_spec import (
 )
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.checks import drift_check_key, drift_checks
-from platform_assets.resources.drift_reports import DriftReports
+from platform_assets.resources.folders import DriftReports
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryNotFound
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference

@@ -15,13 +15,11 @@ from platform_assets.features.sample_data import write_iris_source
 from platform_assets.ledger.keys import new_private_key
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.folders import DriftReports, PredictionsFolder, ProofFolder
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
-from platform_assets.resources.predictions import PredictionsFolder
-from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource

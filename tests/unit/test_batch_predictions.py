@@ -21,8 +21,8 @@ from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import FeatureSpec
+from platform_assets.resources.folders import PredictionsFolder
 from platform_assets.resources.gateway import GatewayRefused, GatewayResource
-from platform_assets.resources.predictions import PredictionsFolder
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonRefused
 from platform_assets.scoring.assets import scoring_assets

@@ -17,8 +17,8 @@ from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import EventTime, FeatureSpec, ModelSpec
 from platform_assets.resources.source import ColumnsError, SourceError
+from platform_assets.scoring.inference import with_reasons
 from platform_assets.scoring.queries import joined_rows, newest_rows, open_rows
-from platform_assets.scoring.reasons import with_reasons
 from platform_assets.scoring.records import AS_OF, REASON, ROW, EntitiesUnknown
 from platform_assets.scoring.rows import InputRows
 from platform_assets.scoring.staging import stage_file

@@ -13,14 +13,15 @@ from platform_assets.features.summary import class_picture, target_picture
 from platform_assets.resources.evaluation import read_evaluation, write_evaluation
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import EvaluationSet
-from platform_assets.training.evaluation_pictures import (
-    confusion_picture,
-    curves_picture,
-    regression_picture,
-)
 from platform_assets.training.importance import Importance
 from platform_assets.training.metrics import Answers
-from platform_assets.training.pictures import candidates_picture, importance_picture
+from platform_assets.training.pictures import (
+    candidates_picture,
+    confusion_picture,
+    curves_picture,
+    importance_picture,
+    regression_picture,
+)
 from tests.support.tabular import mixed_frame
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from platform_assets.export.equivalent_versions import latest_equivalent_version
+from platform_assets.export.checks import latest_equivalent_version
 from platform_assets.resources.environment import differences, numeric_environment
 from platform_assets.resources.mlflow_versions import VersionEntry
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG, ONNX_DIGEST_TAG

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from platform_assets.decimals import shortest_decimal
 from platform_assets.resources.records import EvaluationSet
-from platform_assets.serving.proof_rows import proof_rows, varied_rows
+from platform_assets.serving.proof import proof_rows, varied_rows
 from serving_gateway.contract import DType, Feature, Signature
 
 

@@ -15,8 +15,13 @@ from platform_assets.export.runtime import ModelAnswers
 from platform_assets.resources import triton as resource_module
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
-from platform_assets.resources.triton import TritonEndpoint, TritonResource
-from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
+from platform_assets.resources.triton import (
+    TritonAddress,
+    TritonEndpoint,
+    TritonResource,
+    addresses,
+    resolved,
+)
 from platform_assets.resources.triton_api import (
     IndexEntry,
     TritonError,

@@ -16,9 +16,9 @@ from platform_assets.resources.evaluation import read_evaluation, write_evaluati
 from platform_assets.resources.records import EvaluationSet
 from platform_assets.resources.version_files import Provenance
 from platform_assets.training.candidates import build, expand
-from platform_assets.training.evaluation_pictures import confusion_picture, curves_picture
 from platform_assets.training.folds import folds
 from platform_assets.training.metrics import Answers
+from platform_assets.training.pictures import confusion_picture, curves_picture
 from platform_assets.training.rows import TrainingError
 from platform_assets.training.selection import (
     CHOSEN_THRESHOLD,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.resources.entity_units import first_key
+from platform_assets.resources.samples import first_key
 from serving_gateway.contract import LOG_ENTITY, LOG_ID, LOG_TIME, DType, Feature, Signature
 
 if TYPE_CHECKING:
