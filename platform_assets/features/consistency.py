@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+import pandas as pd
+
 from platform_assets.features.newest import newest_times
 from platform_assets.features.records import FeatureData
 from platform_assets.model_spec import FeatureSpec, SourceSpec
@@ -36,8 +39,6 @@ class OnlineComparison:
 
 def compare_online(feast: FeastResource, data: FeatureData, spec: SourceSpec) -> OnlineComparison:
     """Compare each entity's newest offline values with the online ones, bit by bit."""
-    import pandas as pd
-
     key, time = spec.join_key.name, spec.event_timestamp
     newest = newest_times(data, spec)
     sample = [*newest][:: max(1, -(-len(newest) // SAMPLE))]
@@ -80,9 +81,6 @@ def _plain(value: Any, feature: FeatureSpec) -> bool | float | int | str | None:
 
     A whole number that may be missing is a float, as in pandas and in the model's tensor.
     """
-    import numpy as np
-    import pandas as pd
-
     if pd.isna(value):
         return None
     if feature.dtype is DType.BYTES:

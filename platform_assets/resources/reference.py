@@ -6,10 +6,11 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
 REFERENCE_ARTIFACT: Final = "drift/reference.parquet"
 """Where a run keeps it."""
@@ -35,7 +36,6 @@ def write_reference(features: pd.DataFrame, groups: NDArray[Any]) -> bytes:
 
     `features` are in tensor form, shape (rows, features); `groups` their entities, shape (rows,).
     """
-    import numpy as np
     import pandas as pd
 
     most = min(_MOST_ROWS, _MOST_CELLS // max(1, features.shape[1]))
@@ -46,7 +46,6 @@ def write_reference(features: pd.DataFrame, groups: NDArray[Any]) -> bytes:
 
 def read_reference(data: bytes) -> TrainingSample:
     """Read what `write_reference` wrote; ValueError or KeyError for anything else."""
-    import numpy as np
     import pandas as pd
 
     frame = pd.read_parquet(io.BytesIO(data))

@@ -73,7 +73,7 @@ def scoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
             _failures(spec, predictions),
             predictions.workspace(spec.model_name) as folder,
         ):
-            # Here: what computes imports NumPy, and definitions load without it.
+            # Here: what computes imports pyarrow and DuckDB, and definitions load without them.
             from platform_assets.scoring.queries import open_rows
             from platform_assets.scoring.writing import PredictionWriter
 

@@ -15,8 +15,8 @@ from pydantic import Field
 from platform_assets.export.foreign_graph import InvalidGraph
 from platform_assets.export.runtime import ModelAnswers
 from platform_assets.model_spec import Gates, Split, WhenInconclusive
+from platform_assets.resources.metadata import picture
 from platform_assets.resources.model_repository import RepositoryError
-from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonError
 from platform_assets.serving.comparison import Comparison, ComparisonVerdict, compare
@@ -254,9 +254,9 @@ def answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
 def _comparison_metadata(candidate: LoadedVersion, against: _Reference) -> dict[str, Any]:
     """Metadata of the comparison with production."""
     result, metric = against.result, candidate.spec.evaluation.metric
-    picture = comparison_picture(result, metric, candidate.state.version, against.version)
+    drawn = comparison_picture(result, metric, candidate.state.version, against.version)
     return {
-        COMPARISON: dg.MetadataValue.md(inline(picture, "candidate against production")),
+        COMPARISON: picture(drawn, "candidate against production"),
         "verdict": against.verdict.value,
         "compared_rows": against.rows,
         "compared_on": against.chosen_by,

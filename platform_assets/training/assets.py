@@ -4,7 +4,6 @@
 import time
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -21,9 +20,7 @@ from platform_assets.training.candidates import expand
 from platform_assets.training.floor import describe_metric
 from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.rows import Rows, TrainingError
-
-if TYPE_CHECKING:
-    from platform_assets.training.train import Trained
+from platform_assets.training.train import EVALUATION_PICTURE, Trained, train
 
 _MOST_ROWS = 100
 """Of candidates in a table: the best ones, and those that failed first."""
@@ -52,9 +49,6 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
         feast: FeastResource,
         mlflow: MlflowResource,
     ) -> dg.MaterializeResult[TrainedModel]:
-        # Here: what computes imports NumPy, and definitions load without it.
-        from platform_assets.training.train import train
-
         started = time.monotonic()
         with mlflow_failures("trained_model"):
             # Asked first: a server that is down is reported before minutes of work, not after.
@@ -115,10 +109,8 @@ def _is_over(context: dg.AssetExecutionContext, dagster_run_id: str) -> bool:
 
 
 def _training_metadata(
-    trained: "Trained", spec: ModelSpec, mlflow: MlflowResource
+    trained: Trained, spec: ModelSpec, mlflow: MlflowResource
 ) -> dict[str, dg.MetadataValue | str | int | float]:
-    from platform_assets.training.train import EVALUATION_PICTURE
-
     model = trained.model
     pictures = {name: picture(png, name) for name, png in trained.pictures.items()}
     return {
@@ -147,7 +139,7 @@ def _training_metadata(
     }
 
 
-def _scores(trained: "Trained") -> dg.TableMetadataValue:
+def _scores(trained: Trained) -> dg.TableMetadataValue:
     """The candidates with their scores, or with the reason why they have none."""
     rows = [
         {"candidate": name}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray
 
 from platform_assets.model_spec import Gates, WhenInconclusive
 from platform_assets.resources.records import Estimate
 from platform_assets.training.metrics import Answers, Metric
 from platform_assets.training.uncertainty import jackknife
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def estimate_metric(

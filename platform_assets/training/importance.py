@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.export.custom_step import is_custom
 from platform_assets.model_spec import Label, ModelSpec
@@ -16,10 +17,7 @@ from platform_assets.training.preprocessing import COLUMNS_STEP, MODEL_STEP
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_Shuffle = Callable[["NDArray[np.int64]"], Any]
+_Shuffle = Callable[[NDArray[np.int64]], Any]
 
 MAX_ROWS: Final = 2000
 _REPEATS: Final = 3

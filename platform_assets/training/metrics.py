@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.model_spec import DEFAULT_QUANTILE, PINBALL, Evaluation, Task
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _SMALLEST: Final = 2.0**-52
 """A probability below this counts as this in the log loss, which would be infinite."""
@@ -76,7 +75,6 @@ class Metric:
 
 def codes(labels: NDArray[Any] | Sequence[Any], classes: Sequence[Any]) -> NDArray[np.int64]:
     """Return the position of each label among `classes`, shape (rows,); -1 for none of them."""
-    import numpy as np
     import pandas as pd
 
     if all(isinstance(one, (bool, int)) for one in classes):
@@ -88,14 +86,10 @@ def codes(labels: NDArray[Any] | Sequence[Any], classes: Sequence[Any]) -> NDArr
 
 
 def _share_of_a_row(answers: Answers) -> NDArray[np.float64]:
-    import numpy as np
-
     return np.array([1 / len(answers.label_true)])
 
 
 def _shares_by_class(answers: Answers) -> NDArray[np.float64]:
-    import numpy as np
-
     rows = np.unique(codes(answers.label_true, answers.classes), return_counts=True)[1]
     return 1 / (len(rows) * rows)
 
@@ -105,15 +99,11 @@ def _accuracy(answers: Answers) -> float:
 
 
 def _balanced_accuracy(answers: Answers) -> float:
-    import numpy as np
-
     true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
     return float(np.mean([(got[true == one] == one).mean() for one in np.unique(true)]))
 
 
 def _f1_macro(answers: Answers) -> float:
-    import numpy as np
-
     true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
     scores = []
     for one in np.union1d(true, got):
@@ -122,13 +112,18 @@ def _f1_macro(answers: Answers) -> float:
     return float(np.mean(scores))
 
 
-def _roc_auc(answers: Answers) -> float:
-    """One class against the others, averaged over the classes that have both."""
-    import numpy as np
-
+def _one_against_others(
+    answers: Answers,
+) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
+    """Which rows are of a class, and its probability, by class; of two, of the second alone."""
     true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
     columns = [1] if len(answers.classes) == 2 else range(len(answers.classes))
-    areas = [_area(true == one, probabilities[:, one]) for one in columns]
+    return [(true == one, probabilities[:, one]) for one in columns]
+
+
+def _roc_auc(answers: Answers) -> float:
+    """One class against the others, averaged over the classes that have both."""
+    areas = [_area(*one) for one in _one_against_others(answers)]
     defined = [area for area in areas if not np.isnan(area)]
     return float(np.mean(defined)) if defined else float("nan")
 
@@ -146,8 +141,6 @@ def _area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
 
 
 def _log_loss(answers: Answers) -> float:
-    import numpy as np
-
     true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
     # Single precision leaves row sums that are off by 1e-7.
     sums = np.maximum(probabilities.sum(axis=1), _SMALLEST)
@@ -157,21 +150,17 @@ def _log_loss(answers: Answers) -> float:
 
 def _average_precision(answers: Answers) -> float:
     """One class against the others, averaged over the classes that have rows."""
-    import numpy as np
     from sklearn.metrics import average_precision_score
 
-    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
-    columns = [1] if len(answers.classes) == 2 else range(len(answers.classes))
     found = [
-        average_precision_score(true == one, probabilities[:, one])
-        for one in columns
-        if (true == one).any()
+        average_precision_score(positive, stated)
+        for positive, stated in _one_against_others(answers)
+        if positive.any()
     ]
     return float(np.mean(found)) if found else float("nan")
 
 
 def _brier(answers: Answers) -> float:
-    import numpy as np
     from sklearn.metrics import brier_score_loss
 
     true, probabilities = codes(answers.label_true, answers.classes), _known(answers)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from platform_assets.model_spec import Gates
 from platform_assets.resources.records import Estimate, SliceEstimate
 from platform_assets.training.floor import estimate_metric
 from platform_assets.training.metrics import Answers, Metric
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
 _MOST_VALUES: Final = 20
 """Values of a column that are slices of their own; the rows of the others are one together."""
@@ -52,7 +53,6 @@ class SliceFloor:
 
 def slices_of(features: pd.DataFrame, columns: Sequence[str]) -> Iterator[Slice]:
     """Yield the slices of rows in tensor form, by column and then by value, the frequent first."""
-    import numpy as np
     import pandas as pd
 
     for column in columns:

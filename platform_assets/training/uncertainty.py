@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.resources.records import Estimate
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _GROUPS: Final = 200
 """Groups of entities that are left out in turn; with fewer entities each is a group."""
 _POWER: Final = 0.8
 
-Statistic = Callable[["NDArray[np.bool_] | None"], float]
+Statistic = Callable[[NDArray[np.bool_] | None], float]
 """A number of the rows that a mask chooses, all of them for None; NaN where undetermined."""
 
 
@@ -48,7 +47,6 @@ def jackknife(
     Returns:
         The estimate; its interval is unbounded where fewer than two groups determine it.
     """
-    import numpy as np
     from scipy.stats import t
 
     value = statistic(None)
@@ -88,7 +86,6 @@ def rows_to_show(estimate: Estimate, margin: float) -> int | None:
 
 def _groups(entities: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     """The group of each row, and the number of entities; by the ids alone, in any order."""
-    import numpy as np
     import pandas as pd
 
     entity, ids = pd.factorize(entities)

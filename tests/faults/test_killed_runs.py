@@ -64,7 +64,7 @@ MIDWAY: Final = (
 """In the midst of the work of every asset, and of a gate."""
 
 UNREPORTED: Final = (
-    kill("trained_model", "after", "platform_assets.training.train:train"),
+    kill("trained_model", "after", "platform_assets.training.assets:train"),
     kill("registered_model", "after", MLFLOW + "register"),
     kill("onnx_model", "after", MLFLOW + "set_version_tags"),
     kill("triton_model_entry", "after", REPOSITORY + "ModelRepository.package"),
