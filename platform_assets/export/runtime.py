@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE: Final = 10_000
 """What the runtime holds between two nodes grows with the rows, and is never released."""
 
-
 ModelAnswers = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 """Labels or predictions, shape (rows,), and probabilities, shape (rows, classes), if any."""
 

@@ -20,7 +20,6 @@ from serving_gateway.contract import LOG_PREDICTION, LOG_SCORE, DType
 if TYPE_CHECKING:
     import pandas as pd
 
-
 PREDICTION_COLUMN: Final = "prediction"
 CONFIDENCE_COLUMN: Final = "largest probability"
 

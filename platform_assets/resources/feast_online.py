@@ -17,7 +17,6 @@ from platform_assets.resources.feast_errors import translated
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
 _T = TypeVar("_T")
 
 _LOCK_MILLISECONDS: Final = 300_000

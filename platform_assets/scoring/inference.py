@@ -33,7 +33,6 @@ from serving_gateway.contract import DType, Feature, Signature
 if TYPE_CHECKING:
     import pandas as pd
 
-
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Metadata = Mapping[str, dg.MetadataValue | str | int]
 
-
 NO_REGRESSION: Final = "no_regression"
 GATES: Final = (
     "triton_ready",

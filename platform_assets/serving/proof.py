@@ -26,7 +26,6 @@ from serving_gateway.contract import DType, ModelStatus, Signature
 if TYPE_CHECKING:
     from platform_assets.resources.records import EvaluationSet
 
-
 PROOF_PAGE = "proof.html"
 
 _SHOWN: Final = 5
