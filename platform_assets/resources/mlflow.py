@@ -60,8 +60,8 @@ __all__ = ["MlflowResource", "MlflowUnavailable", "RegistryError", "RegistryNotF
 
 PRODUCTION_ALIAS: Final = "production"
 SPLIT_TAG: Final = "serving.split"
-THRESHOLD_TAG: Final = "serving.threshold"
 """Tag of a version: which rows its training held out, as JSON."""
+THRESHOLD_TAG: Final = "serving.threshold"
 MODEL_TAG: Final = "serving.model_name"
 
 

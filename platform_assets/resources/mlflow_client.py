@@ -112,8 +112,8 @@ def probe(tracking_uri: str) -> None:
         with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT):  # noqa: S310 # the scheme was checked above
             return
     except urllib.error.HTTPError as exc:
-        # Any other status means that a server answers. A proxy
-        # that wants credentials, for one, is asked again by the client that has them.
+        # Any other status means that a server answers. A proxy that wants credentials, for one,
+        # is asked again by the client that has them.
         if exc.code >= 500:
             raise MlflowUnavailable(
                 f"MLflow at {tracking_uri} answers {exc.code} {exc.reason}"
