@@ -20,8 +20,13 @@ from platform_assets.resources.mlflow import MlflowResource, RegistryNotFound
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
-from platform_assets.resources.signatures import is_signed
-from serving_gateway.contract import DATA_FINGERPRINT_TAG, ONNX_DIGEST_TAG, RUN_ID_TAG, Signature
+from serving_gateway.contract import (
+    DATA_FINGERPRINT_TAG,
+    ONNX_DIGEST_TAG,
+    RUN_ID_TAG,
+    SIGNATURE_DIGEST_TAG,
+    Signature,
+)
 
 FOREIGN_DATA = "unknown: trained elsewhere"
 """Data fingerprint of a version whose training the pipeline did not do."""
@@ -33,7 +38,7 @@ class AdoptionError(Exception):
 
 def is_foreign(entry: VersionEntry) -> bool:
     """Whether the pipeline neither registered nor adopted this version."""
-    return not is_signed(entry.tags)
+    return SIGNATURE_DIGEST_TAG not in entry.tags
 
 
 def _is_own(entry: VersionEntry) -> bool:

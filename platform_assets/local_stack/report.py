@@ -60,7 +60,7 @@ def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Prod
 def other_models(settings: StackSettings) -> tuple[list[str], list[str]]:
     """Models beside the default one: those that the gateway hosts, and those that it never did.
 
-    None when the gateway does not answer; of the latter none when Dagster does not.
+    Both are empty when the gateway does not answer, the latter also when Dagster does not.
     """
     try:
         status = get(f"{settings.gateway_url}/models", ModelStatus)

@@ -41,7 +41,6 @@ from platform_assets.resources.records import (
     SplitRecord,
     TrainedModel,
 )
-from platform_assets.resources.signatures import SignatureReader
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
     DAGSTER_RUN_TAG,
@@ -81,7 +80,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     )
 
     _opened: Any = PrivateAttr(default=None)
-    _signatures: SignatureReader | None = PrivateAttr(default=None)
+    _signatures: dict[str, Signature] = PrivateAttr(default_factory=dict)
     _evaluation: tuple[str, EvaluationSet] | None = PrivateAttr(default=None)
 
     @contextmanager
@@ -295,7 +294,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             client.log_model_artifacts(model_id, str(added))
 
     def record_signature(self, run_id: str, signature: Signature) -> dict[str, str]:
-        """Keep a signature with the run of a version; return the tags that stand for it."""
+        """Keep a signature with a run (a tag is too short); return the tags that stand for it."""
         data = msgspec.json.encode(signature)
         self.log_artifact_bytes(run_id, SIGNATURE_ARTIFACT, data)
         return {SIGNATURE_DIGEST_TAG: hashlib.sha256(data).hexdigest()}
@@ -368,10 +367,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def _registered(self, found: ModelVersion) -> RegisteredVersion:
         tags, run_id = found.tags, str(found.run_id)
         name, version = str(found.name), int(found.version)
-        if self._signatures is None:
-            self._signatures = SignatureReader(self.artifact_bytes)
         try:
-            signature = self._signatures.read(run_id, tags)
+            signature = self._signature(run_id, tags[SIGNATURE_DIGEST_TAG])
             fingerprint = tags[DATA_FINGERPRINT_TAG]
             split = SPLIT_TAG in tags and msgspec.json.decode(tags[SPLIT_TAG], type=SplitRecord)
         except (KeyError, msgspec.MsgspecError) as exc:
@@ -391,6 +388,18 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             split=split or None,
             threshold=float(tags[THRESHOLD_TAG]) if THRESHOLD_TAG in tags else None,
         )
+
+    def _signature(self, run_id: str, digest: str) -> Signature:
+        """Return the signature kept with a run, which is read once for all that have the same."""
+        if digest not in self._signatures:
+            data = self.artifact_bytes(run_id, SIGNATURE_ARTIFACT)
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise RegistryError(
+                    f"{SIGNATURE_ARTIFACT} of run {run_id} is not what its version was "
+                    "registered with: train again"
+                )
+            self._signatures[digest] = msgspec.json.decode(data, type=Signature)
+        return self._signatures[digest]
 
     # Pages for people
 

@@ -10,9 +10,8 @@ import pytest
 
 from platform_assets.export.adoption import FOREIGN_DATA
 from platform_assets.resources.model_repository import RepositoryError
-from platform_assets.resources.signatures import is_signed
 from platform_assets.serving.ledger import PROMOTION, read_ledger
-from serving_gateway.contract import DATA_FINGERPRINT_TAG, DEFAULT_MODEL
+from serving_gateway.contract import DATA_FINGERPRINT_TAG, DEFAULT_MODEL, SIGNATURE_DIGEST_TAG
 from tests.support.chain import op_config
 from tests.support.full_platform import SERVING, Platform
 from tests.support.hostile_graphs import with_burden
@@ -55,7 +54,7 @@ def refused(platform: Platform, version: int) -> str:
         platform.repository.verify(DEFAULT_MODEL, version)
     # It is no version of the pipeline: nobody takes it for one that passed something.
     tags = platform.resources["mlflow"].version_tags(DEFAULT_MODEL, version)
-    assert not is_signed(tags)
+    assert SIGNATURE_DIGEST_TAG not in tags
     return str(outcome.failures["onnx_model"])
 
 
