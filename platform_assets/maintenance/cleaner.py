@@ -1,4 +1,4 @@
-"""Deletes what may go, and keeps count of it."""
+"""Deletes what may go and merges small files of the log, and keeps count of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from platform_assets.maintenance.limits import Limits, cutoff
 from platform_assets.maintenance.selection import DatedEntry, deletable_runs, select_expired
 from platform_assets.maintenance.usage import UNKNOWN, Servers, Usage, find_usage
 from platform_assets.model_spec import ModelSpec
+from platform_assets.prediction_log.merging import MergedLog, merge_ended_days
 from platform_assets.run_tags import MODEL_TAG
 
 JOB: Final = "maintenance"
@@ -44,6 +45,8 @@ class Cleaner:
     """Names by model and kind."""
     stopped: dict[str, str] = field(default_factory=dict)
     """Models of which the rest was left alone, and why."""
+    merged: dict[str, MergedLog] = field(default_factory=dict)
+    """Files of the prediction log by model, where there were any to merge."""
     _known: dict[str, Usage] = field(default_factory=dict)
 
     def clean_model(self, spec: ModelSpec) -> None:
@@ -58,6 +61,18 @@ class Cleaner:
             self.stopped[name] = str(error)
         else:
             self._known[name] = usage
+
+    def merge_log(self, name: str, folder: Path) -> None:
+        """Merge the small files of the ended days of a model's prediction log."""
+        try:
+            merged = merge_ended_days(folder, self.now.astimezone(UTC).date())
+        except OSError as error:
+            why = f"files of its log were not merged: {error}"
+            self.stopped[name] = "; ".join(filter(None, (self.stopped.get(name), why)))
+            return
+        if merged.before:
+            self.log(f"{name}: merged {merged.before} files of its log into {merged.after}")
+            self.merged[name] = merged
 
     def clean_runs(self) -> None:
         """Delete the old Dagster runs of the models that `clean_model` went through."""

@@ -31,7 +31,11 @@ SCHEDULE_VARIABLE: Final = "MAINTENANCE_SCHEDULE"
 def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
     """Build the job that keeps the records of all models within their limits."""
 
-    @dg.op(name=OP, description="Deletes records that are older than their limit and not in use.")
+    @dg.op(
+        name=OP,
+        description="Deletes records that are older than their limit and not in use, and merges "
+        "the small files of the prediction log.",
+    )
     def delete_old_records(
         context: dg.OpExecutionContext,
         gateway: GatewayResource,
@@ -62,13 +66,20 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
         )
         for spec in specs:
             cleaner.clean_model(spec)
+            cleaner.merge_log(spec.model_name, samples.folder(spec.model_name))
         cleaner.clean_runs()
         rows = cleaner.rows()
-        context.add_output_metadata({"deleted": table(rows) if rows else "nothing"})
+        merged = [{"model": name, **one._asdict()} for name, one in cleaner.merged.items()]
+        context.add_output_metadata(
+            {
+                "deleted": table(rows) if rows else "nothing",
+                "merged": table(merged) if merged else "nothing",
+            }
+        )
         if cleaner.stopped:
             causes = "; ".join(f"{name}: {why}" for name, why in cleaner.stopped.items())
             raise failure(
-                f"not all old records were deleted: {causes}",
+                f"the maintenance is not complete: {causes}",
                 "correct that; the next maintenance continues from there",
                 still_true="Everything that is in use is still there.",
             )
@@ -76,8 +87,8 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
     @dg.job(
         name=JOB,
         description="Keeps Dagster runs, MLflow runs, proofs, samples, drift reports and batch "
-        "predictions within their limits (MAINTENANCE_*). What is served, on disk, in the ledger "
-        "or new stays.",
+        "predictions within their limits (MAINTENANCE_*), and merges the prediction log's small "
+        "files. What is served, on disk, in the ledger or new stays.",
     )
     def job() -> None:
         delete_old_records()

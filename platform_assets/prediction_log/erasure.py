@@ -6,7 +6,6 @@ and delete old ones, so that nothing they write meanwhile is lost.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -14,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from platform_assets.prediction_log.locking import locked
 from platform_assets.prediction_log.subjects import Subject, select_rows
 from platform_assets.resources.atomic_files import remove_abandoned, replacing
+from platform_assets.resources.merged_files import remove_replaced
 from serving_gateway.contract import (
     LOG_DAY,
     LOG_ID,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _PASSES: Final = 10
 """Gateways that merge files while rows are erased may bring some back, a few times at most."""
-_LOCK: Final = ".erase.lock"
 _SOURCE_ENTITY: Final = "entity"
 """Column of the copy of a source's outcomes."""
 
@@ -63,8 +63,11 @@ def erase(folder: Path, subject: Subject) -> Erasure:
     done = Erasure()
     if not folder.is_dir():
         return done
-    with _locked(folder):
+    # One at a time: two would each bring back what the other erased from a file.
+    with locked(folder):
         remove_abandoned(folder, "**/.*.part")
+        for day in folder.glob(f"{LOG_DAY}*"):
+            remove_replaced(day)
         for _ in range(_PASSES):
             before = done.rows, done.outcomes
             _erase_once(folder, subject, done)
@@ -190,11 +193,3 @@ def _rewrite(path: Path, erased: Callable[[pa.Table], pa.Array], done: Erasure) 
         file.flush()
         os.utime(file.fileno(), ns=(about.st_atime_ns, about.st_mtime_ns))
     return count
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One erasure at a time: two would each bring back what the other erased from a file."""
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

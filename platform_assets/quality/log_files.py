@@ -8,7 +8,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from serving_gateway.contract import LOG_DAY, OUTCOMES_FOLDER, check_model_name
+from platform_assets.resources.merged_files import current_files
+from serving_gateway.contract import (
+    LOG_DAY,
+    OUTCOMES_FOLDER,
+    UNREADABLE_SUFFIX,
+    check_model_name,
+)
 
 SOURCE_FILE: Final = "source.parquet"
 """Copy of the outcomes of a model's source, inside its folder of outcomes."""
@@ -41,8 +47,21 @@ class LogFiles:
         first = since - _CLOCKS_DIFFER
         return [*_files(self.folder / OUTCOMES_FOLDER, first, None)]
 
+    def set_aside(self, since: datetime, until: datetime) -> int:
+        """How many files with predictions or outcomes of a time could not be used."""
+        days = [
+            *_days(self.folder, since, until),
+            *_days(self.folder / OUTCOMES_FOLDER, since, until),
+        ]
+        return sum(len([*day.glob(f"*{UNREADABLE_SUFFIX}")]) for day in days)
+
 
 def _files(folder: Path, since: datetime | None, until: datetime | None) -> Iterator[str]:
+    for day in _days(folder, since, until):
+        yield from map(str, current_files(day))
+
+
+def _days(folder: Path, since: datetime | None, until: datetime | None) -> Iterator[Path]:
     first = since.astimezone(UTC).date() if since else date.min
     last = until.astimezone(UTC).date() if until else date.max
     for day in sorted(folder.glob(f"{LOG_DAY}*")):
@@ -51,5 +70,4 @@ def _files(folder: Path, since: datetime | None, until: datetime | None) -> Iter
         except ValueError:
             continue
         if first <= at <= last:
-            # A staged file begins with a dot, which the pattern does not match.
-            yield from sorted(str(path) for path in day.glob("[!.]*.parquet"))
+            yield day

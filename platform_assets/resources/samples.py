@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import dagster as dg
 from pydantic import Field
 
+from platform_assets.resources.merged_files import current_files, is_replaced
 from serving_gateway.contract import LOG_DAY, LOG_TIME, LOG_VERSION, check_model_name, log_day
 
 if TYPE_CHECKING:
@@ -21,10 +22,25 @@ if TYPE_CHECKING:
 
 # What pyarrow raises for files that are broken or of another make.
 _UNREADABLE: Final = (OSError, ValueError, TypeError, NotImplementedError)
+_ATTEMPTS: Final = 5
+
+_T = TypeVar("_T")
 
 
 class SamplesError(Exception):
     """The files cannot be read as the samples of one model; the message says why."""
+
+
+class FilesMergedError(Exception):
+    """A file is gone that was listed, and its rows are in another one."""
+
+
+def read_again(read: Callable[[], _T]) -> _T:
+    """Read once more where files were merged meanwhile, a few times at most."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(FilesMergedError):
+            return read()
+    return read()
 
 
 @dataclass(frozen=True)
@@ -74,18 +90,18 @@ class SamplesFolder(dg.ConfigurableResource[None]):
         Raises:
             SamplesError: the folder cannot be read, or files differ in the type of a column.
         """
-        tables: list[pa.Table] = []
-        unreadable: list[str] = []
-        try:
-            for path in _newest_first(self.folder(model_name), since):
-                if sum(table.num_rows for table in tables) >= max_rows:
+
+        def read() -> tuple[list[pa.Table], list[str]]:
+            tables: list[pa.Table] = []
+            unreadable: list[str] = []
+            for table in self.by_file(model_name, version, since, columns, unreadable):
+                tables.append(table)
+                if sum(one.num_rows for one in tables) >= max_rows:
                     break
-                try:
-                    tables.append(_read(path, version, since, columns))
-                except FileNotFoundError:
-                    continue
-                except _UNREADABLE as error:
-                    unreadable.append(f"{path.name}: {error}")
+            return tables, unreadable
+
+        try:
+            tables, unreadable = read_again(read)
             newest = _newest_rows(tables, max_rows)
         except _UNREADABLE as error:
             raise SamplesError(
@@ -93,18 +109,55 @@ class SamplesFolder(dg.ConfigurableResource[None]):
             ) from error
         return Samples(newest, len(tables), tuple(unreadable))
 
+    def by_file(
+        self,
+        model_name: str,
+        version: int | None,
+        since: datetime,
+        columns: Sequence[str],
+        unreadable: list[str],
+    ) -> Iterator[pa.Table]:
+        """Read the files one by one, the newest first: `window`'s rows, of any version for None.
+
+        A table has those of the `columns` that its file holds, after `sample_time`. Files that
+        cannot be read are added to `unreadable`, each with the reason.
+
+        Raises:
+            FilesMergedError: a file was merged with others meanwhile: `read_again`.
+            OSError: the folder cannot be read.
+        """
+        for path in _newest_first(self.folder(model_name), since):
+            try:
+                table = _read(path, version, since, columns)
+            except FileNotFoundError:
+                _require_deleted(path)
+            except _UNREADABLE as error:
+                unreadable.append(f"{path.name}: {error}")
+            else:
+                yield table
+
+
+def _require_deleted(path: Path) -> None:
+    """Accept that a file is gone whose rows were rotated away; they may be in another one."""
+    if is_replaced(path):
+        raise FilesMergedError(path.name)
+
 
 def _newest_first(folder: Path, since: datetime) -> list[Path]:
     first = log_day(since.astimezone(UTC).date())
     days = [day for day in folder.glob(f"{LOG_DAY}*") if day.name >= first]
     dated: list[tuple[int, str, Path]] = []
-    for path in (path for place in (folder, *days) for path in place.glob("[!.]*.parquet")):
-        with suppress(OSError):  # rotated away meanwhile, or a link that leads nowhere
+    for path in (path for place in (folder, *days) for path in current_files(place)):
+        try:
             dated.append((path.stat().st_mtime_ns, path.name, path))
+        except FileNotFoundError:  # or a link that leads nowhere
+            _require_deleted(path)
+        except OSError:
+            continue
     return [path for _, _, path in sorted(dated, reverse=True)]
 
 
-def _read(path: Path, version: int, since: datetime, columns: Sequence[str]) -> pa.Table:
+def _read(path: Path, version: int | None, since: datetime, columns: Sequence[str]) -> pa.Table:
     import pyarrow as pa
     from pyarrow import compute, parquet
 
@@ -112,13 +165,14 @@ def _read(path: Path, version: int, since: datetime, columns: Sequence[str]) -> 
     with path.open("rb") as handle:
         file = parquet.ParquetFile(handle)
         present = [name for name in columns if name in file.schema_arrow.names]
-        table = file.read(columns=[LOG_TIME, LOG_VERSION, *present])
+        table = file.read(columns=[*dict.fromkeys((LOG_TIME, LOG_VERSION, *present))])
     missing = {LOG_TIME, LOG_VERSION} - set(table.column_names)
     if missing:
         raise ValueError(f"has no column {', '.join(sorted(missing))}, so it holds no samples")
-    recent = compute.greater_equal(table[LOG_TIME], pa.scalar(since, table[LOG_TIME].type))
-    wanted = table.filter(compute.and_(recent, compute.equal(table[LOG_VERSION], version)))
-    return wanted.select([LOG_TIME, *present])
+    wanted = compute.greater_equal(table[LOG_TIME], pa.scalar(since, table[LOG_TIME].type))
+    if version is not None:
+        wanted = compute.and_(wanted, compute.equal(table[LOG_VERSION], version))
+    return table.filter(wanted).select([LOG_TIME, *present])
 
 
 def _newest_rows(tables: list[pa.Table], max_rows: int) -> pa.Table:

@@ -12,6 +12,8 @@ from typing import Final
 
 LOG_DAY: Final = "date="
 """How the name of a day's folder begins; the day in ISO 8601 follows."""
+UNREADABLE_SUFFIX: Final = ".unreadable"
+"""Added to the name of a file that could not be read, so that no reader meets it again."""
 LOG_KEY_FILE: Final = "prediction-log-key"
 """File of a gateway's state directory with the key of client ids' hashes, unless one is set."""
 _HASH_CHARACTERS: Final = 32

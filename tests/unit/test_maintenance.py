@@ -17,7 +17,7 @@ import pytest
 
 from platform_assets.maintenance import cleaner as cleaner_module
 from platform_assets.maintenance.cleaner import JOB, Cleaner
-from platform_assets.maintenance.job import SCHEDULE_VARIABLE
+from platform_assets.maintenance.job import SCHEDULE_VARIABLE, maintenance_job
 from platform_assets.maintenance.limits import Limits, cutoff
 from platform_assets.maintenance.selection import (
     DatedEntry,
@@ -26,15 +26,22 @@ from platform_assets.maintenance.selection import (
     select_expired,
 )
 from platform_assets.maintenance.usage import Servers, Usage, find_usage
-from platform_assets.resources.gateway import GatewayUnavailable
+from platform_assets.prediction_log.merging import MergedLog
+from platform_assets.resources.folders import DriftReports, PredictionsFolder, ProofFolder
+from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
+from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_runs import RunEntry
 from platform_assets.resources.mlflow_versions import VersionEntry
+from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.samples import SamplesFolder
+from platform_assets.resources.triton import TritonResource
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.ledger import BEST_VERSION
 from platform_assets.shared_definitions import watching
 from serving_gateway.contract import DAGSTER_RUN_TAG, RUN_ID_TAG, SIGNATURE_DIGEST_TAG
 from tests.support.model_status import effective_version, model_status
 from tests.support.models import IRIS
+from tests.support.prediction_log import Logged, write_log
 
 OURS = {RUN_ID_TAG: "r", SIGNATURE_DIGEST_TAG: "d"}
 NOW = datetime.now(UTC) + timedelta(days=400)
@@ -311,3 +318,44 @@ def test_the_maintenance_runs_daily_from_the_start(monkeypatch: pytest.MonkeyPat
         assert isinstance(schedule, dg.ScheduleDefinition)
         assert schedule.cron_schedule == expected
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_the_job_merges_the_log_also_where_it_is_unknown_what_is_in_use(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> Usage:
+        raise GatewayUnavailable("no gateway answers")
+
+    monkeypatch.setattr(cleaner_module, "find_usage", unknown)
+    for file in ("a", "b"):
+        write_log(tmp_path, IRIS.model_name, [Logged(id=file)], file)
+    there = {
+        "gateway": GatewayResource(urls="http://unused", control_token="token"),
+        "triton": TritonResource(url="http://unused", control_key="key"),
+        "mlflow": MlflowResource(tracking_uri="http://unused"),
+        "model_repository": ModelRepository(root=str(tmp_path / "repository")),
+        "proof_folder": ProofFolder(root=str(tmp_path / "proof")),
+        "samples": SamplesFolder(root=str(tmp_path)),
+        "drift_reports": DriftReports(root=str(tmp_path / "reports")),
+        "predictions": PredictionsFolder(root=str(tmp_path / "predictions")),
+    }
+    done = maintenance_job([IRIS]).execute_in_process(
+        instance=instance, resources=there, raise_on_error=False
+    )
+    assert not done.success
+    [merged] = (tmp_path / IRIS.model_name).glob("date=*/*.parquet")
+    assert merged.name.startswith("merged-")
+
+
+def test_a_log_that_cannot_be_merged_is_named_and_keeps_no_other_from_it(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = cleaner(instance, monkeypatch)
+    for model in ("one", "two"):
+        for file in ("a", "b"):
+            write_log(tmp_path, model, [Logged(id=file)], file)
+    (tmp_path / "one" / ".erase.lock").mkdir()  # root may write into any folder
+    for model in ("one", "two"):
+        one.merge_log(model, tmp_path / model)
+    assert "files of its log were not merged" in one.stopped["one"]
+    assert one.merged == {"two": MergedLog(2, 1)}
