@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Final
 from platform_assets.model_spec import ModelSpec
 from platform_assets.quality import queries
 from platform_assets.quality.log_files import LogFiles
+from platform_assets.quality.reading import read_files
 from platform_assets.quality.records import OutcomeCounts, QualityError
 
 if TYPE_CHECKING:
     import duckdb
 
-_ATTEMPTS: Final = 3
-"""Files may be merged or rotated away between listing and reading them."""
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": "false",  # nothing is fetched
     "enable_external_file_cache": False,
@@ -55,6 +54,9 @@ class MatchedPredictions:
 
     def counts(self) -> OutcomeCounts:
         """Count rows and outcomes."""
+        return read_files(lambda: self.files.predictions(None, self.until), self._count)
+
+    def _count(self) -> OutcomeCounts:
         logged = self.files.predictions(None, self.until)
         rows = queries.scan(logged, queries.NO_PREDICTIONS)
         self.database.execute(f"CREATE OR REPLACE TEMP VIEW all_log_rows AS {rows}")
@@ -65,7 +67,8 @@ class MatchedPredictions:
             self.database.execute(query.format(usable=usable), window).fetchall()[0][0]
             for query in (queries.STRAY, queries.UNUSABLE)
         ]
-        return OutcomeCounts(*map(int, (*matched, *received)))
+        aside = self.files.set_aside(self.since, self.until)
+        return OutcomeCounts(*map(int, (*matched, *received, aside)))
 
 
 @contextmanager
@@ -95,28 +98,23 @@ def match(
 
 
 def _join(found: MatchedPredictions, now: datetime) -> None:
-    import duckdb
+    def join() -> None:
+        for view, paths, empty in _sources(found):
+            rows = queries.scan(paths, empty)
+            found.database.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
+        _compute(found, now)
 
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            _open(found)
-            _compute(found, now)
-        except duckdb.IOException:
-            if attempt == _ATTEMPTS:
-                raise
-        else:
-            return
+    read_files(lambda: [path for _, paths, _ in _sources(found) for path in paths], join)
 
 
-def _open(found: MatchedPredictions) -> None:
+def _sources(found: MatchedPredictions) -> tuple[tuple[str, list[str], str], ...]:
+    """The views of what is joined: name, files, and what stands for none."""
     files, source = found.files, found.files.source_outcomes
-    for view, paths, empty in (
+    return (
         ("log_rows", files.predictions(found.since, found.until), queries.NO_PREDICTIONS),
         ("outcome_rows", files.outcomes(found.since), queries.NO_OUTCOMES),
         ("source_rows", [str(source)] if source.is_file() else [], queries.NO_SOURCE),
-    ):
-        rows = queries.scan(paths, empty)
-        found.database.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
+    )
 
 
 def _compute(found: MatchedPredictions, now: datetime) -> None:

@@ -38,6 +38,7 @@ def quality_metadata(
         },
         "unmatched": counts.unmatched,
         "unusable": counts.unusable,
+        "files_set_aside": counts.files_set_aside,
         "floor": report.floor,
         QUALITY_METADATA: as_metadata(report),
     }

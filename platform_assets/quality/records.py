@@ -37,6 +37,8 @@ class OutcomeCounts:
     """Outcomes, received in that time, of rows that the log does not have."""
     unusable: int = 0
     """Outcomes, received in that time, that are no class or number of the model."""
+    files_set_aside: int = 0
+    """Files of that time that could not be used, so that their rows are missing."""
 
     @property
     def coverage(self) -> float | None:

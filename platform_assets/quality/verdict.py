@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from platform_assets.quality.records import OfflineEstimate, QualityReport, VersionQuality
+from serving_gateway.contract import UNREADABLE_SUFFIX
 
 
 def find_shortfalls(report: QualityReport) -> list[str]:
@@ -38,6 +39,14 @@ def _bound_phrase(report: QualityReport) -> str:
 
 def summary(report: QualityReport) -> str:
     """Return the report in one sentence."""
+    aside = report.counts.files_set_aside
+    if not aside:
+        return _summary(report)
+    files = "1 file" if aside == 1 else f"{aside} files"
+    return f"{_summary(report)}; {files} of the log cannot be read (*{UNREADABLE_SUFFIX})"
+
+
+def _summary(report: QualityReport) -> str:
     counts = report.counts
     if not counts.predictions:
         return f"no prediction of {report.day} is in the log"

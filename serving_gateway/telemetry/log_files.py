@@ -22,6 +22,7 @@ from serving_gateway.contract import (
     LOG_SCHEMA_KEY,
     LOG_SCORE,
     LOG_TIME,
+    UNREADABLE_SUFFIX,
 )
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def _files(folder: Path) -> Iterator[_File]:
     """Whole files; staged ones that are stale are deleted."""
     for place in (folder, *day_folders(folder)):
         for path, about in files_of(place):
-            if path.suffix == ".parquet":
+            if path.suffix in {".parquet", UNREADABLE_SUFFIX}:
                 yield _File(about.st_mtime, about.st_size, path)
             elif path.suffix == ".staged" and time.time() - about.st_mtime > _STALE_SECONDS:
                 delete(path)

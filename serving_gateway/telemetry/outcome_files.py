@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from serving_gateway.contract import OUTCOMES_FOLDER, log_day
+from serving_gateway.contract import OUTCOMES_FOLDER, UNREADABLE_SUFFIX, log_day
 from serving_gateway.telemetry.log_files import day_folders, delete, files_of
 
 _FAN_IN: Final = 32
@@ -135,7 +135,7 @@ class OutcomeFiles:
     def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
         for day in day_folders(folder):
             for path, about in files_of(day):
-                if path.suffix == ".parquet":
+                if path.suffix in {".parquet", UNREADABLE_SUFFIX}:
                     yield about.st_mtime, path, about.st_size
                 elif path.suffix == ".staged" and self._clock() - about.st_mtime > _STALE_SECONDS:
                     delete(path)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from platform_assets.components.loading import read_models
@@ -134,10 +136,77 @@ def test_model_without_log_has_nothing_to_join(tmp_path: Path) -> None:
     assert _counts(tmp_path) == OutcomeCounts()
 
 
-def test_file_of_another_kind_is_named(tmp_path: Path) -> None:
+def _spoil(path: Path, how: str) -> None:
+    """Make a file of the log what no reader can use."""
+    whole = path.read_bytes()
+    match how:
+        case "text":
+            path.write_text("not Parquet")
+        case "cut off":
+            path.write_bytes(whole[:-20])
+        case "empty":
+            path.write_bytes(b"")
+        case "damaged inside":
+            path.write_bytes(whole[:4] + bytes(300) + whole[304:])
+        case "another type":
+            other = pq.read_table(path, partitioning=None)
+            texts = pa.array(["now"] * other.num_rows)
+            at = other.schema.get_field_index("sample_time")
+            pq.write_table(other.set_column(at, "sample_time", texts), path)
+
+
+@pytest.mark.parametrize(
+    ("day", "how"),
+    [
+        *((0, how) for how in ("text", "cut off", "empty", "damaged inside", "another type")),
+        *((-5, how) for how in ("text", "cut off", "empty")),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_set_aside_and_the_rest_is_joined(
+    tmp_path: Path, day: int, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_log(tmp_path, "churn", [Logged(id="a", answer="no")])
+    at = BEGIN + day * DAY
+    write_log(tmp_path, "churn", [Logged(id="b", at=at)] * 9, "spoiled")
+    spoiled = tmp_path / "churn" / f"date={at.date()}" / "spoiled.parquet"
+    _spoil(spoiled, how)
+    for _ in range(2):
+        assert [row[0] for row in _matched(tmp_path)] == ["a"]
+        counts = _counts(tmp_path)
+        assert counts.predictions == 1
+        assert counts.files_set_aside == (day == 0)
+    assert not spoiled.exists()
+    assert spoiled.with_name("spoiled.parquet.unreadable").exists(), "it may be looked at"
+    [warning] = caplog.messages
+    assert warning.startswith(f"{spoiled} cannot be used: ")
+    assert "its rows are missing in what is measured" in warning
+
+
+def test_outcomes_that_cannot_be_used_are_set_aside(tmp_path: Path) -> None:
+    write_log(tmp_path, "churn", [Logged(id="a")])
+    write_outcomes(tmp_path, "churn", [Sent(id="a", value="no", at=BEGIN)])
+    LogFiles(tmp_path, "churn").source_outcomes.write_bytes(b"PAR1")
+    broken = tmp_path / "churn" / "outcomes" / f"date={BEGIN.date()}" / "b.parquet"
+    broken.write_bytes(b"PAR1")
+    assert [row[2] for row in _matched(tmp_path)] == ["no"]
+    assert _counts(tmp_path).files_set_aside == 1
+    assert broken.with_name("b.parquet.unreadable").exists()
+
+
+def test_a_feature_that_is_called_as_a_column_of_outcomes_is_none(tmp_path: Path) -> None:
+    write_log(tmp_path, "churn", [Logged(id="a")])
+    [path] = (tmp_path / "churn").glob("date=*/a.parquet")
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.append_column("outcome", pa.array([1.5])), path)
+    path.with_name("b.parquet").write_bytes(b"")
+    assert [row[0] for row in _matched(tmp_path)] == ["a"]
+    assert path.exists()
+
+
+def test_a_file_that_cannot_be_set_aside_is_named(tmp_path: Path) -> None:
     write_log(tmp_path, "churn", [Logged(id="a")])
     foreign = tmp_path / "churn" / f"date={BEGIN.date()}" / "notes.parquet"
-    foreign.write_text("not Parquet")
+    foreign.mkdir()
 
     with pytest.raises(QualityError, match=r"notes\.parquet"):
         _matched(tmp_path)
