@@ -26,7 +26,9 @@ from serving_gateway.contract import (
     LOG_ID,
     LOG_PREDICTION,
     LOG_ROW,
+    LOG_SCORE,
     LOG_TIME,
+    LOG_VERSION,
     OUTCOME_ID,
     OUTCOME_OBSERVED,
     OUTCOME_RECEIVED,
@@ -344,6 +346,41 @@ def test_what_needs_no_replay_passes_without_one(tmp_path: Path) -> None:
         assert not endpoint.asked
 
 
+def of_version(version: int, rows: int, **columns: Any) -> pa.Table:
+    return logged_rows(rows, **{LOG_VERSION: pa.array([version] * rows, pa.int64())} | columns)
+
+
+def test_requests_of_earlier_versions_are_replayed_after_a_switch(tmp_path: Path) -> None:
+    """Twenty rows of production are too few; its predecessor's clients sent the same requests."""
+    wrong = ["1" if one == "0" else "0" for one in logged_rows(380)[LOG_PREDICTION].to_pylist()]
+    write_log(tmp_path, of_version(7, 380, **{LOG_PREDICTION: wrong}))
+    candidate, endpoint = loaded(sigmoid_model(scale=0.1), sigmoid_model())
+    result = judge(tmp_path, candidate, of_version(PRODUCTION, 20))
+    assert result.severity is ERROR
+    assert "disagreement is 0.4" in (result.description or "")
+    shown = plain(result)
+    assert shown["rows"] == 400
+    assert shown["logged_of_versions"] == "20 of 1, 380 of 7"
+    assert shown["logged_answers_not_given_now"] == "0 of 20", "another version's are not its own"
+    assert {version for version, _ in endpoint.asked} == {CANDIDATE, PRODUCTION}
+
+
+def test_rows_that_today_s_contract_cannot_read_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_log(tmp_path, of_version(7, 30).drop_columns(["amount"]))
+    write_log(tmp_path, of_version(7, 40, region=pa.array([1.5] * 40)))
+    gaps = pa.array([None if row < 5 else 1.0 for row in range(60)], pa.float32())
+    write_log(tmp_path, of_version(7, 60, amount=gaps))
+    candidate, _ = loaded(sigmoid_model(), sigmoid_model())
+    result = judge(tmp_path, candidate, of_version(PRODUCTION, 50))
+    assert result.passed, result.description
+    assert plain(result)["rows"] == 105
+    assert {str(one["reason"]): one["rows"] for one in records(result, "rows_left_out")} == {
+        "the log lacks amount": 30,
+        "the log has region as double, not as BYTES": 40,
+        "a feature without which a version cannot answer is missing": 5,
+    }
+
+
 def test_newest_rows_are_replayed_as_many_as_wanted(tmp_path: Path) -> None:
     table = logged_rows()
     candidate, endpoint = loaded(sigmoid_model(), sigmoid_model())
@@ -367,7 +404,7 @@ def test_production_that_does_not_answer_blocks_unless_meant(tmp_path: Path) -> 
 def test_log_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
     write_log(tmp_path, logged_rows(60))
     candidate, _ = loaded(sigmoid_model(), sigmoid_model())
-    result = judge(tmp_path, candidate, logged_rows(60, region=pa.array([1.5] * 60)))
+    result = judge(tmp_path, candidate, logged_rows(60, **{LOG_SCORE: pa.array(["high"] * 60)}))
     assert not result.passed
     assert result.severity is WARN
     assert "the log cannot be read" in (result.description or "")

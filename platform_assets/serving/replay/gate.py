@@ -28,7 +28,11 @@ from platform_assets.serving.replay.judging import Finding, ReplayVerdict, judge
 from platform_assets.serving.replay.logged import OutcomeLookup, outdated_answers, true_values
 from platform_assets.serving.replay.reading import LoggedRows, NothingToReplayError, read_logged
 from platform_assets.serving.replay.rows import units
-from platform_assets.serving.replay.showing import finding_metadata, row_metadata
+from platform_assets.serving.replay.showing import (
+    finding_metadata,
+    log_metadata,
+    row_metadata,
+)
 
 Lookup = Callable[[datetime], Mapping[tuple[str, int], str | float]]
 """`OutcomeLookup` of one model."""
@@ -52,7 +56,7 @@ def replay(
     samples: SamplesFolder,
     outcomes: OutcomeLookup | None = None,
 ) -> dg.AssetCheckResult:
-    """Let the candidate answer the last logged rows of production, and judge its answers.
+    """Let the candidate answer the last logged requests, and judge its answers.
 
     Both versions answer now, on one server, so that the same input is compared; this leaves no
     trace among clients' requests. `outcomes` looks up the true values of logged rows.
@@ -109,6 +113,7 @@ def _replay_rows(
     metadata = candidate.identity | {
         "production_version": production.version,
         "rows": asked,
+        **log_metadata(logged),
         "replay_seconds": round(time.monotonic() - began, 2),
     }
     broken = _find_failures(candidate, own, asked, metadata)
@@ -166,7 +171,7 @@ def _compare_answers(
         spec.gates.confidence,
         truth,
     )
-    differ, known = outdated_answers(logged.table, compared)
+    differ, known = outdated_answers(logged.table, compared, production.version)
     metadata |= {
         "rows_compared": len(compared.rows),
         "rows_labelled_differently": int(compared.is_relabelled.sum()),

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.serving.replay.comparison import ComparedAnswers
-from serving_gateway.contract import LOG_ID, LOG_PREDICTION, LOG_ROW, LOG_SCORE, LOG_TIME, Signature
+from serving_gateway.contract import (
+    LOG_ID,
+    LOG_PREDICTION,
+    LOG_ROW,
+    LOG_SCORE,
+    LOG_TIME,
+    LOG_VERSION,
+    Signature,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,10 +33,13 @@ _SAME: Final = 1e-3
 """Difference, in spreads, up to which a logged prediction is the one that is answered now."""
 
 
-def outdated_answers(table: pa.Table, compared: ComparedAnswers) -> tuple[int, int]:
-    """Count the logged answers that production does not give now, and those that are logged."""
+def outdated_answers(
+    table: pa.Table, compared: ComparedAnswers, production: int
+) -> tuple[int, int]:
+    """Count production's logged answers that it does not give now, and those that are logged."""
     logged = _column(table, LOG_SCORE if compared.is_regression else LOG_PREDICTION)[compared.rows]
     known = np.array([one is not None for one in logged], dtype=np.bool_)
+    known &= (_column(table, LOG_VERSION) == production)[compared.rows]
     if compared.is_regression:
         distance = logged[known].astype(np.float64) - compared.production_scores[known, 0]
         differs = np.abs(distance) > _SAME * compared.spread[0]

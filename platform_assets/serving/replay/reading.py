@@ -1,7 +1,13 @@
-"""Read the logged rows that a candidate and production can both answer."""
+"""Read the logged requests that a candidate and production can both answer.
+
+Requests of any version are replayed, since production answers them again now: right after a switch
+hardly any is logged of the version that is in production.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -9,14 +15,23 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from platform_assets.resources.records import RegisteredVersion
-from platform_assets.resources.samples import SamplesFolder
+from platform_assets.resources.samples import SamplesError, SamplesFolder, read_again
 from platform_assets.serving.replay.rows import (
     LogMismatchError,
     complete_rows,
     missing_columns,
     tensor_frame,
 )
-from serving_gateway.contract import LOG_ENTITY, LOG_ID, LOG_PREDICTION, LOG_ROW, LOG_SCORE
+from serving_gateway.contract import (
+    LOG_ENTITY,
+    LOG_ID,
+    LOG_PREDICTION,
+    LOG_ROW,
+    LOG_SCORE,
+    LOG_TIME,
+    LOG_VERSION,
+    Signature,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +40,11 @@ if TYPE_CHECKING:
 FEWEST_ROWS: Final = 50
 """Without which nothing is replayed: they would show nothing."""
 _OLDEST: Final = timedelta(days=30)
-_LOGGED: Final = (LOG_ID, LOG_ROW, LOG_ENTITY, LOG_PREDICTION, LOG_SCORE)
+_LOGGED: Final = (LOG_ID, LOG_ROW, LOG_ENTITY, LOG_VERSION, LOG_PREDICTION, LOG_SCORE)
+_Signatures = tuple[Signature, Signature]
+"""The candidate's and production's."""
+_Part = tuple["pa.Table", "pd.DataFrame", "pd.DataFrame"]
+"""Rows of one file, and what either version reads of them."""
 
 
 class NothingToReplayError(Exception):
@@ -34,45 +53,89 @@ class NothingToReplayError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LoggedRows:
-    """Logged rows, the newest first, and what either version reads of them, in tensor form."""
+    """Logged rows, the newest first: what either version reads of them, in tensor form.
+
+    `table` has what the log says of them beside the features. `left_out` counts rows that were
+    looked at and cannot be read by both versions, by the reason.
+    """
 
     table: pa.Table
     candidate: pd.DataFrame
     production: pd.DataFrame
+    left_out: Counter[str]
 
 
 def read_logged(
     candidate: RegisteredVersion, production: RegisteredVersion, samples: SamplesFolder, rows: int
 ) -> LoggedRows:
-    """Read the newest `rows` that production answered in the last 30 days.
+    """Read the newest `rows` that both versions can read, of the last 30 days.
 
     Raises:
-        NothingToReplayError: there are too few, or they lack what a version reads.
+        NothingToReplayError: there are too few.
         SamplesError: the log cannot be read.
     """
-    both, version = (candidate.signature, production.signature), production.version
-    names = {feature.name: None for one in both for feature in one.features}
-    window = samples.window(
-        production.model_name,
-        version,
-        since=datetime.now(UTC) - _OLDEST,
-        max_rows=rows,
-        columns=[*names, *_LOGGED],
-    )
-    lacking = {name for one in both for name in missing_columns(one, window.table)}
-    if window.rows and lacking:
-        raise NothingToReplayError(
-            f"nothing was replayed: what is logged of version {version} lacks "
-            f"{', '.join(sorted(lacking))}"
-        )
-    table = complete_rows(window.table, both) if window.rows else window.table
-    if table.num_rows < FEWEST_ROWS:
-        raise NothingToReplayError(
-            f"nothing was replayed: {table.num_rows} rows with all features are logged of version "
-            f"{version}, and {FEWEST_ROWS} are needed (GATEWAY_SAMPLE_DIR, GATEWAY_SAMPLE_FRACTION)"
-        )
-    table = table.take(np.arange(table.num_rows)[::-1])
+    both, name = (candidate.signature, production.signature), production.model_name
+
+    def read() -> tuple[list[_Part], Counter[str]]:
+        parts, left_out = list[_Part](), Counter[str]()
+        for part in _readable_parts(both, name, samples, rows, left_out):
+            parts.append(part)
+            if sum(table.num_rows for table, _, _ in parts) >= rows:
+                break
+        return parts, left_out
+
     try:
-        return LoggedRows(table, tensor_frame(both[0], table), tensor_frame(both[1], table))
-    except LogMismatchError as error:
-        raise NothingToReplayError(f"nothing was replayed: the log has {error}") from error
+        parts, left_out = read_again(read)
+        found = _newest(parts, rows, left_out)
+    except (OSError, ValueError, TypeError) as error:
+        raise SamplesError(
+            f"the samples in {samples.folder(name)} cannot be read as one table: {error}"
+        ) from error
+    if found is None or found.table.num_rows < FEWEST_ROWS:
+        count = 0 if found is None else found.table.num_rows
+        reasons = "".join(f"; {rows:,} were left out: {why}" for why, rows in left_out.items())
+        raise NothingToReplayError(
+            f"nothing was replayed: {count} rows with all features are logged, and {FEWEST_ROWS} "
+            f"are needed (GATEWAY_SAMPLE_DIR, GATEWAY_SAMPLE_FRACTION){reasons}"
+        )
+    return found
+
+
+def _readable_parts(
+    both: _Signatures, model_name: str, samples: SamplesFolder, rows: int, left_out: Counter[str]
+) -> Iterator[_Part]:
+    """The newest rows of each file that both versions can read, the newest file first."""
+    names = dict.fromkeys(feature.name for one in both for feature in one.features)
+    since = datetime.now(UTC) - _OLDEST
+    for table in samples.by_file(model_name, None, since, [*names, *_LOGGED], []):
+        lacking = {name for one in both for name in missing_columns(one, table)}
+        if lacking:
+            left_out[f"the log lacks {', '.join(sorted(lacking))}"] += table.num_rows
+            continue
+        complete = complete_rows(table, both)
+        if missing := table.num_rows - complete.num_rows:
+            left_out["a feature without which a version cannot answer is missing"] += missing
+        complete = complete.sort_by(LOG_TIME).slice(max(0, complete.num_rows - rows))
+        try:
+            frames = tensor_frame(both[0], complete), tensor_frame(both[1], complete)
+        except LogMismatchError as error:
+            left_out[f"the log has {error}"] += complete.num_rows
+            continue
+        if complete.num_rows:
+            kept = [name for name in complete.column_names if name in {LOG_TIME, *_LOGGED}]
+            yield complete.select(kept), *frames
+
+
+def _newest(parts: list[_Part], rows: int, left_out: Counter[str]) -> LoggedRows | None:
+    import pandas as pd
+    import pyarrow as pa
+
+    if not parts:
+        return None
+    tables, candidate, production = zip(*parts, strict=True)
+    table = pa.concat_tables(tables, promote_options="permissive")
+    times = table[LOG_TIME].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    order = np.argsort(-times, kind="stable")[:rows]
+    both = (pd.concat(some, ignore_index=True) for some in (candidate, production))
+    ours, theirs = (one.iloc[order].reset_index(drop=True) for one in both)
+    return LoggedRows(table.take(order), ours, theirs, left_out)

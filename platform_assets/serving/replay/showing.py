@@ -13,7 +13,8 @@ from platform_assets.resources.metadata import picture, table
 from platform_assets.serving.pictures import replay_picture
 from platform_assets.serving.replay.comparison import ComparedAnswers
 from platform_assets.serving.replay.judging import Finding
-from serving_gateway.contract import LOG_ID, LOG_ROW, LOG_TIME
+from platform_assets.serving.replay.reading import LoggedRows
+from serving_gateway.contract import LOG_ID, LOG_ROW, LOG_TIME, LOG_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,20 @@ def finding_metadata(findings: Sequence[Finding]) -> dict[str, Any]:
             for one in findings
         )
     }
+
+
+def log_metadata(logged: LoggedRows) -> dict[str, Any]:
+    """Return of which versions the replayed requests are logged, and which rows were left out."""
+    counts = logged.table[LOG_VERSION].value_counts().to_pylist()
+    versions = sorted((one["values"], one["counts"]) for one in counts)
+    shown: dict[str, Any] = {
+        "logged_of_versions": ", ".join(f"{rows:,} of {version}" for version, rows in versions)
+    }
+    if logged.left_out:
+        shown["rows_left_out"] = table(
+            {"rows": rows, "reason": reason} for reason, rows in logged.left_out.items()
+        )
+    return shown
 
 
 def row_metadata(
