@@ -55,6 +55,21 @@ def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.n
     }
 
 
+BLANK_ROW: Final = (
+    "a row of zeros, False and empty texts, which gateways send as a trial before they route to a "
+    "version"
+)
+"""What `blank_row` is, for people."""
+
+
+def blank_row(signature: Signature) -> pd.DataFrame:
+    """Return the row of a gateway's trial inference, in tensor form."""
+    import pandas as pd
+
+    blank: dict[DType, Any] = {DType.BYTES: "", DType.BOOL: False}
+    return pd.DataFrame({one.name: [blank.get(one.tensor_dtype, 0)] for one in signature.features})
+
+
 def import_onnxruntime() -> Any:
     """Import ONNX Runtime with its telemetry off, which by default names models to its vendor.
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from platform_assets.export.inspection import ExportError, graph_contract
 from platform_assets.export.parity_check import parity_check
+from platform_assets.export.runtime import BLANK_ROW
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
@@ -108,7 +109,8 @@ def _descriptions(spec: ModelSpec) -> dict[str, str]:
         "triton_ready": "Triton reports exactly this version READY, by the repository index and by "
         "the versioned ready endpoint, asked now.",
         "triton_parity": "Over the wire, this version answers the whole evaluation set as "
-        "scikit-learn did: labels equal but for ties, numbers within tolerance.",
+        f"scikit-learn did: labels equal but for ties, numbers within tolerance. It also answers "
+        f"{BLANK_ROW}.",
         "triton_latency": "Single rows are answered within "
         f"{spec.gates.latency_ms:g} ms at the 99th percentile, by its upper bound, for one client "
         "and for eight at once.",
@@ -121,7 +123,7 @@ def _descriptions(spec: ModelSpec) -> dict[str, str]:
         "feature_contract": "Names, types and order of the features are the same in the model "
         "file, in Feast's service, in the rows of the training, in the ONNX graph on disk and in "
         "the signature that the gateway routes by.",
-        "replay": f"The last {spec.gates.replay_rows:,} logged rows of production are answered by "
+        "replay": f"The last {spec.gates.replay_rows:,} logged rows are answered by "
         "both versions now: the candidate answers all, with finite numbers, and is not shown to "
         "differ from production beyond `gates.replay`. With nothing logged it passes."
         if spec.gates.replay_rows
@@ -164,13 +166,20 @@ def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
 
 
 def triton_parity(candidate: LoadedVersion) -> dg.AssetCheckResult:
-    """Compare every server's answers for the evaluation set with those of scikit-learn."""
+    """Compare every server's answers for the evaluation set with those of scikit-learn.
+
+    Each also has to answer the row that gateways send as a trial: the release would be refused.
+    """
+    version = candidate.state.version
     try:
         answers = candidate.answers
     except TritonError as error:
-        return _refused(
-            candidate.identity, f"version {candidate.state.version} did not answer: {error}"
-        )
+        return _refused(candidate.identity, f"version {version} did not answer: {error}")
+    try:
+        candidate.answer_blank_row()
+    except TritonError as error:
+        why = f"version {version} did not answer {BLANK_ROW}: {error}; production stays where it is"
+        return _refused(candidate.identity, why)
     for answer in answers:
         verdict = parity_check(
             "triton_parity",

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from platform_assets.export.runtime import ModelAnswers, answers_in, model_inputs
+from platform_assets.export.runtime import ModelAnswers, answers_in, blank_row, model_inputs
 from platform_assets.export.sandbox import run_sandboxed
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
@@ -64,6 +64,11 @@ class LoadedVersion:
         return self.triton.everywhere(
             lambda endpoint: ask_triton(self.registered, self.evaluation.features, endpoint)
         )
+
+    def answer_blank_row(self) -> None:
+        """Let each Triton server answer the row of a gateway's trial; TritonError if one cannot."""
+        row = blank_row(self.registered.signature)
+        self.triton.everywhere(lambda endpoint: ask_triton(self.registered, row, endpoint))
 
     @cached_property
     def production_version(self) -> int | None:

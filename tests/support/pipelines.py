@@ -108,6 +108,11 @@ def of_known_texts() -> Any:
     return _with(LogisticRegression(), ("texts", OneHotEncoder(), ["city"]))
 
 
+def of_known_colours() -> Any:
+    """The same of a column that is never empty."""
+    return _with(LogisticRegression(), ("texts", OneHotEncoder(), ["colour"]))
+
+
 def beyond_single_precision() -> Any:
     columns = ["distance", "income"]
     return _with(HistGradientBoostingClassifier(), ("all", "passthrough", columns))

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
 
+from platform_assets.export.checks import export_checks
 from platform_assets.export.conversion import export
-from platform_assets.export.inspection import graph_contract, inspect_graph
+from platform_assets.export.inspection import graph_contract, inspect_graph, sha256
 from platform_assets.export.parity import Parity, compare
-from platform_assets.export.runtime import answers_in, model_inputs, run_graph
+from platform_assets.export.records import OnnxModel
+from platform_assets.export.runtime import answers_in, blank_row, model_inputs, run_graph
 from platform_assets.export.triton_config import TensorSpec
 from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Task
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.training.candidates import CandidateError, build, expand, parameters
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.probe import probe
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of, fit
-from serving_gateway.contract import DType
+from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.inference.codec import Codec
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 
@@ -119,3 +125,57 @@ def test_importance_shuffles_the_columns_that_a_pipeline_reads() -> None:
     assert {one.feature for one in found} == set(spec.feature_names)
     assert found[0].feature == "weight"
     assert {one.mean for one in found if one.feature not in {"weight", "speed"}} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "passed"),
+    [("of_known_colours", False), ("by_selector", True), ("without_columns", True)],
+)
+def test_a_pipeline_that_cannot_answer_the_empty_text_is_refused_after_its_export(
+    name: str, passed: bool
+) -> None:
+    """Which the gateways would refuse at the release; its evaluation rows are answered alike."""
+    spec = _spec(name)
+    if name == "without_columns":
+        chosen = (
+            FeatureSpec("speed", DType.FP32, nullable=True),
+            FeatureSpec("weight", DType.FP32),
+        )
+        spec = dataclasses.replace(spec, features=chosen)
+    rows = mixed_rows(spec)
+    rows = dataclasses.replace(rows, features=rows.features[list(spec.feature_names)])
+    estimator = _fitted(spec, rows)
+    signature = spec.signature(spec.target.classes)
+    graph = export(estimator, signature, "mixed")
+    answers = answers_of(estimator, rows, spec, spec.target.classes)
+    evaluation = EvaluationSet(
+        rows.features, answers.labels, answers.labels, answers.probabilities, rows.groups
+    )
+    mlflow: Any = SimpleNamespace(
+        artifact_bytes=lambda *_: graph, evaluation_set=lambda _: evaluation
+    )
+    registered = RegisteredVersion("mixed", 1, "run", "", signature)
+    model = OnnxModel(registered, sha256(graph))
+    onnx_parity, *_ = export_checks(spec)
+    verdict = onnx_parity(model, mlflow)
+    assert isinstance(verdict, dg.AssetCheckResult)
+    assert verdict.passed is passed, verdict.description
+    if not passed:
+        said = verdict.description or ""
+        assert said.startswith("the model cannot answer a row of zeros, False and empty texts, ")
+        assert "production stays where it is" in said
+
+
+def test_the_trial_of_the_checks_is_that_of_the_gateways() -> None:
+    kinds = [(dtype, nullable) for dtype in DType for nullable in (False, True)]
+    features = tuple(
+        Feature(f"{dtype.value}{nullable}", dtype, nullable) for dtype, nullable in kinds
+    )
+    signature = Signature(features=features, packed_input=None, classes=(0, 1))
+    row = model_inputs(signature, blank_row(signature))
+    sent = dict(zip((one.name for one in features), Codec(signature).warm_up_rows(), strict=True))
+    for name, tensor in row.items():
+        text = tensor.dtype == object
+        assert tensor.shape == (1, 1)
+        assert sent[name] == (bytes(4) if text else tensor.tobytes()), name
+        assert not text or tensor[0, 0] == ""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,6 +229,25 @@ def test_every_server_has_to_answer_as_scikit_learn_does(
     verdict = triton_parity(candidate())
     assert verdict.passed is passed
     assert verdict.metadata["servers"].value == 2
+
+
+def test_a_version_that_gateways_would_refuse_is_refused_before_the_switch(
+    name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(asked: object, rows: pd.DataFrame, endpoint: TritonEndpoint) -> ModelAnswers:
+        if endpoint.url == "b" and len(rows) == 1:
+            assert (rows == 0).all(axis=None)
+            raise TritonRefused("refused", status=400, reason="category '' is unknown")
+        return np.array([0, 1]), np.eye(3)[:2]
+
+    monkeypatch.setattr(candidate_module, "ask_triton", ask)
+    verdict = triton_parity(candidate())
+    assert not verdict.passed
+    assert verdict.severity is dg.AssetCheckSeverity.ERROR
+    assert verdict.description == (
+        "version 2 did not answer a row of zeros, False and empty texts, which gateways send as a "
+        "trial before they route to a version: refused; production stays where it is"
+    )
 
 
 def test_the_slowest_server_has_to_be_quick_enough(
