@@ -10,7 +10,7 @@ from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.serving.loads import RecordedLoad
 from platform_assets.serving.promotion import require_gates_passed
-from serving_gateway.contract import EffectiveVersion, Mode, Release
+from serving_gateway.contract import EffectiveVersion, Mode, Release, ReleaseState
 
 
 def release_obstacle(
@@ -45,6 +45,19 @@ def release_obstacle(
         f"version {version} was released already{how}; materialize triton_serving_state "
         "again, with its checks, to release it once more"
     )
+
+
+def waiting_note(spec: ModelSpec, load: RecordedLoad | None, release: Release) -> str:
+    """Say that a newer version waits for the end of an active release; empty where none does."""
+    if load is None or not load.state.ready:
+        return ""
+    version = load.state.version
+    if version in {release.version, release.previous_version}:
+        return ""
+    note = f"version {version}, loaded meanwhile, waits until this release has ended"
+    if release.state is ReleaseState.WATCHING:  # a stop would pin
+        return note
+    return f"{note}; to begin it at once, stop this one (job {spec.model_name}_stop_release)"
 
 
 def _start_time(release: Release) -> float:

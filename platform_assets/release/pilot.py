@@ -17,7 +17,12 @@ from platform_assets.ledger.chain import RELEASE as ENTRY_KIND
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
 from platform_assets.release.alerts import alert_text, refusal_text
-from platform_assets.release.candidate import open_gates, release_obstacle, score_scale
+from platform_assets.release.candidate import (
+    open_gates,
+    release_obstacle,
+    score_scale,
+    waiting_note,
+)
 from platform_assets.release.losses import Losses
 from platform_assets.release.memory import PilotMemory, TickResult, release_place
 from platform_assets.release.promotion_runs import request_promotion
@@ -82,6 +87,8 @@ class Pilot:
             self._note_change(release, memory, result)
         if view.report is not None and release is not None and release.state in ACTIVE:
             self._follow(view.report, release, memory, result)
+            if note := waiting_note(self.spec, newest_load(self.instance, self.spec), release):
+                result.summary = f"{result.summary}; {note}"
         elif view.unreachable is not None:
             result.summary = f"no release begins: {view.unreachable}"
         elif is_busy:

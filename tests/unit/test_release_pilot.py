@@ -242,10 +242,27 @@ def test_a_gateway_whose_clock_is_behind_releases_no_load_twice(world: World) ->
 
 
 def test_a_newer_version_waits_until_the_release_has_ended(released: World) -> None:
+    assert "waits" not in released.tick().summary
     released.load(3)
-    released.tick()
+    said = released.tick().summary
+    assert "version 3, loaded meanwhile, waits until this release has ended" in said
+    assert f"stop this one (job {MODEL}_stop_release)" in said
     assert released.release.version == 2
     released.gateway.stop_release(MODEL, ReleaseDecision("no"))
+    released.tick()
+    assert released.release.version == 3
+
+
+def test_a_newer_version_waits_while_a_switch_is_watched(released: World) -> None:
+    """A stop would roll back and pin, so that it could not begin either."""
+    cleared(released)
+    released.routing.switch(2)
+    released.tick()
+    released.load(3)
+    said = released.tick().summary
+    assert said.endswith("version 3, loaded meanwhile, waits until this release has ended")
+    released.tick(after=31 * 60)
+    assert released.state[0] is ReleaseState.COMPLETED
     released.tick()
     assert released.release.version == 3
 

@@ -60,8 +60,16 @@ function actions(release) {
   return [release.state === "waiting" ? [button("approve", "Approve"), " "] : null, button("stop", release.state === "watching" ? "Stop and roll back" : "Stop")].flat();
 }
 
+/** Newer versions that are READY: the pipeline begins their release after this one. */
+function waitingVersions({ version, state }, { served_versions: ready }) {
+  const newer = ready.filter((one) => one > version);
+  if (ENDED.includes(state) || !newer.length) return null;
+  const how = state === "watching" ? "." : "; to begin it at once, stop this one.";
+  return el("p", { class: "soft" }, `${newer.length > 1 ? "Versions" : "Version"} ${list(newer)} ${newer.length > 1 ? "are" : "is"} READY too. The pipeline begins no other release until this one has ended${how}`);
+}
+
 /** `report` is null where this caller may not read it: the record has the state all the same. */
-function releasePanel({ routing: { release } }, report) {
+function releasePanel({ routing: { release }, ssot }, report) {
   const section = byId("release");
   section.hidden = !release;
   if (!release) return;
@@ -75,6 +83,7 @@ function releasePanel({ routing: { release } }, report) {
     report?.stop_pending ? el("p", {}, badge(false, "Stopped on this replica; the store could not be written yet, so others may go on.")) : null,
     !ended && report?.reason ? el("p", {}, `Verdict: ${report.verdict}: `, report.reason) : null,
     counted ? el("p", { class: "soft" }, `${counted.requests} requests or copies in this phase, ${counted.failed} failed; counted by ${report.replicas.length} process${report.replicas.length === 1 ? "" : "es"}.`) : null,
+    waitingVersions(release, ssot),
     report?.evidence_problem ? el("p", {}, badge(false, report.evidence_problem)) : null,
     report === null ? el("p", { class: "soft" }, "The evidence is shown to callers with a control token, or at the gateway's own name.") : null);
   put("release-actions", actions(release));
