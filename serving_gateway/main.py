@@ -43,6 +43,7 @@ from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.heartbeat import Heartbeat
 from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.pending_stops import PendingStops
 from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.release_counts import (
@@ -287,7 +288,7 @@ class _Replica:
             names=lambda: self.hosting.names,
             store_problem=problem,
         )
-        release = ReleaseControl(control)
+        release = ReleaseControl(control, PendingStops(settings.state_dir))
         watch = ReleaseWatch(router, release, self.release_counts, heartbeat.identity.id)
         return HostedModel(
             model_name,

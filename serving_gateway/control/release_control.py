@@ -6,6 +6,7 @@ effect before it is written: at once on this replica, which then tries to write 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -31,21 +32,13 @@ from serving_gateway.control.provenance import check_contract, resolve_slot
 from serving_gateway.control.release_plans import check_plan
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
 from serving_gateway.inference.traffic import A, B
+from serving_gateway.replication.pending_stops import PendingStop, PendingStops
 from serving_gateway.replication.records import format_time
 
 log = logging.getLogger(__name__)
 
 _Transition = Callable[[RoutingRecord, str], RoutingRecord]
 """From a record and the time of the change to the record after it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PendingStop:
-    """A stop in effect here, to be written whenever the record says that the release goes on."""
-
-    release_id: str
-    by: str
-    reason: str
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +51,18 @@ class ReleaseControl:
     """
 
     control: ControlPlane
+    stops: PendingStops
     pending: PendingStop | None = field(default=None, init=False)
+    _is_kept: bool = field(default=False, init=False)
+    """Whether `pending` is in a file, for the process that starts after this one."""
+
+    def __post_init__(self) -> None:
+        # What the process before this one could not write: in effect before anything is answered.
+        router = self.control.router
+        self.pending = self.stops.read(router.model_name)
+        if self.pending is not None:
+            self._is_kept = True
+            router.withdraw(self.pending.release_id)
 
     async def begin(self, request: ReleaseRequest, by: str) -> ReleaseResponse:
         """Take a READY version into B, verified as by a reload, and enter the first step."""
@@ -119,7 +123,8 @@ class ReleaseControl:
     async def stop(self, request: ReleaseDecision, by: str) -> ReleaseResponse:
         """End the release: A answers all clients; one that is watched is rolled back, pinned.
 
-        This replica does so at once, whether or not the store can be written.
+        This replica does so at once, whether or not the store can be written: without it, the
+        version before a switch answers as B until the rollback is written.
         """
         router = self.control.router
         async with self.control.changing("release_stop", waits=False):
@@ -146,6 +151,7 @@ class ReleaseControl:
                     "a stop of a release is in effect here, and not written yet",
                     extra={"model": known.model_name, "by": by, "reason": error.message},
                 )
+                await self._keep_pending()
                 return ReleaseResponse("stop_pending", release, known.generation, changed=False)
             self.pending = pending
             return done
@@ -155,9 +161,11 @@ class ReleaseControl:
 
         It may, also after the stop was written: a store lost that, and took another change.
         """
-        pending = self.pending
-        release = release_transitions.active_release(self.control.router.record)
-        if pending is None or release is None or release.id != pending.release_id:
+        pending, known = self.pending, self.control.router.record
+        if pending is None or known.release is None or known.release.id != pending.release_id:
+            return
+        if release_transitions.active_release(known) is None:
+            await self._drop_kept()
             return
         decision = ReleaseDecision(pending.reason, pending.release_id)
         try:
@@ -168,6 +176,27 @@ class ReleaseControl:
             )
         except (StoreUnavailable, GenerationConflict):
             return
+
+    async def _keep_pending(self) -> None:
+        """Have the process that starts after this one go on with the stop."""
+        if self.pending is None:
+            return
+        name = self.control.router.model_name
+        try:
+            await self.stops.keep(name, self.pending)
+            self._is_kept = True
+        except OSError as error:
+            log.warning(
+                "a stop of a release would be forgotten by a restart: it cannot be kept in a file",
+                extra={"model": name, "reason": str(error)},
+            )
+
+    async def _drop_kept(self) -> None:
+        """The stop was written: no later process needs it."""
+        if self._is_kept and self.pending is not None:
+            with contextlib.suppress(OSError):  # tried again at the next look
+                await self.stops.drop(self.control.router.model_name, self.pending)
+                self._is_kept = False
 
     async def _require_way_back(self, record: RoutingRecord) -> None:
         """Refuse to roll back to a version that Triton does not have READY."""

@@ -251,7 +251,7 @@ class RoutedRequest(InferenceItem):
         table: RoutingTable | None = getattr(self, "table", None)  # not there before it is read
         if table is None:
             return None
-        target = self.named or table.targets.get(B if self.is_split else A)
+        target = self.named or (table.targets.get(B) if self.is_split else table.production)
         return None if target is None else target.counter
 
 

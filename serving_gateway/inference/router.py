@@ -22,6 +22,7 @@ from serving_gateway.contract import (
     VARIANTS,
     EffectiveVersion,
     FeatureSource,
+    ReleaseState,
     RoutedVersion,
     RoutingRecord,
     Slot,
@@ -34,7 +35,7 @@ from serving_gateway.inference.release_counts import (
     ReleaseCounters,
     VersionCounter,
 )
-from serving_gateway.inference.traffic import A, TrafficPolicy
+from serving_gateway.inference.traffic import A, B, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.records import digest
 from serving_gateway.replication.replicas import ModelReport
@@ -73,9 +74,11 @@ class RoutingTarget:
 
 
 class RoutingTable:
-    """One generation, ready to route by; `production` is variant A's target.
+    """One generation, ready to route by; `production` is the target that answers by default.
 
-    Where B `is_withdrawn`, A answers all, regardless of the record, and nothing is mirrored.
+    That is variant A's. Where the release `is_withdrawn`, it answers all, regardless of the record,
+    and nothing is mirrored; of a release that is watched, A is the candidate, and B, the version
+    before, answers all instead.
     """
 
     __slots__ = ("digest", "policy", "production", "record", "services", "targets")
@@ -91,7 +94,9 @@ class RoutingTable:
         self.digest = digest(record)
         self.policy = TrafficPolicy(Traffic() if is_withdrawn else record.traffic)
         self.targets = targets
-        self.production = targets.get(A)
+        is_watched = record.release is not None and record.release.state is ReleaseState.WATCHING
+        before = targets.get(B) if is_withdrawn and is_watched else None
+        self.production = before or targets.get(A)
         signatures = [target.slot.signature for target in targets.values()]
         self.services = frozenset(
             one.feature_service for one in signatures if one and one.feature_service
@@ -182,7 +187,7 @@ class Router:
         self.on_adopt(record)
 
     def withdraw(self, release_id: str) -> None:
-        """Have A answer all clients here, at once and until the release has ended in the record."""
+        """Have its candidate answer no clients here, until the release has ended in the record."""
         self._withdrawn = release_id
         self.table = self._table(self.record, self.table.targets)
 

@@ -34,6 +34,27 @@ def replace_file(path: Path, data: bytes) -> None:
     staged.replace(path)
 
 
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file, whose folder is made when missing; after `OSError` the old one stands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(f".{os.getpid()}.staged")
+    try:
+        with staged.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError:
+        # A full disk has no room for half a record either.
+        staged.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 class RecordFiles:
     """A file for each model; processes of one host may share the folder, made when missing."""
 
@@ -61,20 +82,4 @@ class RecordFiles:
         # A start finds most of them as they should be; writing each durably would take seconds.
         if path.exists() and path.read_bytes() == data:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(f".{os.getpid()}.staged")
-        try:
-            with staged.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        except OSError:
-            # A full disk has no room for half a record either.
-            staged.unlink(missing_ok=True)
-            raise
-        folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, data)

@@ -66,6 +66,8 @@ class Replica:
     """The highest generation that this process routed by."""
     pending_stop: str | None = None
     """Id of the release that was stopped here last."""
+    kept_stop: str | None = None
+    """The same of a stop that could not be written, which outlives the process as `copy` does."""
 
 
 @dataclass(slots=True)
@@ -98,6 +100,8 @@ class Protocol:
     """Records that a replica asks Triton about before it routes by them (`Router.follow`)."""
     accepted: dict[tuple[str | None, str | None], dict[str, int]] = field(default_factory=dict)
     """Versions by variant of each accepted record, by when it was changed and why."""
+    kept_stops: set[str | None] = field(default_factory=set)
+    """Ids of releases of which a stop was answered before it could be written."""
     changes: int = 0
     seconds: int = 0
 
@@ -187,6 +191,9 @@ class Protocol:
         if replica.router is not None:
             return
         replica.router, replica.seen = _router(), 0
+        if replica.kept_stop is not None:
+            replica.pending_stop = replica.kept_stop
+            replica.router.withdraw(replica.kept_stop)
         is_lost = self.is_store_up and self.stored.generation == 0
         if replica.copy.generation and (is_lost or not self.is_store_up):
             self._adopt(replica, replica.copy)
@@ -275,12 +282,20 @@ class Protocol:
                 replica.router.table.policy.answers(client) == A, "B answers after a stop (I19)"
             )
         self._write_pending_stop(number)
+        if is_active(replica.router.record):
+            self._keep_stop(replica)
+
+    def _keep_stop(self, replica: Replica) -> None:
+        replica.kept_stop = replica.pending_stop
+        self.kept_stops.add(replica.pending_stop)
 
     def _write_pending_stop(self, number: int) -> None:
         replica = self.replicas[number]
         if replica.router is None or replica.pending_stop is None or not self.is_store_up:
             return
         release = replica.router.record.release
+        if release and release.id == replica.kept_stop and not is_active(replica.router.record):
+            replica.kept_stop = None
         if is_active(replica.router.record) and release and release.id == replica.pending_stop:
             request = ReleaseDecision("bad", replica.pending_stop)
             self._commit(
@@ -453,9 +468,14 @@ class Protocol:
         _require(record.generation == 0 or _versions(record) == effective, "a record not accepted")
         for client in (None, *CLIENTS):
             alias = table.policy.answers(client)
-            target = table.targets.get(alias)
+            target = table.targets.get(B) if alias == B else table.production
             answering = None if target is None else target.slot.version
-            _require(answering == effective.get(alias), "an answer of a version not effective (I3)")
+            variant = A if target is None else target.variant
+            _require(
+                answering == effective.get(variant), "an answer of a version not effective (I3)"
+            )
+            if router.is_withdrawn and record.release is not None:
+                _require(answering == record.release.previous_version, "a stop had no effect (I19)")
             if alias == B:
                 splits = transitions.splits(record.traffic) and not router.is_withdrawn
                 _require(splits and client is not None, "B answered outside a split")
@@ -490,6 +510,8 @@ class Protocol:
         for replica in self.replicas:
             _require(replica.router is not None and replica.router.record == self.stored, "I7")
             _require(not (replica.router and replica.router.is_withdrawn), "a stop was lost (I19)")
+        if (release := self.stored.release) is not None and is_active(self.stored):
+            _require(release.id not in self.kept_stops, "a stop was lost (I19)")
         self.check()
 
 

@@ -15,12 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from platform_assets.serving import policy
-from serving_gateway.contract import Mode, RoutingRecord, Strategy, Traffic, Verdict
+from serving_gateway.contract import Mode, ReleaseState, RoutingRecord, Strategy, Traffic, Verdict
 from serving_gateway.control import release_transitions, transitions
 from serving_gateway.inference.router import Router
 from serving_gateway.replication.records import Merge, merge
 from tests.faults import protocol as played
-from tests.faults.protocol import REPLICAS, VERSIONS, Protocol, Violation, random_step
+from tests.faults.protocol import (
+    REPLICAS,
+    VERSIONS,
+    Protocol,
+    Violation,
+    random_step,
+)
 from tests.faults.release_rules import PLANS
 from tests.faults.scale import report, scale
 
@@ -176,6 +182,41 @@ def test_random_walks_break_no_invariant() -> None:
     accepted = walk(steps, seed=20_260_101)
     assert accepted > steps / 40
     report("protocol", steps=steps, accepted_changes=accepted)
+
+
+@pytest.mark.parametrize("place", ["a step", "the watch"])
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_stop_without_the_store_outlives_the_process_where_it_is_kept(
+    place: str, is_kept: bool
+) -> None:
+    """In a directed walk: random ones seldom kill a process between a stop and its writing."""
+    protocol = Protocol.in_production()
+    protocol.begin_release(0, 2, plan=len(PLANS) - 1)
+    protocol.finish(0)
+    protocol.settle()
+    if place == "the watch":
+        for _ in PLANS[-1].steps:
+            protocol.advance(0, Verdict.GO)
+            protocol.settle()
+        protocol.switch(0)
+        protocol.finish(0)
+        protocol.settle()
+        release = protocol.stored.release
+        assert release is not None
+        assert release.state is ReleaseState.WATCHING
+    protocol.stop_store()
+    protocol.stop(0)
+    protocol.check()
+    if not is_kept:
+        protocol.replicas[0].kept_stop = None
+    protocol.crash(0)
+    protocol.start(0)
+    protocol.check()
+    if is_kept:
+        protocol.settle()
+    else:
+        with pytest.raises(Violation, match="a stop was lost"):
+            protocol.settle()
 
 
 @dataclass(frozen=True)

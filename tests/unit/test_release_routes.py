@@ -125,6 +125,91 @@ async def test_only_a_stop_takes_effect_without_the_store_and_is_written_later(
     assert (await client.report())["release"]["reason"] == STOP["reason"]
 
 
+async def down(*_: Any) -> Any:
+    raise StoreUnavailable("The disk is full.")
+
+
+@pytest.mark.parametrize("switched", [False, True])
+async def test_a_stop_that_is_not_written_outlives_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switched: bool
+) -> None:
+    kept = tmp_path / "pending-stop-m.json"
+    stopped = "B1" if switched else "A1"
+    with monkeypatch.context() as patch:
+        async with run_in_process(tmp_path) as running:
+            client = ReleaseClient(running)
+            await client.prepare()
+            await (client.watched() if switched else client.begin(SPLIT))
+            assert await client.answers() == ("A2" if switched else "B2")
+            patch.setattr(FileStore, "replace", down)
+            assert (await client.stop()).status_code == 202
+            assert await client.answers() == stopped
+        async with run_in_process(tmp_path, reload=False) as running:
+            client = ReleaseClient(running)
+            assert await client.answers() == stopped, "from the first answer on"
+            assert (await client.report())["stop_pending"]
+    async with run_in_process(tmp_path, reload=False) as running:
+        client = ReleaseClient(running)
+        assert await client.answers() in {stopped, "A1"}
+        found = await client.wait_for("rolled_back" if switched else "stopped")
+        assert found["release"]["reason"] == STOP["reason"]
+        assert found["release"]["acts"][-1]["by"] == "token:default", "who had asked for it"
+        assert await client.answers() == "A1"
+        async with asyncio.timeout(5):
+            while kept.exists():  # noqa: ASYNC110 -- nothing signals it
+                await asyncio.sleep(0.05)
+
+
+async def test_a_stop_of_a_watched_switch_takes_effect_without_the_store(
+    client: ReleaseClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version before is B, mirrored and READY; it answers as B until A is rolled back."""
+    await client.watched()
+    assert await client.answers() == "A2"
+    before = await client.report()
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "replace", down)
+        assert (await client.stop()).json()["status"] == "stop_pending"
+        for _ in range(3):
+            assert await client.answers() == "B1"
+        anonymous = await client.http.post("/predict", json={"data": [[1.0, 2.0]]})
+        assert anonymous.json()["variant"] == "B"
+        client.triton.ready.discard(("m", 2))
+        async with asyncio.timeout(5):
+            while (await client.http.get("/models")).json()["effective"]["A"]["ready"]:  # noqa: ASYNC110 -- over HTTP
+                await asyncio.sleep(0.05)
+        assert await client.answers() == "B1"
+        assert (await client.http.get("/ready")).status_code == 200, "it answers by what it has"
+        client.triton.ready.add(("m", 2))
+        found = await client.report()
+        assert (found["stop_pending"], found["release"]["state"]) == (True, "watching")
+        sides = before["evidence"]["phases"].get("watch", {"candidate": {"requests": 0}})
+        counted = found["evidence"]["phases"]["watch"]["candidate"]["requests"]
+        assert counted == max(1, sides["candidate"]["requests"]), "these are B's"
+    await client.wait_for("rolled_back")
+    assert await client.answers() == "A1"
+
+
+async def test_a_stop_that_cannot_be_kept_in_a_file_is_in_effect_all_the_same(
+    client: ReleaseClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.begin(SPLIT)
+    (tmp_path / "pending-stop-m.json").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "replace", down)
+        assert (await client.stop()).status_code == 202
+        assert await client.answers() == "A1"
+    await client.wait_for("stopped")
+
+
+async def test_a_kept_stop_that_cannot_be_read_keeps_no_gateway_from_its_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pending-stop-m.json").write_text("{")
+    async with run_in_process(tmp_path) as running:
+        assert await ReleaseClient(running).answers() == "A1"
+
+
 async def test_a_written_stop_that_the_store_lost_to_another_change_is_written_again(
     client: ReleaseClient, tmp_path: Path
 ) -> None:
