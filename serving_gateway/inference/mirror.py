@@ -110,6 +110,9 @@ class Mirror:
             with contextlib.suppress(Overloaded):
                 self._batcher.submit(copy)
                 return
+        elif target.counter is not None:
+            # It would have lost a request, too; that copies are too many says nothing of B.
+            target.counter.fail()
         page.dropped += 1
         self.counts[DROPPED].inc()
         if pending is not None:

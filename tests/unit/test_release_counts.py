@@ -97,11 +97,20 @@ async def test_a_mirror_step_counts_both_versions_and_how_their_answers_differ(
     assert stats.answered == 2, "metrics go on"
 
 
-async def test_a_copy_that_is_dropped_counts_for_neither(plane: FakeTritonPlane) -> None:
-    plane.route(MIRROR, release=RELEASE, A=1, B=2)
-    plane.triton.version("m", 2).ready = False
-    await plane.predict(BODY)
-    assert counted(plane, "0") == {"candidate": (0, 0, 0), "reference": (1, 0, 1)}
+async def test_a_copy_for_which_there_is_no_room_counts_for_neither(tmp_path: Path) -> None:
+    with FakeTritonPlane(tmp_path, mirror_in_flight=1, mirror_queue=1) as plane:
+        plane.route(MIRROR, release=RELEASE, A=1, B=2)
+        plane.triton.holds = {2}
+        for _ in range(6):
+            await plane.predict(BODY)
+        plane.triton.holds = set()
+        for call in plane.triton.calls:
+            call.answer()
+        dropped = plane.mirror.counts["dropped"]
+        await eventually(lambda: counted(plane, "0")["candidate"][0] + int(dropped.value) == 6)
+        assert dropped.value > 0
+        assert counted(plane, "0")["candidate"][1] == 0, "none failed"
+        assert counted(plane, "0")["reference"] == (6, 0, 6)
 
 
 async def test_a_request_that_a_answers_instead_of_b_is_a_failure_of_b(
