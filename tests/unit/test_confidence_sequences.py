@@ -20,7 +20,6 @@ from serving_gateway.contract import (
     EventRate,
     Interval,
     PairedOutcomes,
-    TrafficShare,
     Trials,
     proportion_difference,
     quantile_ratio,
@@ -141,20 +140,8 @@ def test_a_ratio_of_quantiles_has_no_bound_where_no_edge_bounds_them() -> None:
     assert quantile_ratio(BucketCounts((0.01,), (99, 0)), b, 0.5, ALPHA).high == math.inf
 
 
-def test_a_share_that_is_not_the_configured_one_is_a_mismatch() -> None:
-    assert TrafficShare(900, 100).mismatch(0.1) == 1
-    assert TrafficShare(930, 70).mismatch(0.1) > 0.05
-    assert TrafficShare(9_300, 700).mismatch(0.1) < 1e-15
-    assert TrafficShare(9_300, 700).bounds(ALPHA) == Trials(700, 10_000).bounds(ALPHA)
-    # The p-value is the error rate whose bounds end there.
-    low = TrafficShare(930, 70).bounds(ALPHA).low
-    assert TrafficShare(930, 70).mismatch(low) == pytest.approx(ALPHA)
-    assert Trials(1, 10).p_value(0) == 0
-
-
 RECORDS: list[tuple[ConfidenceSequence, ConfidenceSequence, ConfidenceSequence]] = [
     (Trials(1, 4), Trials(2, 6), Trials(3, 10)),
-    (TrafficShare(9, 1), TrafficShare(8, 2), TrafficShare(17, 3)),
     (PairedOutcomes(1, 2, 3), PairedOutcomes(0, 1, 9), PairedOutcomes(1, 3, 12)),
     (EventRate(2, 10.0), EventRate(1, 5.0), EventRate(3, 15.0)),
     (bounded([0.5, -0.5]), bounded([0.25]), bounded([0.5, -0.5, 0.25])),
@@ -187,8 +174,6 @@ def test_what_is_no_error_rate_is_refused(record: ConfidenceSequence, alpha: flo
         (lambda: Trials(-1, 3), "'successes'.*-1 is not a count"),
         (lambda: Trials(1.5, 3), "'successes'.*1.5 is not a count"),  # type: ignore[arg-type]
         (lambda: Trials(4, 3), "3 trials cannot have 4 successes"),
-        (lambda: Trials(1, 3).p_value(1.1), "1.1 does not"),
-        (lambda: TrafficShare(1, -3), "'b'.*-3"),
         (lambda: PairedOutcomes(1, 2, -3), "'alike'.*-3"),
         (lambda: EventRate(1, 0.0), "1 events cannot have the exposure 0.0"),
         (lambda: EventRate(0, math.inf), "exposure inf"),

@@ -16,7 +16,6 @@ from serving_gateway.contract.confidence.quantiles import (
     BucketCounts,
     quantile_ratio,
 )
-from serving_gateway.contract.confidence.traffic_share import TrafficShare
 from serving_gateway.contract.confidence.trials import Trials, proportion_difference
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "EventRate",
     "Interval",
     "PairedOutcomes",
-    "TrafficShare",
     "Trials",
     "proportion_difference",
     "quantile_ratio",

@@ -63,19 +63,6 @@ class Trials:
 
         return Interval(boundary(share, 0.0, is_excluded), boundary(share, 1.0, is_excluded))
 
-    def p_value(self, probability: float) -> float:
-        """The smallest error rate at which the bounds exclude `probability`, at most 1.
-
-        Valid at any time, like the bounds: under this probability it falls to alpha or below,
-        ever, with a probability of at most alpha.
-
-        Raises:
-            ValueError: `probability` is not between 0 and 1.
-        """
-        if not 0 <= probability <= 1:
-            raise ValueError(f"A probability lies between 0 and 1; {probability} does not.")
-        return math.exp(-max(0.0, self.evidence()(probability)))
-
     def evidence(self) -> Callable[[float], float]:
         """The logarithm of the martingale, as a function of the probability that it tests."""
         hits, misses = self.successes, self.trials - self.successes
