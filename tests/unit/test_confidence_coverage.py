@@ -96,7 +96,7 @@ def quantiles(alpha: float) -> Any:
 
 
 def shares(alpha: float) -> Any:
-    """The same of B's share of the clients."""
+    """The same of a share of a tenth."""
     return proportions(alpha, 0.1, 1_000, seed=8)
 
 
@@ -109,7 +109,7 @@ SEQUENCES: dict[str, Callable[[float], Any]] = {
     "mean of a skewed distribution": lambda alpha: means(alpha, 0.5, 4),
     "rate of events": rates,
     "p99": quantiles,
-    "traffic share": shares,
+    "a share of a tenth": shares,
 }
 
 
