@@ -247,8 +247,10 @@ class World:
 
     def _may_be_exposed(self, answer: Answer) -> bool:
         release = self.releases.get(answer.generation or 0)
-        if release is None or release.state not in ACTIVE - {ReleaseState.WATCHING}:
+        if release is None or release.state not in ACTIVE:
             return False
+        if release.state is ReleaseState.WATCHING:  # stopped here, and not rolled back yet
+            return answer.version == release.previous_version
         step = release.plan.steps[release.step]
         return (
             step.strategy is Strategy.SPLIT
