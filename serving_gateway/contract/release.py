@@ -263,8 +263,8 @@ class ReleaseDecision(Struct, frozen=True, forbid_unknown_fields=True):
 class ReleaseResponse(Struct, frozen=True):
     """Body of a change of a release that was carried out.
 
-    `status` is `success`, or `stop_pending` (202): A answers all clients of the replica that
-    answers, which goes on trying to write the stop into the store.
+    `status` is `success`, or `stop_pending` (202): the candidate answers no client of the replica
+    that answers, which goes on trying to write the stop into the store.
     """
 
     status: str

@@ -110,7 +110,9 @@ class Mirror:
             with contextlib.suppress(Overloaded):
                 self._batcher.submit(copy)
                 return
-        elif target.counter is not None:
+        elif target.counter is not None and target.client.state.was_ready_beside(
+            source.client.state
+        ):
             # It would have lost a request, too; that copies are too many says nothing of B.
             target.counter.fail()
         page.dropped += 1

@@ -46,6 +46,8 @@ class VersionState:
         self.model_name = model_name
         self.version = version
         self.ready = False
+        self.ready_since = 0.0
+        """`time.monotonic()` of when it last became READY."""
         self.reason: str | None = None
         self.confirmed_at: float | None = None
         self.probe_request: bytes | None = None
@@ -67,8 +69,17 @@ class VersionState:
             ready = ready or one.is_usable
             if one.is_usable and (self.confirmed_at or 0.0) < (one.confirmed_at or 0.0):
                 self.confirmed_at = one.confirmed_at
+        if ready and not self.ready:
+            self.ready_since = monotonic()
         self.ready = ready
         self.reason = None if ready or not self.on_servers else self.on_servers[0].reason
+
+    def was_ready_beside(self, other: VersionState) -> bool:
+        """Whether it was READY at a time since which `other` has been.
+
+        A Triton that starts again may have one of two versions READY before the other.
+        """
+        return self.confirmed_at is not None and self.confirmed_at >= other.ready_since
 
     def mark_ready(self) -> None:
         """Note that the version answers."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,7 @@ from serving_gateway.errors import (
 )
 from serving_gateway.inference.prediction import Prediction
 from serving_gateway.inference.traffic import B, TrafficPolicy
+from serving_gateway.triton.version_state import VersionState
 from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
 from tests.unit.test_release_counts import BODY, IN_SPLIT, MIRROR, RELEASE, SPLIT, counted
 
@@ -145,13 +149,45 @@ async def test_requests_of_the_candidate_s_share_are_answered_by_it_or_count_as_
     assert own > 20
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
 async def test_copies_that_a_candidate_could_not_take_because_it_was_not_ready_are_failures(
-    plane: FakeTritonPlane,
+    plane: FakeTritonPlane, is_restarted: bool
 ) -> None:
-    """As are requests of a split. One that is there only half the time passed every mirror step."""
+    """As are requests of a split. One that was there half the time passed every mirror step.
+
+    Not those of the time in which a Triton that starts again has production READY already.
+    """
     plane.route(MIRROR, release=RELEASE, A=1, B=2)
+    production, candidate = (plane.triton.version("m", version) for version in (1, 2))
     for ready in (True, False) * 5:
-        plane.triton.version("m", 2).ready = ready
+        candidate.ready = ready
+        if ready:
+            candidate.confirmed_at = time.monotonic()
+        elif is_restarted:
+            production.ready_since = time.monotonic()
         await plane.predict(BODY)
-    await eventually(lambda: counted(plane, "0")["candidate"][0] == 10)
-    assert counted(plane, "0") == {"candidate": (10, 5, 5), "reference": (10, 0, 10)}
+    expected = (5, 0, 5) if is_restarted else (10, 5, 5)
+    await eventually(lambda: counted(plane, "0")["candidate"] == expected)
+    assert counted(plane, "0")["reference"] == (10, 0, 10)
+
+
+def test_a_version_is_ready_since_it_last_became_so() -> None:
+    server: Any = SimpleNamespace(
+        is_ready=True, is_hung=False, confirmed_at=1.0, reason=None, server=SimpleNamespace()
+    )
+    server.server.problem = None
+    state, other = VersionState("m", 1, []), VersionState("m", 2, [])
+    state.on_servers, other.confirmed_at = [server], time.monotonic()
+    state.refresh()
+    first = state.ready_since
+    state.refresh()
+    assert state.ready_since == first >= other.confirmed_at
+    assert not other.was_ready_beside(state)
+    other.confirmed_at = time.monotonic()
+    assert other.was_ready_beside(state)
+    server.is_ready = False
+    state.refresh()
+    server.is_ready = True
+    state.refresh()
+    assert state.ready_since > first
+    assert not other.was_ready_beside(state), "it may not have been READY since then"
