@@ -32,7 +32,8 @@ from serving_gateway.errors import (
 from serving_gateway.inference.prediction import Prediction
 from serving_gateway.inference.traffic import B, TrafficPolicy
 from serving_gateway.triton.version_state import VersionState
-from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome
+from tests.support.waiting import eventually
 from tests.unit.test_release_counts import BODY, IN_SPLIT, MIRROR, RELEASE, SPLIT, counted
 
 HALF = Traffic(Strategy.SPLIT, 50.0)
