@@ -106,8 +106,10 @@ _TRITON: Final = _area(
             _LIFECYCLE + "a_candidate_that_was_not_persisted_is_not_back_after_a_restart",
             _LIFECYCLE + "a_broken_candidate_leaves_the_others_serving_and_the_server_ready",
             _LOADING + "a_restarted_triton_serves_exactly_what_served",
+            _LOADING + "a_triton_that_dies_after_a_bad_candidate_serves_exactly_what_served",
         ),
-        missing="bad candidate and restart, 20 times in a row",
+        _pytest("tests/integration/test_serving_loading.py"),
+        "bad_candidates",
     ),
     Case(
         "Triton",
@@ -288,12 +290,16 @@ _REPLICAS: Final = _area(
     Case(
         "Replicas and store",
         "activator killed between READY and commit, and before the acknowledgement",
-        "the change is one compare-and-set; a repeated one changes nothing",
+        "the change is one compare-and-set; a repeated one, asked of the next replica, changes"
+        " nothing",
         (
             _KILLED + "a_run_killed_at_every_asset_and_resumed_does_each_thing_once",
             _CHAIN + "a_retried_switch_changes_nothing",
+            _HERE + "activation.py::test_activation_whose_replica_dies_around_the_commit"
+            "_happens_once",
         ),
-        missing="100 times in a row",
+        _pytest(_HERE + "activation.py"),
+        "activation",
     ),
 )
 

@@ -1,17 +1,24 @@
-"""Where a run kills itself: `kill -9` of its own process, at a point that is named."""
+"""Where a process ends: by `kill -9` of its own, or as its caller wants, at a named point."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import signal
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 When = Literal["before", "during", "after"]
+
+
+def die() -> None:
+    """`kill -9` of this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,8 @@ class KillPoint:
         when, function, call, seconds = text.split()
         return cls(cast(When, when), function, int(call), float(seconds))
 
-    def arm(self) -> None:
-        """Make this process die there."""
+    def arm(self, end: Callable[[], object] = die) -> None:
+        """Have this process end there, by `end`."""
         module, _, path = self.function.partition(":")
         *outer, name = path.split(".")
         owner = functools.reduce(getattr, outer, importlib.import_module(module))
@@ -56,8 +63,15 @@ class KillPoint:
                 threading.Thread(target=original, args=args, kwargs=kwargs, daemon=True).start()
                 time.sleep(self.seconds)
             elif self.when == "after":
-                original(*args, **kwargs)
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise AssertionError("nobody survives this")
+                done = original(*args, **kwargs)
+                if inspect.isawaitable(done):
+                    return _end_after(done, end)
+            end()
+            raise AssertionError("nothing goes on from here")
 
         setattr(owner, name, deadly)
+
+
+async def _end_after(work: Awaitable[Any], end: Callable[[], object]) -> None:
+    await work
+    end()

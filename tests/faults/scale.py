@@ -20,7 +20,8 @@ def scale(quick: _T, long: _T) -> _T:
 
 
 def report(case: str, **figures: Any) -> None:
-    """Keep the figures that a case has seen, where they are collected."""
-    folder = os.environ.get(FIGURES)
-    if folder:
-        Path(folder, f"{case}.json").write_text(json.dumps(figures), encoding="utf-8")
+    """Keep the figures that a case has seen, beside those of its other tests."""
+    if folder := os.environ.get(FIGURES):
+        path = Path(folder, f"{case}.json")
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps(known | figures), encoding="utf-8")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +15,18 @@ from platform_assets.export.records import PackagedVersion
 from platform_assets.export.triton_config import (
     ServingOptions,
     from_text,
+    load_override,
     served_versions,
     to_text,
+    with_versions,
 )
 from platform_assets.resources import atomic_files
 from platform_assets.resources.triton import TritonUnreachable
 from platform_assets.serving.loading import retire
 from platform_assets.serving.reconcile import observed_drift
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.support.servers import loaded_config, run_triton
+from tests.faults.scale import report, scale
+from tests.support.servers import loaded_config, run_triton, wait_until
 from tests.support.serving import Serving
 
 
@@ -99,6 +105,67 @@ def test_a_load_that_triton_refuses_leaves_everything_as_it_was(serving: Serving
     assert serving.ready == (1,)
     assert serving.answer(1) == 1
     assert serving.repository.persisted_config(DEFAULT_MODEL) == config
+
+
+def _is_damaged(serving: Serving, version: int) -> None:
+    packaged = serving.package(version)
+    path = serving.repository.path(DEFAULT_MODEL, version) / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert not serving.load(packaged).ready
+
+
+def _is_no_graph(serving: Serving, version: int) -> None:
+    # Its digest is right, so Triton is the first to notice.
+    state = serving.load(serving.package(version, graph=b"no graph, as it was registered"))
+    assert not state.ready
+    assert "not loaded" not in state.reason, "Triton itself was asked"
+
+
+def _wants_a_gpu(serving: Serving, version: int) -> None:
+    packaged = serving.package(version)
+    wrong = from_text(packaged.config_text)
+    wrong.instance_group[0].kind = type(wrong.instance_group[0]).KIND_GPU
+    assert not serving.load(replace(packaged, config_text=to_text(wrong))).ready
+
+
+def _loses_its_publisher(serving: Serving, version: int) -> None:
+    config = from_text(serving.package(version).config_text)
+    override = load_override(with_versions(config, [*serving.ready, version]))
+    serving.triton.load(DEFAULT_MODEL, override)
+    serving.triton.wait_until_ready(DEFAULT_MODEL, version)
+
+
+def _loses_triton(serving: Serving, version: int) -> None:
+    packaged, said = serving.package(version), len(serving.lines)
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(serving.load, packaged)
+        wait_until(lambda: len(serving.lines) > said, 20, "the load is asked for")
+        serving.running.kill()
+        with pytest.raises(TritonUnreachable):
+            loading.result()
+
+
+BAD = (_is_no_graph, _loses_its_publisher, _loses_triton, _is_damaged, _wants_a_gpu)
+
+
+def test_a_triton_that_dies_after_a_bad_candidate_serves_exactly_what_served(
+    serving: Serving,
+) -> None:
+    for version in (1, 2):
+        serving.load(serving.package(version))
+    config, rounds, took = serving.repository.persisted_config(DEFAULT_MODEL), scale(1, 20), []
+    for number in range(rounds):
+        BAD[number % len(BAD)](serving, number + 3)
+        if serving.running.process.running:
+            serving.running.kill()
+        began = time.monotonic()
+        serving.running.restart()
+        took.append(time.monotonic() - began)
+        assert serving.ready == (1, 2), BAD[number % len(BAD)]
+        assert (serving.answer(1), serving.answer(2)) == (1, 2)
+        assert serving.repository.persisted_config(DEFAULT_MODEL) == config
+    assert serving.load(serving.package(rounds + 3)).ready_versions == (1, 2, rounds + 3)
+    report("bad_candidates", restarts=rounds, serving_again_seconds_at_most=round(max(took), 1))
 
 
 def test_a_broken_neighbour_does_not_keep_a_good_candidate_out(serving: Serving) -> None:

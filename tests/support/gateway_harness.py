@@ -84,9 +84,17 @@ class RunningGateway:
 
 @contextlib.contextmanager
 def run_gateway(
-    state_dir: Path, triton_url: str, *, env: Mapping[str, str] | None = None, name: str = "gateway"
+    state_dir: Path,
+    triton_url: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    name: str = "gateway",
+    program: Sequence[str] = ("serving_gateway",),
 ) -> Iterator[RunningGateway]:
-    """Run a gateway on a free port; `env` is added to its environment."""
+    """Run a gateway on a free port; `env` is added to its environment.
+
+    `program` is the module that is one, with its arguments.
+    """
     port = free_port()
     url = f"http://{LOOPBACK}:{port}"
     environ = {
@@ -97,7 +105,7 @@ def run_gateway(
     }
     with (
         run_process(
-            [sys.executable, "-m", "serving_gateway"],
+            [sys.executable, "-m", *program],
             ready=lambda: answers_ok(f"{url}/health"),
             log=state_dir / "logs" / f"{name}.log",
             timeout_s=30,

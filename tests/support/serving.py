@@ -36,11 +36,15 @@ class Serving:
             control_key=running.control_key,
         )
         self.repository = ModelRepository(root=str(running.repository))
+        self.lines: list[str] = []
+        """What loads have said."""
 
-    def package(self, version: int, options: ServingOptions | None = None) -> PackagedVersion:
-        """Write the directory of a version that is a telltale."""
-        graph = telltale(version)
-        summary = inspect_graph(graph)
+    def package(
+        self, version: int, options: ServingOptions | None = None, graph: bytes | None = None
+    ) -> PackagedVersion:
+        """Write the directory of a version: `graph` in it, or a telltale when none is given."""
+        summary = inspect_graph(telltale(version))
+        graph = telltale(version) if graph is None else graph
         digest = sha256(graph)
         self.repository.package(
             graph, Provenance(DEFAULT_MODEL, version, f"run-{version}", digest, "f", "test")
@@ -57,7 +61,7 @@ class Serving:
             triton=self.triton,
             repository=self.repository,
             timeout_s=timeout_s,
-            log=lambda line: None,
+            log=self.lines.append,
         )
 
     def answer(self, version: int) -> int:
