@@ -362,9 +362,15 @@ _DAGSTER: Final = _area(
     ),
     Case(
         "Dagster",
-        "daemon down for minutes, cancellation during publishing",
+        "daemon down for minutes",
         "",
-        missing="no test stops the daemon for minutes or cancels a run while it publishes",
+        missing="no test stops the daemon for minutes",
+    ),
+    Case(
+        "Dagster",
+        "cancellation during publishing",
+        "a version is staged and renamed; a turn ends with its run",
+        (_KILLED + "a_run_canceled_while_it_publishes_or_switches_leaves_nothing_half_done",),
     ),
 )
 

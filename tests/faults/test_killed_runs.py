@@ -1,4 +1,4 @@
-"""`kill -9` of runs: what is done is done once, and what serves goes on."""
+"""`kill -9` of runs, and their cancellation: what is done is done once, and what serves goes on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import dagster as dg
 import pytest
 
 from platform_assets.serving.ledger import PROMOTION, ROLLBACK
+from platform_assets.serving.turns import CHANGE, LEASE, busy_models
 from tests.faults.killing import KillPoint, When
 from tests.faults.runs import SPEC
 from tests.faults.world import KILLED, NAME, World, run_world
@@ -81,6 +83,19 @@ UNREPORTED: Final = (
 """The work is done, and not yet reported to Dagster."""
 
 
+CANCELED: Final = (
+    kill(
+        "triton_model_entry",
+        "before",
+        "platform_assets.resources.atomic_files:write_new",
+        call=2,
+    ),
+    kill("gateway_reload", "before", "platform_assets.resources.gateway:GatewayResource.reload"),
+    kill("gateway_reload", "before", "platform_assets.serving.reload_asset:wait_for_replicas"),
+)
+"""A version half written, one that is READY with its gates passed, one that is switched to."""
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with run_world(tmp_path_factory.mktemp("faults")) as world:
@@ -131,6 +146,39 @@ def test_a_run_killed_at_every_asset_and_resumed_does_each_thing_once(
     *former, status = world.status_tags()
     assert status.startswith("in production since")
     assert all(one.startswith("was in production") for one in former)
+
+
+def test_a_run_canceled_while_it_publishes_or_switches_leaves_nothing_half_done(
+    world: World,
+) -> None:
+    before, version = world.kept(), len(world.registered()) + 1
+    left = world.leftovers()
+    world.change_source()
+    parent = None
+    for one in CANCELED:
+        assert world.run(parent=parent, point=one.point, is_canceled=True) == 1, world.log()
+        run = world.newest_run()
+        assert run.status is dg.DagsterRunStatus.CANCELED, world.log()
+        assert world.failed_steps() == {f"{SPEC.model_name}__{one.step}"}
+        assert busy_models(world.instance, CHANGE, LEASE) == set(), "its turns ended with it"
+        assert world.leftovers() == left
+        packaged = () if one is CANCELED[0] else (version,)
+        assert world.repository.versions(NAME) == (*before.packaged, *packaged)
+        assert world.repository.broken(NAME, packaged) == {}
+        production = version if one is CANCELED[-1] else before.production
+        assert world.production() == production
+        assert production is None or world.answering_version() == production
+        parent = run.run_id
+
+    assert world.run(parent=parent) == 0, world.log()
+
+    kept = world.kept()
+    assert kept.registered == (*before.registered, version)
+    assert kept.packaged == (*before.packaged, version)
+    assert kept.production == world.answering_version() == version
+    assert kept.policy == world.ready()
+    assert kept.ledger == ((version, before.production, before.generation + 1), *before.ledger)
+    assert world.chained() == [(one.version, one.generation) for one in world.ledger()[::-1]]
 
 
 def test_a_resumed_run_does_not_pass_a_gate_that_failed(world: World) -> None:

@@ -83,16 +83,19 @@ class World:
         *,
         parent: str | None = None,
         point: KillPoint | None = None,
+        is_canceled: bool = False,
         config: dict[str, Any] | None = None,
     ) -> int:
         """Execute a run as a process of its own; its exit code, -9 when it was killed.
 
-        A run whose process died is reported as failed, as the platform does it.
+        A run whose process died is reported as failed, as the platform does it. With
+        `is_canceled` it does not die at `point`, but Dagster cancels it there.
         """
         order = {
             "job": job,
             "parent": parent,
             "point": None if point is None else str(point),
+            "is_canceled": is_canceled,
             "log": str(self.home / "runs.log"),
             "config": config,
             "environ": self.environ,
@@ -153,6 +156,11 @@ class World:
         begun = [event.step_key for event in self._events(run_id, DagsterEventType.STEP_START)]
         (step,) = (one for one in begun if one not in ended)
         return str(step)
+
+    def failed_steps(self) -> set[str | None]:
+        """The steps of the newest run that failed."""
+        failures = self._events(self.newest_run().run_id, DagsterEventType.STEP_FAILURE)
+        return {event.step_key for event in failures}
 
     def _events(self, run_id: str, *kinds: DagsterEventType) -> Sequence[dg.EventLogEntry]:
         return self.instance.all_logs(run_id, of_type=set(kinds))

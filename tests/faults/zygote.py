@@ -29,7 +29,11 @@ def _fork(order: dict[str, Any]) -> int:
             os.environ.update(order["environ"])
             point = order["point"] and KillPoint.parse(order["point"])
             code = execute(
-                order["job"], parent=order["parent"], point=point, config=order["config"]
+                order["job"],
+                parent=order["parent"],
+                point=point,
+                is_canceled=order["is_canceled"],
+                config=order["config"],
             )
         finally:
             os._exit(code)
