@@ -52,8 +52,9 @@ def _rewrite(config_file: Path, broken: frozenset[int]) -> None:
 def fail_abandoned_runs() -> list[str]:
     """Report every unfinished run of this Dagster instance as failed; return their ids.
 
-    Run workers are children of the daemon and never outlive it, so what stands as started when
-    a daemon starts has no process any more. Left alone it would hold its turn for ever.
+    Run workers are children of the code server and never outlive it, so what stands as started
+    when it starts has no process any more. Left alone it would hold its turn for ever. The daemon
+    may end and come back meanwhile: runs go on without it.
     """
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
