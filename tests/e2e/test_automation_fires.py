@@ -7,44 +7,34 @@ the clock and takes in what another team registered. `serving_drift` is in `test
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
 
 import dagster as dg
 import httpx
 import numpy as np
 import pytest
 
-from platform_assets.components.model_file import read_model
 from platform_assets.intervals import SENSOR_SECONDS
-from platform_assets.local_stack.chain import LOCATION, REPOSITORY, reload_definitions
-from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
+from platform_assets.local_stack.chain import reload_definitions
+from platform_assets.local_stack.settings import ROOT, stack_settings
 from platform_assets.local_stack.stack import Stack
 from platform_assets.maintenance.job import SCHEDULE_VARIABLE
-from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.automation import REPORT_TAG
-from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource
+from platform_assets.resources.mlflow import PRODUCTION_ALIAS
 from platform_assets.resources.webhook import URL_VARIABLE
 from platform_assets.serving.ledger import MANUAL, read_ledger
 from platform_assets.serving.promotion import GATES
-from tests.support.servers import LOOPBACK, free_port
+from tests.support.machine import Machine, Receiver, selector, wait_for
+from tests.support.servers import free_port
 from tests.support.third_party import malicious_pickle, register_files, third_party_graph
 
 pytestmark = pytest.mark.timeout(600)
 
-T = TypeVar("T")
-
-RUN_DEADLINE_S = 240
-"""A run may wait for its minute, for its turn and for a busy machine."""
 FILE = """
 type: platform_assets.components.TabularModel
 attributes:
@@ -79,196 +69,6 @@ SEEN_TO_FIRE = {
 }
 SAME_AS_ANOTHER = {"timed_new_data", "quick_registry", "timed_quality_schedule"}
 SHIPPED = ("best_model_", "cars_", "fraud_", "seattle_weather_")
-
-
-class Receiver:
-    """A webhook of one's own: what was posted to it, in order."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        texts = self.texts
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                texts.append(json.loads(body)["text"])
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        self.url = f"http://{LOOPBACK}:{self.server.server_port}/hook"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@dataclass(slots=True)
-class Machine:
-    """A running stack, and what a person can do to it."""
-
-    settings: StackSettings
-    models: Path
-    receiver: Receiver
-    dagster: dg.DagsterInstance
-    token: str
-    client: httpx.Client
-    drifted: threading.Event = field(default_factory=threading.Event)
-    over: threading.Event = field(default_factory=threading.Event)
-    unwanted: set[str] = field(default_factory=set)
-    """Schedules that have fired: one that asks for more is stopped."""
-
-    def spec(self, name: str) -> ModelSpec:
-        return read_model(self.models / name / "defs.yaml")
-
-    @property
-    def mlflow(self) -> MlflowResource:
-        return MlflowResource(tracking_uri=self.settings.mlflow_url)
-
-    def graphql(self, query: str, **variables: Any) -> Any:
-        answer = self.client.post(
-            f"{self.settings.dagster_url}/graphql", json={"query": query, "variables": variables}
-        ).json()
-        assert "errors" not in answer, answer
-        return answer["data"]
-
-    def start_sensor(self, name: str) -> None:
-        query = """mutation($s: SensorSelector!) {startSensor(sensorSelector: $s) {__typename}}"""
-        said = self.graphql(query, s=selector(sensorName=name))["startSensor"]
-        assert said["__typename"] == "Sensor", said
-
-    def start_schedule(self, name: str) -> None:
-        query = """mutation($s: ScheduleSelector!) {
-            startSchedule(scheduleSelector: $s) {__typename}}"""
-        said = self.graphql(query, s=selector(scheduleName=name))["startSchedule"]
-        assert said["__typename"] == "ScheduleStateResult", said
-
-    def stop_schedule(self, name: str) -> None:
-        query = """query($s: ScheduleSelector!) {scheduleOrError(scheduleSelector: $s) {
-            ... on Schedule {scheduleState {id status}}}}"""
-        found = self.graphql(query, s=selector(scheduleName=name))["scheduleOrError"]
-        if found["scheduleState"]["status"] == "RUNNING":
-            query = """mutation($id: String!) {stopRunningSchedule(id: $id) {__typename}}"""
-            said = self.graphql(query, id=found["scheduleState"]["id"])["stopRunningSchedule"]
-            assert said["__typename"] == "ScheduleStateResult", said
-
-    def would_request(self, schedule: str, at: datetime) -> list[dict[str, Any]]:
-        """The runs that Dagster would launch for a schedule at that time."""
-        query = """mutation($s: ScheduleSelector!, $at: Float) {
-            scheduleDryRun(selectorData: $s, timestamp: $at) {... on DryRunInstigationTick {
-            evaluationResult {error {message} runRequests {tags {key value}}}}}}"""
-        data = self.graphql(query, s=selector(scheduleName=schedule), at=at.timestamp())
-        found = data["scheduleDryRun"]["evaluationResult"]
-        assert found["error"] is None, found
-        requests: list[dict[str, Any]] = found["runRequests"]
-        return requests
-
-    def looks(self, sensor: str) -> list[dict[str, Any]]:
-        """Finished looks of a sensor, newest first."""
-        query = """query($s: SensorSelector!) {sensorOrError(sensorSelector: $s) {... on Sensor {
-            sensorState {ticks(limit: 50) {status timestamp endTimestamp runIds skipReason}}}}}"""
-        found = self.graphql(query, s=selector(sensorName=sensor))["sensorOrError"]
-        ticks: list[dict[str, Any]] = found["sensorState"]["ticks"]
-        assert [tick for tick in ticks if tick["status"] == "FAILURE"] == []
-        return [tick for tick in ticks if tick["endTimestamp"]]
-
-    def runs(self, **tags: str) -> list[dg.DagsterRun]:
-        """Runs with these tags (`__` for `/` in their names), newest first."""
-        named = {name.replace("__", "/"): value for name, value in tags.items()}
-        return list(self.dagster.get_runs(dg.RunsFilter(tags=named)))
-
-    def ended(self, **tags: str) -> dg.DagsterRun:
-        """Wait for a run with these tags, and for its end."""
-
-        def over() -> dg.DagsterRun | None:
-            return next((run for run in reversed(self.runs(**tags)) if run.is_finished), None)
-
-        return wait_for(over, f"the end of a run with {tags}")
-
-    def settled(self, model: str) -> int:
-        """Wait until no run of a model is left; return the version in production."""
-
-        def over() -> bool:
-            return all(run.is_finished for run in self.runs(serving__model=model))
-
-        wait_for(over, f"the end of all runs of {model}")
-        found = self.production(model)
-        assert found is not None
-        return found
-
-    def launch(self, assets: list[list[str]], checks: list[tuple[list[str], str]]) -> None:
-        """Launch exactly these assets and checks, and wait for the run to succeed."""
-        query = """mutation($p: ExecutionParams!) {launchRun(executionParams: $p) {
-            __typename ... on LaunchRunSuccess {run {runId}}}}"""
-        chosen = {
-            "repositoryLocationName": LOCATION,
-            "repositoryName": REPOSITORY,
-            "pipelineName": "__ASSET_JOB",
-            "assetSelection": [{"path": path} for path in assets],
-            "assetCheckSelection": [
-                {"assetKey": {"path": path}, "name": name} for path, name in checks
-            ],
-        }
-        said = self.graphql(query, p={"selector": chosen, "mode": "default"})["launchRun"]
-        run_id = said["run"]["runId"]
-
-        def over() -> dg.DagsterRun | None:
-            found = self.dagster.get_run_by_id(run_id)
-            return found if found is not None and found.is_finished else None
-
-        assert wait_for(over, "the end of a run").is_success
-
-    def call(self, method: str, model: str, path: str, **options: Any) -> Any:
-        answer = self.client.request(
-            method,
-            f"{self.settings.gateway_url}/models/{model}{path}",
-            headers={"authorization": f"Bearer {self.token}"},
-            **options,
-        )
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def production(self, model: str) -> int | None:
-        """Version that answers; None where none does."""
-        answer = self.client.post(
-            f"{self.settings.gateway_url}/models/{model}/predict", json={"data": [[0.0, 0.0]]}
-        )
-        return int(answer.json()["version"]) if answer.status_code == 200 else None
-
-    def notified(self, *words: str) -> Callable[[], bool]:
-        """Whether one message holds all these words."""
-        return lambda: any(
-            all(word in text for word in words) for text in list(self.receiver.texts)
-        )
-
-    def beside(self) -> None:
-        """What goes on all the time: rows as no training set has them, until that is noticed."""
-        rng = np.random.default_rng(7)
-        for turn in itertools.count():
-            if self.over.wait(0.5):
-                return
-            if not self.drifted.is_set():
-                rows = rng.normal(6, 1, (60, 2)).round(3).tolist()
-                url = f"{self.settings.gateway_url}/models/quick/predict"
-                self.client.post(url, json={"data": rows})
-            # Again and again: a scheduler that is in the midst of a tick overwrites a stop.
-            for name in set(self.unwanted) if turn % 4 == 0 else ():
-                self.stop_schedule(name)
-
-
-def wait_for(found: Callable[[], T | None], what: str) -> T:
-    """Return what `found` finds, asked a few times a second, and less often as time passes."""
-    began = time.monotonic()
-    while not (result := found()):
-        waited = time.monotonic() - began
-        if waited > RUN_DEADLINE_S:
-            raise TimeoutError(f"not within {RUN_DEADLINE_S} s: {what}")
-        time.sleep(min(max(waited / 20, 0.3), 1))
-    return result
-
-
-def selector(**name: str) -> dict[str, str]:
-    return {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, **name}
 
 
 def write_model(folder: Path, automation: str, seed: int) -> None:
@@ -309,7 +109,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
         ):
             token = (settings.state_dir / "secrets" / "gateway-control-token").read_text()
-            made = Machine(settings, home / "models", receiver, instance, token, client)
+            made = Machine(settings, home / "models", receiver, instance, token, client, stack)
             made.start_sensor("default_automation_condition_sensor")
             beside = threading.Thread(target=made.beside)
             beside.start()
