@@ -60,15 +60,17 @@ def versions_to_keep(
     routed: Collection[int],
     ready: Collection[int],
     retention: int,
+    waiting: Collection[int] = (),
 ) -> tuple[int, ...]:
     """Versions that stay READY after a switch; nothing can stay that is not `ready` now.
 
     `retention` counts production and the versions that A routed to before (`previous`, newest
-    first), so that a rollback is instant. What any variant of any gateway routes to (`routed`)
-    stays in any case, and does not count.
+    first), so that a rollback is instant. What any variant of any gateway routes to (`routed`),
+    and what was loaded meanwhile and is released next (`waiting`), stays in any case, and does
+    not count.
     """
     line = [version for version in dict.fromkeys((production, *previous)) if version in ready]
-    return tuple(sorted({*line[:retention], *(set(routed) & set(ready))}))
+    return tuple(sorted({*line[:retention], *({*routed, *waiting} & set(ready))}))
 
 
 def versions_to_delete(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -131,6 +131,7 @@ def retire_surplus(
     production: int,
     *,
     retention: int,
+    waiting: Collection[int],
     ledger: Sequence[Entry],
     gateway: GatewayResource,
     triton: TritonResource,
@@ -139,8 +140,9 @@ def retire_surplus(
 ) -> Metadata:
     """Unload what is beyond retention, delete what is beyond `keep_versions`.
 
-    Returns metadata that says which versions were kept, retired and deleted. A failure in here
-    leaves more than was wanted, never less.
+    `waiting` was loaded since, and stays for its release. Returns metadata that says which
+    versions were kept, retired and deleted. A failure in here leaves more than was wanted, never
+    less.
     """
     name = spec.model_name
     try:
@@ -158,6 +160,7 @@ def retire_surplus(
             # Anywhere: a server that is behind for a moment takes nothing from the others.
             ready=triton.ready_anywhere(name),
             retention=retention,
+            waiting=waiting,
         )
         retired = retire(name, keep, triton=triton, repository=repository)
         doomed = versions_to_delete(

@@ -18,6 +18,7 @@ from platform_assets.serving.ledger import (
     switch_reason,
 )
 from platform_assets.serving.ledger_entries import enter_switch, head_tags
+from platform_assets.serving.loads import newest_load
 from platform_assets.serving.promotion import (
     NO_REGRESSION,
     delete_unread_views,
@@ -103,10 +104,13 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 spec, switch, model_repository, by="", dagster_run=run_id, gates=gates
             )
             entered = enter_switch(spec, content, ledger, instance)
+            newest = newest_load(instance, spec)
             retirement = retire_surplus(
                 spec,
                 state.version,
                 retention=config.retention,
+                # A release goes on for longer than a training that loads the next version.
+                waiting=() if newest is None else (newest.state.version,),
                 ledger=read_ledger(instance, spec),
                 gateway=gateway,
                 triton=triton,

@@ -45,6 +45,13 @@ def test_what_b_routes_to_takes_no_place_of_the_version_to_roll_back_to() -> Non
     assert kept == (1, 2, 3)
 
 
+def test_what_was_loaded_during_a_release_stays_for_its_own() -> None:
+    kept = versions_to_keep(
+        production=3, previous=[2], routed=[3], ready=[1, 2, 3, 4], retention=2, waiting=[4]
+    )
+    assert kept == (2, 3, 4)
+
+
 def test_a_version_that_is_not_ready_cannot_be_kept() -> None:
     kept = versions_to_keep(production=5, previous=[4, 3], routed=[5], ready=[3, 5], retention=2)
     assert kept == (3, 5)
