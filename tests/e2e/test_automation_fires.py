@@ -1,4 +1,4 @@
-"""Every sensor and every schedule, seen to fire in a running daemon.
+"""Every sensor and every schedule, seen to fire in a running daemon, and after it was down.
 
 Two small models share one stack: what happens to one runs beside what happens to the other.
 `quick` trains on new data, drifts, is switched by hand and by Dagster itself; `timed` trains by
@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from platform_assets.resources.mlflow import PRODUCTION_ALIAS
 from platform_assets.resources.webhook import URL_VARIABLE
 from platform_assets.serving.ledger import MANUAL, read_ledger
 from platform_assets.serving.promotion import GATES
+from tests.faults.daemon_drill import DOWN, Drill, Place
+from tests.faults.scale import report, scale
+from tests.support.load import SteadyClient
 from tests.support.machine import Machine, Receiver, selector, wait_for
 from tests.support.servers import free_port
 from tests.support.third_party import malicious_pickle, register_files, third_party_graph
@@ -66,6 +70,7 @@ SEEN_TO_FIRE = {
     "serving_drift",
     "maintenance_schedule",
     "quick_quality_schedule",
+    "release_pilot",
 }
 SAME_AS_ANOTHER = {"timed_new_data", "quick_registry", "timed_quality_schedule"}
 SHIPPED = ("best_model_", "cars_", "fraud_", "seattle_weather_")
@@ -237,6 +242,44 @@ def test_each_morning_measures_the_quality_of_the_day_before(machine: Machine) -
     tags = {one["key"]: one["value"] for one in request["tags"]}
     yesterday = (morning - timedelta(days=1)).date().isoformat()
     assert tags["dagster/partition"] == yesterday
+
+
+@pytest.mark.timeout(scale(600, 3600))
+@pytest.mark.parametrize(("place", "seconds"), DOWN)
+def test_what_came_due_while_the_daemon_was_down_is_done_once(
+    machine: Machine, place: Place, seconds: float
+) -> None:
+    drill, url = Drill(machine), machine.settings.gateway_url
+    drill.prepare()
+    row = {"data": [[0.0, 0.0]]}
+    client = SteadyClient(url, "/models/quick/predict", row, per_second=20, clients=100)
+    with client.asking(), ThreadPoolExecutor() as pool:
+        release, version = drill.begin_release()
+        drill.reach(place)
+        with machine.without_daemon():
+            assert drill.place() == place, "it was in that step when the daemon died"
+            before = drill.books()
+            drill.change_rows()
+            rollback = pool.submit(drill.run, "timed_rollback")
+            began = time.monotonic()
+            wait_for(lambda: time.monotonic() > began + seconds, "the daemon is down for long")
+            assert (drill.place(), drill.books()) == (place, before)
+            if place is Place.WAITING:
+                drill.approve()
+        assert rollback.result().succeeded
+        drill.complete(release)
+        after = drill.books()
+    assert client.failures == []
+    assert after.new_data_runs == before.new_data_runs + 1
+    assert after.registered == before.registered + 1
+    assert after.rollbacks == before.rollbacks + 1
+    is_switched = place is Place.WATCHING
+    assert after.promotions[version] == before.promotions[version] + (not is_switched)
+    assert max(drill.served("quick")) > version, "what was trained meanwhile waits for its release"
+    acts = drill.acts(release)
+    assert acts[-2:] == ["watching", "completed"]
+    assert len(set(acts)) == len(acts), "each act is entered once"
+    report("daemon", **{str(place): {"down_seconds": seconds, "requests": len(client.answers)}})
 
 
 def test_none_was_left_out(machine: Machine) -> None:

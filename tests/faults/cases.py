@@ -22,6 +22,7 @@ _SIGNALS: Final = _HERE + "triton_signals.py::test_"
 _OVERLOAD: Final = (
     _HERE + "overload.py::test_overload_is_shed_at_once_and_what_is_accepted_is_answered_in_time"
 )
+_FIRES: Final = "tests/e2e/test_automation_fires.py::test_"
 _KILLED: Final = _HERE + "killed_runs.py::test_"
 
 
@@ -363,8 +364,10 @@ _DAGSTER: Final = _area(
     Case(
         "Dagster",
         "daemon down for minutes",
-        "",
-        missing="no test stops the daemon for minutes",
+        "run keys, cursors and queued runs are stored; a release is part of the routing record",
+        (_FIRES + "what_came_due_while_the_daemon_was_down_is_done_once",),
+        _pytest("tests/e2e/test_automation_fires.py"),
+        "daemon",
     ),
     Case(
         "Dagster",
@@ -488,6 +491,7 @@ _RELEASES: Final = _area(
             _RELEASED + "stop_without_the_store_puts_all_clients_on_a_and_is_written_later",
             _RELEASED + "what_a_killed_replica_had_counted_is_not_lost",
             _RELEASED + "a_clock_that_jumps_ends_no_step_too_early_and_no_release",
+            _FIRES + "what_came_due_while_the_daemon_was_down_is_done_once",
         ),
         _pytest(_HERE + "releases.py"),
         "releases",

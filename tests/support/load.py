@@ -247,6 +247,8 @@ class SteadyClient:
     path: str = "/predict"
     body: dict[str, Any] = field(default_factory=lambda: {"data": [ROW], "client_id": "a client"})
     per_second: int = 50
+    clients: int = 1
+    """In whose names it asks, in turn; one asks in that of `body`."""
     answers: list[tuple[float, int]] = field(default_factory=list)
     """When each answer came (monotonic seconds), and by which version."""
     failures: list[str] = field(default_factory=list)
@@ -263,9 +265,14 @@ class SteadyClient:
 
         def ask() -> None:
             with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as client:
-                while not over.wait(1 / self.per_second):
+                for number in itertools.count():
+                    if over.wait(1 / self.per_second):
+                        break
+                    body = self.body
+                    if self.clients > 1:
+                        body = {**body, "client_id": f"client {number % self.clients}"}
                     try:
-                        answer = client.post(self.path, json=self.body)
+                        answer = client.post(self.path, json=body)
                         answer.raise_for_status()
                         self.answers.append((time.monotonic(), answer.json()["version"]))
                     except httpx.HTTPError as error:
