@@ -88,7 +88,9 @@ class Drill:
         text = _RELEASE.replace("STEPS", steps).replace("WATCH", watch)
         with file.open("a") as opened:
             opened.write(text.replace("APPROVAL", approval))
-        reload_definitions(self.machine.settings.dagster_url)
+        # The daemon looks for new definitions once a minute, and when it starts.
+        with self.machine.without_daemon():
+            reload_definitions(self.machine.settings.dagster_url)
 
     def run(self, job: str) -> ChainResult:
         """Launch a job and follow its run to the end."""
