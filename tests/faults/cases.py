@@ -488,7 +488,7 @@ _RELEASES: Final = _area(
         "the release is part of the routing record; the pilot and the replicas go on from it",
         (
             _RELEASED + "release_survives_what_dies_in_any_step",
-            _RELEASED + "stop_without_the_store_puts_all_clients_on_a_and_is_written_later",
+            _RELEASED + "stop_without_the_store_is_in_effect_at_once_and_written_later",
             _RELEASED + "what_a_killed_replica_had_counted_is_not_lost",
             _RELEASED + "a_clock_that_jumps_ends_no_step_too_early_and_no_release",
             _FIRES + "what_came_due_while_the_daemon_was_down_is_done_once",
