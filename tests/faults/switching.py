@@ -1,4 +1,4 @@
-"""Four replicas on Redis, switched and killed while clients write down what they see."""
+"""Four replicas on Redis, switched, killed and cut off while clients write down what they see."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -15,12 +16,15 @@ from urllib.parse import urlsplit
 from tests.faults.histories import Visit
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.support.load import Reign
+from tests.support.partitions import PartitionedRedis
 from tests.support.servers import RunningRedis, RunningTriton
 
 REPLICAS: Final = 4
 CLIENTS_OF_EACH: Final = 2
 EVERY_SECONDS: Final = 0.06
 """From one switch to the next."""
+MISSED: Final = 5
+"""Switches of the others that a replica misses while it is cut off."""
 _PAUSE_SECONDS: Final = 0.006
 _FOLLOW_SECONDS: Final = 20.0
 _TOKEN: Final = "a-token-of-the-histories"
@@ -28,16 +32,65 @@ _CONTROL: Final = {"authorization": f"Bearer {_TOKEN}"}
 
 
 @dataclass(slots=True)
+class Partition:
+    """A time in which one replica could not reach the store; times are monotonic seconds."""
+
+    replica: int
+    began: float
+    held: int
+    """The generation that it had."""
+    ended: float = float("inf")
+    missed: int = 0
+    """Switches of the others meanwhile."""
+    answers: int = 0
+    """Requests that it answered meanwhile."""
+    problems: list[str] = field(default_factory=list)
+    """What it did otherwise than a replica without its store has to."""
+
+    def concerns(self, replica: int, since: float, until: float) -> bool:
+        """Whether this replica was cut off at some moment between these."""
+        return self.replica == replica and self.began <= until and since <= self.ended
+
+
+@dataclass(slots=True)
+class WatchedReign(Reign):
+    """Also when each replica left it."""
+
+    left: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Seen:
     """All that the clients saw, and what was effective."""
 
     visits: list[Visit] = field(default_factory=list)
-    reigns: dict[int, Reign] = field(default_factory=dict)
+    reigns: dict[int, WatchedReign] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     """Answers of live replicas that were no success."""
     behind: int = 0
     """Requests that asked for a generation which the replica did not have yet."""
     kills: int = 0
+    by_replica: dict[int, list[Visit]] = field(default_factory=lambda: defaultdict(list))
+    partitions: list[Partition] = field(default_factory=list)
+
+    def reigns_of(self, replica: int) -> dict[int, Reign]:
+        """The generations as this replica may answer by them.
+
+        One that was cut off from the store goes on with what it had; no other may wait for it.
+        """
+        found: dict[int, Reign] = {}
+        for generation, reign in self.reigns.items():
+            if (after := self.reigns.get(generation + 1)) is None:
+                found[generation] = reign
+                continue
+            is_late = {
+                one: any(cut.concerns(one, after.began, left) for cut in self.partitions)
+                for one, left in reign.left.items()
+            }
+            in_time = [left for one, left in reign.left.items() if not is_late[one]]
+            ended = reign.left[replica] if is_late[replica] else max(in_time)
+            found[generation] = Reign(reign.version, reign.began, ended)
+        return found
 
     def summary(self) -> dict[str, Any]:
         """The figures of the long form."""
@@ -48,6 +101,9 @@ class Seen:
             "longest_answer_ms": round(max(waits) * 1e3, 1),
             "switches": len(self.reigns) - 1,
             "kills": self.kills,
+            "partitions": len(self.partitions),
+            "answers_while_cut_off": sum(one.answers for one in self.partitions),
+            "switches_missed": sum(one.missed for one in self.partitions),
             "refused_as_behind": self.behind,
         }
 
@@ -105,14 +161,20 @@ class Trial:
     seen: Seen = field(default_factory=Seen)
     down: set[int] = field(default_factory=set)
     """Replicas that are killed and not ready again."""
+    redis: PartitionedRedis | None = None
+    cut: set[int] = field(default_factory=set)
+    """Replicas that do not reach the store, or have not followed since."""
     moments: list[list[tuple[float, int]]] = field(default_factory=list)
     """By replica: when it was seen to have reached which generation."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    switched: asyncio.Event = field(default_factory=asyncio.Event)
+    """All switches are made."""
 
-    async def run(self, switches: int, kills: int) -> Seen:
+    async def run(self, switches: int, kills: int, partitions: int = 0) -> Seen:
         """Make all switches while clients ask."""
         self.moments = [[] for _ in self.replicas]
-        self.seen.reigns[1] = Reign(1, time.monotonic())
+        self.seen.reigns[1] = WatchedReign(1, time.monotonic())
         async with asyncio.TaskGroup() as tasks:
             for number in range(REPLICAS):
                 tasks.create_task(self._observe(number))
@@ -120,38 +182,107 @@ class Trial:
                     tasks.create_task(self._stay(number, f"client {number}.{client}"))
             tasks.create_task(self._wander())
             try:
-                await self._switch(switches, kills, tasks)
+                await self._switch(
+                    switches, _spread(kills, switches), _spread(partitions, switches, 0.5), tasks
+                )
+                self.switched.set()
                 async with asyncio.timeout(_FOLLOW_SECONDS):
                     # What ends is a process.
-                    while self.down or not self._have_followed(switches + 1):  # noqa: ASYNC110
+                    while self.down or self.cut or not self._have_followed(switches + 1):  # noqa: ASYNC110
                         await asyncio.sleep(_PAUSE_SECONDS)
             finally:
                 self.over.set()
         for generation in range(1, switches + 1):
-            left = [next(at for at, one in all_of if one > generation) for all_of in self.moments]
-            self.seen.reigns[generation].ended = max(left)
+            left = {
+                number: next(at for at, one in all_of if one > generation)
+                for number, all_of in enumerate(self.moments)
+            }
+            self.seen.reigns[generation].left = left
+            self.seen.reigns[generation].ended = max(left.values())
         return self.seen
 
     def _have_followed(self, generation: int) -> bool:
         return all(moments[-1][1] >= generation for moments in self.moments)
 
-    async def _switch(self, switches: int, kills: int, tasks: asyncio.TaskGroup) -> None:
-        kill_at = {(number + 1) * switches // (kills + 1) for number in range(kills)}
+    async def _switch(
+        self, switches: int, kill_at: set[int], cut_at: set[int], tasks: asyncio.TaskGroup
+    ) -> None:
         for number in range(switches):
             if number in kill_at:
                 tasks.create_task(self._restart(number % REPLICAS))
-            up = [one for one in range(REPLICAS) if one not in self.down | {number % REPLICAS}]
-            version, token = 2 - number % 2, f"authorization: {_CONTROL['authorization']}"
-            self.seen.reigns[number + 2] = Reign(version, time.monotonic())
-            body = {"version": version, "run_id": f"run-{version}"}
-            async with Connection(self.replicas[up[number % len(up)]].url) as connection:
-                status, answer = await connection.ask("POST", "/variant/A/reload", token, body=body)
-            assert (status, answer.get("generation")) == (200, number + 2), answer
+            if number in cut_at:
+                tasks.create_task(self._partition((number + 1) % REPLICAS))
+            async with self.changing:
+                skipped = self.down | self.cut
+                up = [one for one in range(REPLICAS) if one not in skipped | {number % REPLICAS}]
+                version = 2 - number % 2
+                self.seen.reigns[number + 2] = WatchedReign(version, time.monotonic())
+                status, answer = await self._reload(up[number % len(up)], version)
+                assert (status, answer.get("generation")) == (200, number + 2), answer
             await asyncio.sleep(EVERY_SECONDS)
+
+    async def _reload(self, number: int, version: int) -> tuple[int, Any]:
+        token = f"authorization: {_CONTROL['authorization']}"
+        body = {"version": version, "run_id": f"run-{version}"}
+        async with Connection(self.replicas[number].url) as connection:
+            return await connection.ask("POST", "/variant/A/reload", token, body=body)
+
+    async def _partition(self, number: int) -> None:
+        """Cut a replica off from the store until it says so and has missed some switches."""
+        if self.redis is None or number in self.down:
+            return
+        async with Connection(self.replicas[number].url) as connection:
+            async with self.changing:
+                self.cut.add(number)
+                held = max(self.seen.reigns)
+                await self._wait(connection, "/health", lambda one: one["generation"] == held)
+                await asyncio.to_thread(self.redis.cut, number)
+            partition = Partition(number, time.monotonic(), held)
+            self.seen.partitions.append(partition)
+            await self._wait(connection, "/models", lambda one: not one["in_sync"])
+            await self._check_cut_off(number, connection, partition)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FOLLOW_SECONDS):
+                    # What switches is processes.
+                    while not self.switched.is_set() and self._missed(partition) < MISSED:  # noqa: ASYNC110
+                        await asyncio.sleep(_PAUSE_SECONDS)
+            await self._check_cut_off(number, connection, partition)
+            partition.missed, newest = self._missed(partition), max(self.seen.reigns)
+            await asyncio.to_thread(self.redis.heal, number)
+            await self._wait(connection, "/health", lambda one: one["generation"] >= newest)
+            partition.ended = time.monotonic()
+        seen = self.seen.by_replica[number]
+        partition.answers = sum(partition.began <= one.sent < partition.ended for one in seen)
+        self.cut.discard(number)
+
+    def _missed(self, partition: Partition) -> int:
+        return max(self.seen.reigns) - partition.held
+
+    async def _check_cut_off(
+        self, number: int, connection: Connection, partition: Partition
+    ) -> None:
+        """It stays ready with what it has, takes no change, and does not say that all is well."""
+        _, models = await connection.ask("GET", "/models")
+        ready, _ = await connection.ask("GET", "/ready")
+        status, _ = await self._reload(number, 1 + models["routing"]["generation"] % 2)
+        expected = {
+            "in sync": models["in_sync"] is False,
+            "at another generation": models["routing"]["generation"] == partition.held,
+            "not ready": ready == 200,
+            f"a change was answered {status}": status == 503,
+        }
+        partition.problems += [what for what, holds in expected.items() if not holds]
+
+    async def _wait(
+        self, connection: Connection, path: str, condition: Callable[[Any], bool]
+    ) -> None:
+        async with asyncio.timeout(_FOLLOW_SECONDS):
+            while not condition((await connection.ask("GET", path))[1]):  # noqa: ASYNC110 -- over HTTP
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _restart(self, number: int) -> None:
         """Kill a replica and start it again."""
-        if number in self.down:
+        if number in self.down | self.cut:
             return
         self.down.add(number)
         self.seen.kills += 1
@@ -211,30 +342,53 @@ class Trial:
         generation: int = answer["generation"]
         who = f"{name}#{connection.number}" if name else "wanderer"
         found = answer["predictions"][0]
-        self.seen.visits.append(Visit(who, sent, received, answer["version"], generation, found))
+        visit = Visit(who, sent, received, answer["version"], generation, found)
+        self.seen.visits.append(visit)
+        self.seen.by_replica[replica].append(visit)
         return generation
 
 
+def _spread(count: int, switches: int, offset: float = 0.0) -> set[int]:
+    """So many of the switches, evenly."""
+    return {round((number + 1 - offset) * switches / (count + 1)) for number in range(count)}
+
+
 async def watch_switches(
-    home: Path, triton: RunningTriton, redis: RunningRedis, switches: int, *, kills: int
+    home: Path,
+    triton: RunningTriton,
+    redis: RunningRedis | PartitionedRedis,
+    switches: int,
+    *,
+    kills: int = 0,
+    partitions: int = 0,
 ) -> Seen:
-    """Switch A between versions 1 and 2 so often, and kill a replica so often meanwhile."""
-    with _running(home, triton, redis) as replicas:
-        return await Trial(replicas).run(switches, kills)
+    """Switch A between versions 1 and 2 so often, while replicas are killed and cut off."""
+    network = redis if isinstance(redis, PartitionedRedis) else None
+    urls = [redis.url] * REPLICAS if isinstance(redis, RunningRedis) else redis.urls
+    with _running(home, triton, urls) as replicas:
+        return await Trial(replicas, redis=network).run(switches, kills, partitions)
 
 
 @contextlib.contextmanager
 def _running(
-    home: Path, triton: RunningTriton, redis: RunningRedis
+    home: Path, triton: RunningTriton, redis_urls: Sequence[str]
 ) -> Iterator[Sequence[RunningGateway]]:
-    env = {"GATEWAY_REDIS_URL": redis.url, "GATEWAY_CONTROL_TOKEN": _TOKEN}
     with contextlib.ExitStack() as stack:
         replicas = [
-            stack.enter_context(run_gateway(home / str(number), triton.http_url, env=env))
-            for number in range(REPLICAS)
+            stack.enter_context(run_gateway(home / str(number), triton.http_url, env=_env(url)))
+            for number, url in enumerate(redis_urls)
         ]
         replicas[0].client.headers.update(_CONTROL)
         replicas[0].routed(1)
         for replica in replicas:
             replica.wait_ready()
         yield replicas
+
+
+def _env(redis_url: str) -> dict[str, str]:
+    return {
+        "GATEWAY_REDIS_URL": redis_url,
+        "GATEWAY_CONTROL_TOKEN": _TOKEN,
+        # A machine that does much else at once does not look like a network that is cut.
+        "GATEWAY_STORE_SECONDS": "2",
+    }

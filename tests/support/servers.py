@@ -90,11 +90,11 @@ def answers_ok(url: str) -> bool:
         return False
 
 
-def accepts(port: int) -> bool:
-    """Whether something accepts TCP connections on this loopback port."""
+def accepts(port: int, host: str = LOOPBACK) -> bool:
+    """Whether something accepts TCP connections on this port."""
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex((LOOPBACK, port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 @dataclass(slots=True)
@@ -353,22 +353,32 @@ class RunningRedis:
 
 
 @contextlib.contextmanager
-def run_redis(state_dir: Path, *options: str, timeout_s: float = 20) -> Iterator[RunningRedis]:
-    """Run a Redis on loopback with more options; it keeps nothing over a restart."""
+def run_redis(
+    state_dir: Path,
+    *options: str,
+    host: str = LOOPBACK,
+    command: Sequence[str] = (),
+    timeout_s: float = 20,
+) -> Iterator[RunningRedis]:
+    """Run a Redis on an address with more options; it keeps nothing over a restart.
+
+    `command` is what starts it, where that is not this process alone.
+    """
     port = free_port()
     state_dir.mkdir(parents=True, exist_ok=True)
     argv = [
-        *("redis-server", "--port", str(port), "--bind", LOOPBACK, "--save", ""),
+        *command,
+        *("redis-server", "--port", str(port), "--bind", host, "--save", ""),
         *("--appendonly", "no", "--dir", str(state_dir)),
         *options,
     ]
     with run_process(
         argv,
-        ready=lambda: accepts(port),
+        ready=lambda: accepts(port, host),
         log=state_dir / "logs" / "redis.log",
         timeout_s=timeout_s,
     ) as process:
-        yield RunningRedis(url=f"redis://{LOOPBACK}:{port}/0", port=port, process=process)
+        yield RunningRedis(url=f"redis://{host}:{port}/0", port=port, process=process)
 
 
 @dataclass(frozen=True, slots=True)
