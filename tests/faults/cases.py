@@ -441,7 +441,17 @@ _ACCESS: Final = _area(
             _GATEWAY + "redis_store.py::test_a_redis_that_is_gone_is_reported_without_its_password",
             _GATEWAY + "tracing.py::test_no_span_holds_what_a_client_sent",
         ),
-        missing="rotation of keys under load",
+    ),
+    Case(
+        "HTTP and access",
+        "rotation of keys and tokens under load",
+        "several keys, and several tokens of one name, are valid at once",
+        (
+            _HERE
+            + "rotation.py::test_no_caller_with_a_valid_secret_is_refused_and_no_secret_is_shown",
+        ),
+        _pytest(_HERE + "rotation.py"),
+        "rotation",
     ),
 )
 
@@ -523,7 +533,17 @@ _PROTOCOL: Final = _area(
         ),
         _pytest(_HERE + "histories.py"),
         "histories",
-        missing="partitions of the network",
+    ),
+    Case(
+        "Protocol",
+        "histories of clients while the network is partitioned",
+        "requests never ask the store; a replica without it says so, takes no change, and follows",
+        (
+            _HERE + "partitions.py::test_replica_cut_off_from_the_store_answers_by_what_it_has"
+            "_says_so_and_follows",
+        ),
+        _pytest(_HERE + "partitions.py"),
+        "partitions",
     ),
     Case(
         "Protocol",
