@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.faults.scale import report, scale
-from tests.faults.switching import Connection
+from tests.support.connection import Connection
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.support.rollout import Service, run_services
 from tests.support.servers import (
