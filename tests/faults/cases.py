@@ -468,7 +468,17 @@ _RELEASES: Final = _area(
             _GATEWAY
             + "releases.py::test_a_stop_at_one_replica_puts_the_clients_of_all_on_a_at_once",
         ),
-        missing="a flood of outcomes",
+    ),
+    Case(
+        "Releases",
+        "a flood of outcomes",
+        "bytes that wait are bounded, calls take turns; the first outcome of a row counts",
+        (
+            _HERE
+            + "outcome_flood.py::test_flood_of_outcomes_harms_no_client_no_memory_and_no_verdict",
+        ),
+        _pytest(_HERE + "outcome_flood.py"),
+        "outcomes",
     ),
     Case(
         "Releases",
@@ -520,7 +530,14 @@ _PROTOCOL: Final = _area(
         ),
         _pytest(_HERE + "protocol_model.py"),
         "protocol",
-        missing="a smaller one over real processes",
+    ),
+    Case(
+        "Protocol",
+        "state machine over real processes",
+        "the same, and what the processes do when one of them dies",
+        (_HERE + "real_protocol.py::test_no_step_of_real_processes_breaks_an_invariant",),
+        _pytest(_HERE + "real_protocol.py"),
+        "real protocol",
     ),
     Case(
         "Protocol",
