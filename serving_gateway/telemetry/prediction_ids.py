@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 from itertools import count
+from typing import Final
 
-_RANDOM_BYTES = 8
+_PREFIX_BYTES: Final = 8
+_CHANCE_BYTES: Final = 4
+_COUNTED_BITS: Final = 31
+"""With those of chance 63, as many as the log keeps of a number."""
+_COUNTED: Final = (1 << _COUNTED_BITS) - 1
 
 
 class PredictionIds:
-    """Ids of one process's predictions: `<prefix>-<number>`.
+    """Ids of one process's predictions: `<prefix>-<number>`; threads may share them.
 
-    The prefix is random, so that no id is used twice, by any replica or after any restart.
+    The prefix is random, so that no id is used twice, by any replica or after any restart. Most of
+    a number is random as well: the first outcome that is reported for an id counts, so a client
+    must not be able to tell the ids of others from its own.
     """
 
     def __init__(self) -> None:
-        self.prefix = os.urandom(_RANDOM_BYTES).hex()
+        self.prefix = os.urandom(_PREFIX_BYTES).hex()
         self.member = f'"{self.prefix}-'.encode()
         """How the JSON of an id begins; the number and a quote follow."""
-        numbers = count(1)
-        self.next_number = numbers.__next__
-        """Returns a number that this process has not used."""
+        self._count = count(1).__next__
+
+    def next_number(self) -> int:
+        """Return a number below 2**63 that this process has not used."""
+        chance = int.from_bytes(os.urandom(_CHANCE_BYTES), "big")
+        return chance << _COUNTED_BITS | self._count() & _COUNTED
 
     def text(self, number: int) -> str:
         """The id of this number."""
