@@ -120,7 +120,8 @@ def _sources(found: MatchedPredictions) -> tuple[tuple[str, list[str], str], ...
 def _compute(found: MatchedPredictions, now: datetime) -> None:
     spec, rule, database = found.spec, found.spec.outcome_rule, found.database
     values = {"value": queries.value("outcome", spec), "usable": queries.usable(spec)}
-    for query in (queries.SENT, queries.FIRST_SENT, queries.FIRST_OF_SOURCE):
+    own = queries.SENT_OF_LOG, queries.FIRST_SENT
+    for query in (queries.SENT, *own, queries.FIRST_OF_SOURCE):
         database.execute(query.format(**values))
     parameters: dict[str, int | None] = {
         "since": _microseconds(found.since),

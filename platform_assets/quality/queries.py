@@ -20,17 +20,25 @@ NO_OUTCOMES: Final = """SELECT NULL::VARCHAR AS prediction_id, NULL::INT AS row,
 NO_SOURCE: Final = """SELECT NULL::VARCHAR AS entity, NULL::VARCHAR AS outcome,
     NULL::BIGINT AS known_at, NULL::BIGINT AS number WHERE false"""
 
-# In each of these, the outcome that came first wins, the lesser text where two came together.
 SENT: Final = """CREATE OR REPLACE TEMP VIEW sent AS
 SELECT prediction_id AS id, row, {value} AS outcome, epoch_us(received_at) AS received
 FROM (SELECT DISTINCT prediction_id, row, outcome, received_at FROM outcome_rows)"""
+# Those of other predictions are left out first: clients may send any number of them.
+SENT_OF_LOG: Final = """CREATE OR REPLACE TEMP VIEW sent_of_log AS
+SELECT prediction_id AS id, row, {value} AS outcome, epoch_us(received_at) AS received
+FROM (
+    SELECT DISTINCT prediction_id, row, outcome, received_at FROM outcome_rows
+    SEMI JOIN log_rows ON prediction_id = sample_id
+)"""
+
+# In each of these, the outcome that came first wins, the lesser text where two came together.
 FIRST_SENT: Final = """CREATE OR REPLACE TEMP TABLE first_sent AS
 SELECT id, row, arg_min(outcome, place) AS outcome, min(received) AS received,
     arg_min(copies, place) - 1 AS duplicate, sum(copies) - arg_min(copies, place) AS contradicting
 FROM (
     SELECT id, row, outcome, min(received) AS received, count(*) AS copies,
         ROW(min(received), outcome) AS place
-    FROM sent WHERE {usable} GROUP BY id, row, outcome
+    FROM sent_of_log WHERE {usable} GROUP BY id, row, outcome
 ) GROUP BY id, row"""
 FIRST_OF_SOURCE: Final = """CREATE OR REPLACE TEMP TABLE first_of_source AS
 SELECT entity, known_at, arg_min(outcome, number) AS outcome,
