@@ -91,7 +91,7 @@ def test_no_step_of_real_processes_breaks_an_invariant(protocol: RealProtocol) -
     run_state_machine_as_test(
         _machine(protocol),
         settings=settings(
-            max_examples=scale(3, 120),
+            max_examples=scale(2, 120),
             stateful_step_count=scale(10, 25),
             derandomize=True,
             database=None,

