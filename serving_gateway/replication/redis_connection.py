@@ -54,6 +54,7 @@ class RedisConnection:
         self.failures = (exceptions.RedisError, *self._losses)
         self._refused_until = 0.0
         self._refusal = ""
+        self._answered_at = 0.0
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[Redis]:
@@ -61,17 +62,23 @@ class RedisConnection:
 
         A Redis that cannot be reached, or does not answer, is not asked again for a moment. One
         that answers with an error, as for a key of another type, has refused this exchange alone.
+        Where a later exchange was answered, the end of an earlier one's limit says nothing any
+        more: it was waiting while the network was cut.
         """
-        if time.monotonic() < self._refused_until:
+        began = time.monotonic()
+        if began < self._refused_until:
             raise StoreUnavailable(self._refusal)
         try:
             async with asyncio.timeout(self.limit_seconds):
                 yield self.client
+            self._answered_at = time.monotonic()
         except self._losses as error:
             why = str(error) or f"no answer within {self.limit_seconds:g} s"
-            self._refusal = f"{self.where} cannot be used: {why.rstrip('.')}."
-            self._refused_until = time.monotonic() + self.pause_seconds
-            raise StoreUnavailable(self._refusal) from error
+            refusal = f"{self.where} cannot be used: {why.rstrip('.')}."
+            if began >= self._answered_at:
+                self._refusal = refusal
+                self._refused_until = time.monotonic() + self.pause_seconds
+            raise StoreUnavailable(refusal) from error
         except self.failures as error:
             raise StoreUnavailable(f"{self.where} refuses: {str(error).rstrip('.')}.") from error
 
