@@ -15,7 +15,6 @@ from serving_gateway.contract import DEFAULT_MODEL
 from tests.faults.scale import report
 from tests.support.footprint import MIB, Memory
 from tests.support.gateway_harness import RunningGateway
-from tests.support.resident import Memory
 
 _MOST_MIB: Final = 50.0
 _INFER: Final = f"/v2/models/{DEFAULT_MODEL}/infer"

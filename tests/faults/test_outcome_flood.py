@@ -34,9 +34,9 @@ from serving_gateway.contract import (
 )
 from tests.faults.scale import report, scale
 from tests.support.connection import Connection
+from tests.support.footprint import MIB, Memory
 from tests.support.gateway_harness import ROW, RunningGateway
 from tests.support.models import IRIS
-from tests.support.resident import Memory
 from tests.support.servers import wait_until
 
 _SPEC: Final = replace(
@@ -49,7 +49,6 @@ _FLOODS: Final = 64
 _ROUNDS: Final = scale(2, 20)
 _ROUND_SECONDS: Final = scale(1.5, 5.0)
 _PAUSE_SECONDS: Final = 0.02
-_MIB: Final = 2**20
 _MOST_MIB: Final = 200.0
 """The queue may hold 32 MiB by its own count, which is a sixth of that in bodies."""
 _LONGEST_SECONDS: Final = 2.0
@@ -197,7 +196,7 @@ def test_flood_of_outcomes_harms_no_client_no_memory_and_no_verdict(
     before, memory = process.memory_info().rss, Memory(process)
     with memory.watched():
         asyncio.run(flood.run())
-    grown = (memory.highest - before) / _MIB
+    grown = (memory.highest - before) / MIB
     release, evidence = release_of(gateway)
     gateway.process.stop()  # what waits of the log is written
     losses = candidate_losses(log, _SPEC, release, datetime.now(UTC))
