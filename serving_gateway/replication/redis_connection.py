@@ -62,8 +62,8 @@ class RedisConnection:
 
         A Redis that cannot be reached, or does not answer, is not asked again for a moment. One
         that answers with an error, as for a key of another type, has refused this exchange alone.
-        Where a later exchange was answered, the end of an earlier one's limit says nothing any
-        more: it was waiting while the network was cut.
+        What is answered ends that pause, and whatever began before it says nothing any more by
+        its own failure: it was waiting while the network was cut.
         """
         began = time.monotonic()
         if began < self._refused_until:
@@ -72,6 +72,7 @@ class RedisConnection:
             async with asyncio.timeout(self.limit_seconds):
                 yield self.client
             self._answered_at = time.monotonic()
+            self.resume()
         except self._losses as error:
             why = str(error) or f"no answer within {self.limit_seconds:g} s"
             refusal = f"{self.where} cannot be used: {why.rstrip('.')}."

@@ -44,3 +44,11 @@ async def test_exchange_begun_before_the_network_was_back_refuses_no_later_one(
     await late
     async with connection.session():
         pass  # and is not refused
+
+
+async def test_answer_ends_the_pause(connection: RedisConnection) -> None:
+    async with connection.session():
+        connection.limit_seconds = 0.05
+        await _wait_in_vain(connection, asyncio.Event())
+    async with connection.session():
+        pass  # is not refused
