@@ -12,6 +12,8 @@ import pytest
 from platform_assets.monitoring.records import FEATURE
 from platform_assets.monitoring.stability import ComparedRows, compare_columns
 
+pytestmark = pytest.mark.simulation
+
 REFERENCE: Final = 5_000
 CASES: Final = {
     "nothing": "nothing",
