@@ -197,7 +197,7 @@ def test_without_times_an_entity_has_one_row(tmp_path: Path) -> None:
     assert numbered.table["customer"].to_pylist() == list(range(1, 41))
 
 
-def test_progress_is_reported_while_a_million_rows_are_read(tmp_path: Path) -> None:
+def test_progress_is_reported_while_many_rows_are_read(tmp_path: Path) -> None:
     said: list[str] = []
     monitored = dataclasses.replace(
         MIXED,
@@ -209,13 +209,13 @@ def test_progress_is_reported_while_a_million_rows_are_read(tmp_path: Path) -> N
     )
     with (tmp_path / "a.csv").open("w") as file:
         file.write("x,y\n")
-        file.writelines(f"{number},{number % 2}\n" for number in range(1_000_000))
+        file.writelines(f"{number},{number % 2}\n" for number in range(200_000))
     from platform_assets.features.sources.reader import Progress
 
     progress = Progress(said.append, every_s=0)
     from platform_assets.features.source import open_source
 
     raw = open_source(monitored, SourceResource()).read(progress)
-    assert raw.table.num_rows == 1_000_000
+    assert raw.table.num_rows == 200_000
     assert len(said) > 1
-    assert said[-1] == "reading a.csv: 1,000,000 rows"
+    assert said[-1] == "reading a.csv: 200,000 rows"

@@ -13,11 +13,13 @@ from redis import ConnectionPool
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.feast_errors import FeatureStoreError
 from platform_assets.resources.redis_address import connection_string, require_redis
+from serving_gateway.contract import import_feast
 from tests.support.servers import free_port
 
 
 def _by_feast(url: str) -> tuple[str, dict[str, Any]]:
     """The class of connection and its options, as Feast makes them of its own form."""
+    import_feast()
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 
     config = RedisOnlineStoreConfig(connection_string=connection_string(url))

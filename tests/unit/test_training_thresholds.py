@@ -38,7 +38,7 @@ def _answers(seed: int = 0, rows: int = 400, classes: tuple[Any, ...] = NAMES) -
     """One row in ten is of the second class, and probabilities say so somewhat."""
     random = np.random.default_rng(seed)
     positive = random.random(rows) < 0.1
-    stated = np.round(1 / (1 + np.exp(3 - 2 * positive - random.normal(size=rows))), 3)
+    stated = np.round(1 / (1 + np.exp(3 - 2 * positive - random.normal(size=rows))), 2)
     labels = np.array(classes, dtype=object)
     return Answers(
         labels[positive.astype(int)],
