@@ -192,6 +192,7 @@ class _Replica:
     async def start(self) -> None:
         """Start what runs in the background, and wait a little for what requests need."""
         start, watcher, hosting = self.supervisor.start, self.watcher, self.hosting
+        self.log_queue.call_in_loop = asyncio.get_running_loop().call_soon_threadsafe
         for files in (self.writer, self.outcomes):
             if files is not None:
                 await asyncio.to_thread(files.start)

@@ -280,7 +280,8 @@ class Settings(BaseSettings):
     sample_seconds: Seconds = 60.0
     """Age of the oldest row after which a smaller file is written."""
     sample_queue_rows: int = Field(default=50_000, ge=MAX_BATCH_SIZE)
-    """Maximum number of rows waiting for the writer; further ones are dropped and counted."""
+    """Maximum number of rows waiting for the writer, those of other requests in the same inferences
+    included; further ones are dropped and counted."""
     sample_queue_bytes: int = Field(default=33_554_432, ge=4_194_304)
     """Maximum bytes of the rows waiting for the writer, and again of the rows that it collects for
     files: above it, waiting rows are dropped and files are written early."""

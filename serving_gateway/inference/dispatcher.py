@@ -7,7 +7,7 @@ the table in memory, all that it calls is Triton and the online feature store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -28,15 +28,8 @@ from serving_gateway.inference.release_counts import VersionCounter
 from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import InferenceItem
-from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.telemetry.prediction_ids import PredictionIds
-from serving_gateway.telemetry.prediction_log import (
-    ENTRY_BYTES,
-    Entity,
-    Entry,
-    ModelLog,
-    VariantLog,
-)
+from serving_gateway.telemetry.prediction_log import ModelLog, VariantLog
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import RequestSpan
@@ -170,36 +163,6 @@ class RoutedRequest(InferenceItem):
             queue(result)
         except GatewayError as error:
             self.dispatcher.recover(self, error)
-
-    def log_entry(
-        self,
-        log: VariantLog,
-        seconds: float,
-        outputs: InferenceOutputs,
-        start: int,
-        entities: Sequence[Entity] | None = None,
-        as_of: float | None = None,
-    ) -> Entry:
-        """What the prediction log keeps, of an answer by rows from `start` of `outputs`."""
-        body, layout = outputs.body, outputs.layout
-        size = ENTRY_BYTES + self.size
-        if body is not log.last_answer:  # requests that share an answer hold it once
-            log.last_answer = body
-            size += len(body)
-        return (
-            size,
-            self.number,
-            self.rows,
-            self.sent_at,
-            seconds,
-            self.tensors,
-            self.client_id,
-            entities,
-            as_of,
-            body,
-            start,
-            layout.logged or layout.find_places(),
-        )
 
     def open_log(self, model: ModelLog) -> VariantLog:
         """Where the target's answers are logged from now on."""

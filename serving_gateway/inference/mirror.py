@@ -209,9 +209,8 @@ class MirroredCopy(InferenceItem):
         agreed = self._page.note(self._output, output, delay, sent, comparison)
         self._counts[AGREED if agreed else DISAGREED].inc()
         if self._pending is not None:
-            version, layout = self.target.slot.version, outputs.layout
-            places = layout.logged or layout.find_places()
-            self._pending.write_answered(version, seconds, outputs.body, start, places)
+            version, answer = self.target.slot.version, outputs.logged or outputs.find_logged()
+            self._pending.write_answered(version, seconds, answer, start)
 
     def fail(self, error: GatewayError) -> None:
         """Note that B did not answer."""

@@ -187,7 +187,9 @@ class ProtocolInference(RoutedRequest):
                 target.counter.answer(seconds)
             if log is not None and log.is_due():
                 variant_log = target.log or self.open_log(log)
-                variant_log.put(self.log_entry(variant_log, seconds, outputs, start))
+                answer = outputs.logged or outputs.find_logged()
+                about = self.number, self.rows, self.sent_at, seconds, self.client_id
+                variant_log.put(*about, None, self.size, None, answer, start)
         if self.span is not None:
             self.span.answered(name, variant, version)
         self.sink.respond(response, variant, version, ids.text(self.number))

@@ -36,7 +36,8 @@ from serving_gateway.inference.version_client import PREDICTION
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
-from serving_gateway.telemetry.prediction_log import Entity, PendingEntry
+from serving_gateway.telemetry.log_page import Entity
+from serving_gateway.telemetry.prediction_log import PendingEntry
 
 _MAX_CLIENT_ID: Final = 256
 """Characters."""
@@ -194,12 +195,24 @@ class Prediction(RoutedRequest):
             if model_log is not None and (model_log.takes_all or model_log.is_due()):
                 log = target.log or self.open_log(model_log)
                 whose = None if type(self._request) is FloatRequest else self._entities()
-                entry = self.log_entry(log, seconds, outputs, start, whose, rows.as_of)
+                answer = outputs.logged or outputs.find_logged()
+                entry = (
+                    self.number,
+                    self.rows,
+                    self.sent_at,
+                    seconds,
+                    self.client_id,
+                    whose,
+                    self.size,
+                    rows.as_of,
+                    answer,
+                    start,
+                )
             if self.table.policy.mirror and not self.is_split:
                 pending = None if entry is None else PendingEntry(log, entry)
                 predictor.mirror.offer(self, rows, output, seconds, pending)
             elif entry is not None:
-                log.put(entry)
+                log.put(*entry)
         if self.span is not None:
             self.span.answered(target.model_name, target.variant, target.slot.version)
         self.sink.succeed(body)

@@ -287,13 +287,14 @@ class VersionClient:
             self.state,
             builder.build(tensors, batch.rows, trace, tail),
             items[-1].deadline,
-            partial(self._on_complete, batch, batcher, span),
+            partial(self._on_complete, batch, tensors, batcher, span),
             tail is None,  # its parameters may be those of a sequence
         )
 
     def _on_complete(
         self,
         batch: Batch[ItemT],
+        tensors: Tensors,
         batcher: Batcher[ItemT],
         span: InferenceSpan | None,
         result: TritonResponse | GatewayError,
@@ -304,7 +305,7 @@ class VersionClient:
             span.end(result if isinstance(result, GatewayError) else None)
         if isinstance(result, TritonResponse):
             try:
-                outputs = self._reader.read(result, batch.rows)
+                outputs = self._reader.read(result, batch.rows, tensors)
             except GatewayError as error:
                 batcher.fail(batch, error)
                 return

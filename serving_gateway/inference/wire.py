@@ -23,7 +23,7 @@ from serving_gateway.inference.tensors import (
     text_bounds,
     unpack,
 )
-from serving_gateway.telemetry.prediction_log import Place, Places
+from serving_gateway.telemetry.log_page import Answer, Place, Places
 from serving_gateway.triton.exchange import TritonResponse
 
 _CACHED: Final = 256
@@ -200,13 +200,15 @@ class OutputLayout:
 
 
 class InferenceOutputs:
-    """The outputs of one inference; what several requests share is read once."""
+    """The outputs of one inference of `tensors`; what several requests share is read once."""
 
-    __slots__ = ("_bounds", "_predicted", "body", "layout", "rows")
+    __slots__ = ("_bounds", "_predicted", "body", "layout", "logged", "rows", "tensors")
 
-    def __init__(self, layout: OutputLayout, body: bytes) -> None:
+    def __init__(self, layout: OutputLayout, body: bytes, tensors: Tensors = ()) -> None:
         self.layout = layout
         self.body = body
+        self.tensors = tensors
+        self.logged: Answer | None = None
         self._predicted: ModelOutput | None = None
         self._bounds: list[list[int]] | None = None
         self.rows = layout.rows
@@ -229,6 +231,12 @@ class InferenceOutputs:
             probabilities = [flat] if self.rows == 1 else chunks(flat, width)
         self._predicted = output = ModelOutput(predictions, probabilities, is_finite)
         return output
+
+    def find_logged(self) -> Answer:
+        """What the log keeps of the inference."""
+        layout = self.layout
+        self.logged = answer = self.tensors, self.body, layout.logged or layout.find_places()
+        return answer
 
     def cost(self, start: int, stop: int) -> int:
         """Bytes to read for rows `start` to `stop`, a share of what is read once included."""
@@ -276,7 +284,7 @@ class ResponseReader:
         self._signature = codec.signature
         self.layouts: dict[tuple[bytes, int], OutputLayout] = {}
 
-    def read(self, response: TritonResponse, rows: int) -> InferenceOutputs:
+    def read(self, response: TritonResponse, rows: int, tensors: Tensors = ()) -> InferenceOutputs:
         """The outputs in a response; `BadUpstreamAnswer` when unreadable or by another version."""
         body = response.body
         head = body[: response.inference_header_length]
@@ -288,7 +296,7 @@ class ResponseReader:
             self.layouts[head, rows] = layout
         if layout.stop > len(body):
             raise BadUpstreamAnswer("Triton's answer ends within a tensor.")
-        return InferenceOutputs(layout, body)
+        return InferenceOutputs(layout, body, tensors)
 
     def _parse(self, head: bytes, rows: int) -> OutputLayout:
         try:

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving_gateway.telemetry.log_elements import elements, list_element
-from serving_gateway.telemetry.prediction_log import Place, Places
+from serving_gateway.telemetry.log_page import Answer, Place
+from serving_gateway.telemetry.log_rows import RequestRows
 
 _PROBABILITIES = pa.list_(pa.float64())
+
+
+class AnsweredRows:
+    """Rows of requests among those of the inferences that they share.
+
+    A request's rows begin at `firsts` of the inference whose place in `answers` is its ordinal; one
+    without an ordinal has rows of nulls.
+    """
+
+    def __init__(
+        self, answers: Sequence[Answer], ordinals: pa.Array, firsts: pa.Array, rows: RequestRows
+    ) -> None:
+        found = pc.min_max(ordinals)
+        least, most = found["min"].as_py(), found["max"].as_py()
+        self.answers = [] if least is None else answers[least : most + 1]
+        ends = [*accumulate((places[0] for _, _, places in self.answers), initial=0)]
+        self.count = ends[-1]
+        """Rows of all inferences."""
+        offsets = pa.array(ends, pa.int64()).take(pc.subtract(ordinals, least or 0))
+        self._places = pc.add(rows.spread(pc.add(offsets, firsts)), rows.index())
+        if self.count == len(self._places) and _is_ascending(self._places):
+            self._places = None  # all of them, as they are
+
+    def select(self, column: pa.Array) -> pa.Array:
+        """Of a column of all inferences' rows, those of the requests."""
+        return column if self._places is None else column.take(self._places)
+
+
+def _is_ascending(numbers: pa.Array) -> bool:
+    is_less = pc.less(numbers[:-1], numbers[1:])
+    return not numbers.null_count and bool(pc.all(is_less, min_count=0).as_py())
 
 
 class AnswerColumns(NamedTuple):
@@ -23,51 +55,31 @@ class AnswerColumns(NamedTuple):
     probabilities: pa.Array
 
     @staticmethod
-    def types() -> tuple[pa.DataType, ...]:
-        """Types of the columns."""
-        return pa.string(), pa.float64(), _PROBABILITIES
+    def nulls(rows: int) -> AnswerColumns:
+        """No answers."""
+        return AnswerColumns(
+            pa.nulls(rows, pa.string()),
+            pa.nulls(rows, pa.float64()),
+            pa.nulls(rows, _PROBABILITIES),
+        )
 
 
-def answer_columns(
-    bodies: Sequence[bytes], starts: Sequence[int], places: Sequence[Places], counts: Sequence[int]
-) -> AnswerColumns:
-    """The predictions of requests, of which neighbours may share Triton's answer.
+def answer_columns(answered: AnsweredRows) -> AnswerColumns:
+    """The predictions of requests.
 
-    Each has `counts` rows from row `starts` of its answer on, which is where `places` says.
     `ValueError` where answers differ in type or shape, so that they make no common column.
     """
-    parts: list[tuple[bytes, Places]] = []
-    firsts: list[int] = []
-    answered = rows = first = 0
-    last, is_whole = None, True
-    for body, start, place, count in zip(bodies, starts, places, counts, strict=True):
-        if body is not last:
-            last, first = body, answered
-            answered += place[0]
-            parts.append((body, place))
-        if first + start != rows:
-            is_whole = False
-        firsts.append(first + start)
-        rows += count
-    found = _columns(parts, answered)
-    if is_whole and rows == answered:
-        return found
-    spans = [range(first, first + count) for first, count in zip(firsts, counts, strict=True)]
-    indices = pa.array([*chain.from_iterable(spans)], pa.int64())
-    return AnswerColumns(*[column.take(indices) for column in found])
-
-
-def _columns(parts: Sequence[tuple[bytes, Places]], rows: int) -> AnswerColumns:
-    """Whole answers of `rows` rows together."""
-    labels = _lists([(body, place[2]) for body, place in parts], rows)
-    scores = _lists([(body, place[3]) for body, place in parts], rows)
-    [is_boolean] = {place[1] for _, place in parts}
+    answers, rows = answered.answers, answered.count
+    labels = _lists([(body, places[2]) for _, body, places in answers], rows)
+    scores = _lists([(body, places[3]) for _, body, places in answers], rows)
+    [is_boolean] = {places[1] for _, _, places in answers}
     text, value = _predictions(labels, is_boolean=is_boolean)
-    if pa.types.is_null(scores.type):
-        return AnswerColumns(text, value, pa.nulls(rows, _PROBABILITIES))
-    classes = [list_element(scores, at) for at in range(scores.type.list_size)]
-    largest = pc.max_element_wise(*classes).cast(pa.float64())
-    return AnswerColumns(text, largest, scores.cast(_PROBABILITIES))
+    columns = AnswerColumns(text, value, pa.nulls(rows, _PROBABILITIES))
+    if not pa.types.is_null(scores.type):
+        classes = [list_element(scores, at) for at in range(scores.type.list_size)]
+        largest = pc.max_element_wise(*classes).cast(pa.float64())
+        columns = AnswerColumns(text, largest, scores.cast(_PROBABILITIES))
+    return AnswerColumns(*map(answered.select, columns))
 
 
 def _lists(parts: Sequence[tuple[bytes, Place]], rows: int) -> pa.Array:

@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from datetime import date
 from functools import lru_cache
 from itertools import count
@@ -22,13 +21,8 @@ from typing import Any, Final
 from serving_gateway.contract import LOG_COLUMNS, Feature, client_hash, log_day
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.log_files import LogFolder
-from serving_gateway.telemetry.prediction_log import (
-    Entry,
-    LogQueue,
-    MirroredEntry,
-    ModelLog,
-    VariantLog,
-)
+from serving_gateway.telemetry.log_page import Page, PagePart
+from serving_gateway.telemetry.prediction_log import LogQueue, ModelLog, VariantLog
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +30,12 @@ _PAUSE_SECONDS: Final = 1.0
 """Longest time between two looks at the queue. Waking for each request would take the interpreter
 from the event loop each time."""
 _END_SECONDS: Final = 5.0
-_CHUNK_ENTRIES: Final = 8_192
-"""Entries that are converted at once; the event loop waits for the interpreter meanwhile."""
-_CHUNK_ROWS: Final = 8_192
 _YIELD_SECONDS: Final = 0.001
-"""Pause after a chunk."""
+"""Pause after a page."""
 _KEPT_HASHES: Final = 65_536
 
 _Key = tuple[ModelLog, str, tuple[Feature, ...], date]
 """What counts the rows, model, features and day: rows with the same ones may share a file."""
-_Entries = Sequence[Entry | MirroredEntry]
 
 
 class LogWriter:
@@ -98,63 +88,69 @@ class LogWriter:
             self._thread.join(_END_SECONDS)
 
     def _run(self) -> None:
+        queue = self._queue
         while not self._ending:
-            self._queue.wake.wait(min(_PAUSE_SECONDS, self._settings.sample_seconds))
-            self._queue.wake.clear()
-            self._queue.is_urgent = False
+            if not queue.wake.wait(min(_PAUSE_SECONDS, self._settings.sample_seconds)):
+                self._ask_for_pages()
+            queue.wake.clear()
             self._work()
+        queue.seal()
         self._work(everything=True)
+
+    def _ask_for_pages(self) -> None:
+        queue = self._queue
+        if queue.has_older(time.monotonic() - self._settings.sample_seconds):
+            try:
+                queue.call_in_loop(queue.seal)
+            except RuntimeError:  # the loop has ended, and fills no pages any more
+                queue.seal()
 
     def _work(self, *, everything: bool = False) -> None:
         """Take what waits, and write what is due."""
-        waiting = self._queue.waiting
-        for _ in range(len(waiting)):
-            variant = waiting.popleft()
-            variant.is_waiting = False
-            for held in (variant.entries, variant.mirrored):
-                for entries in _chunks(held):
-                    self._take(variant, entries)
+        sealed = self._queue.sealed
+        while sealed:
+            variant, page = sealed.popleft()
+            if page.requests:
+                self._take(variant, page)
+            self._queue.release(page.rows, page.bytes)
+            time.sleep(_YIELD_SECONDS)
         now = time.monotonic()
         for key, due in [*self._due.items()]:
             if everything or now >= due:
                 self._write(key)
 
-    def _take(self, variant: VariantLog, entries: _Entries) -> None:
-        """Put entries into buffers, as the files will hold them."""
+    def _take(self, variant: VariantLog, page: Page) -> None:
+        """Put a page into buffers, as the files will hold them."""
         limits, buffers = self._settings, self._buffers
         features = variant.signature.features
-        for day, batch in self._to_batches(variant, entries):
+        for day, batch in self._to_batches(variant, page.whole()):
             key = variant.model, variant.model_name, features, day
-            self._due.setdefault(key, time.monotonic() + limits.sample_seconds)
+            self._due.setdefault(key, page.opened_at + limits.sample_seconds)
             buffers[key].append(batch)
             self._buffered += batch.nbytes
             if sum(one.num_rows for one in buffers[key]) >= limits.sample_rows_per_file:
                 self._write(key)
             while self._buffered > limits.sample_queue_bytes:
                 self._write(max(buffers, key=lambda key: sum(one.nbytes for one in buffers[key])))
-        self._queue.release(sum(one[2] for one in entries), sum(one[0] for one in entries))
-        time.sleep(_YIELD_SECONDS)
 
-    def _to_batches(self, variant: VariantLog, entries: _Entries) -> list[tuple[date, Any]]:
-        """The entries as record batches by day; those that cannot be converted are counted."""
+    def _to_batches(self, variant: VariantLog, part: PagePart) -> list[tuple[date, Any]]:
+        """Requests as record batches by day; those that cannot be converted are counted."""
         names = {feature.name for feature in variant.signature.features}
         if clash := sorted(names & {*LOG_COLUMNS}):
-            self._lose(variant, entries, f"a feature cannot be called {', '.join(clash)}")
+            self._lose(variant, part, f"a feature cannot be called {', '.join(clash)}")
             return []
         try:
             clock = time.time() - time.perf_counter()
-            return self._convert(variant, entries, clock, self._hash_client)
+            return self._convert(variant, part, clock, self._hash_client)
         except Exception as error:
-            if len(entries) == 1:
-                self._lose(variant, entries, f"{type(error).__name__}: {error}")
+            if part.stop - part.start == 1:
+                self._lose(variant, part, f"{type(error).__name__}: {error}")
                 return []
-        # One entry that is not like the others must not take them along.
-        middle = len(entries) // 2
-        halves = entries[:middle], entries[middle:]
-        return [batch for half in halves for batch in self._to_batches(variant, half)]
+        # One request that is not like the others must not take them along.
+        return [batch for half in part.halves() for batch in self._to_batches(variant, half)]
 
-    def _lose(self, variant: VariantLog, entries: _Entries, problem: str) -> None:
-        variant.model.failed += sum(one[2] for one in entries)
+    def _lose(self, variant: VariantLog, part: PagePart, problem: str) -> None:
+        variant.model.failed += part.rows
         self._note(problem)
 
     def _write(self, key: _Key) -> None:
@@ -188,19 +184,3 @@ class LogWriter:
                 extra={"directory": str(self._directory), "reason": problem},
             )
         self._problem = problem
-
-
-def _chunks(held: list[Any]) -> Iterator[_Entries]:
-    """Take out what a list has now, in parts; the event loop goes on appending to it."""
-    left = len(held)
-    while left > 0:
-        entries = held[: min(left, _CHUNK_ENTRIES)]
-        rows = 0
-        for at, entry in enumerate(entries):
-            rows += entry[2]
-            if rows > _CHUNK_ROWS and at > 0:
-                entries = entries[:at]
-                break
-        del held[: len(entries)]
-        left -= len(entries)
-        yield entries

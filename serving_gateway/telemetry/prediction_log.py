@@ -1,7 +1,7 @@
 """The request path's part of the prediction log: a bounded queue of answered requests.
 
-The request path chooses a request and puts a tuple of what it has anyway into a bounded queue: the
-tensors that were sent, and the bytes that Triton answered. Columns are made of them by the writer
+The request path chooses a request and puts what it has anyway on a page (`log_page`): the tensors
+that were sent, and the bytes that Triton answered. Columns are made of them by the writer
 (`log_writer`), in its own thread.
 """
 
@@ -9,111 +9,122 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Final, NamedTuple
 
 from serving_gateway.contract import Signature
+from serving_gateway.telemetry.log_page import (
+    RECORD,
+    Answer,
+    Copy,
+    Entity,
+    Page,
+    answer_bytes,
+    copy_bytes,
+    text_bytes,
+)
 
+_pack: Final = RECORD.pack
 _GOLDEN: Final = 0.6180339887498949
 """A step of this size spreads any share evenly, and coincides with no rhythm of clients."""
-ENTRY_BYTES: Final = 600
-"""What an entry takes beside its tensors, texts and Triton's answer, rather too much."""
 _FAILURE_CHARACTERS: Final = 200
-_WAKE_ROWS: Final = 4_096
-"""Rows that are enough for the writer to begin at once: more would leave the processor's cache."""
-_STEPS: Final = 16
-"""How often the bounds are looked at while as many rows arrive."""
-
-Place = tuple[str, int, int, int]
-"""Type, first byte, end and elements per row of an output; no type where there is none."""
-Places = tuple[int, bool, Place, Place]
-"""Where Triton's answer has the prediction: rows of the answer; whether labels are booleans; the
-labels, and the probabilities."""
-
-Entity = int | str | tuple[int | str | None, ...] | None
-"""Whose row it is: an id, or one for each join key; None for a row without."""
+_WAKE_ROWS: Final = 16_384
+"""Rows that are enough for the writer to begin at once."""
 
 Entry = tuple[
-    int,
-    int,
-    int,
-    float,
-    float,
-    tuple[bytes, ...],
-    str | None,
-    Sequence[Entity] | None,
-    float | None,
-    bytes,
-    int,
-    Places,
+    int, int, float, float, str | None, Sequence[Entity] | None, int, float | None, Answer, int
 ]
-"""An answered request: its size in bytes; the number of its id; its rows; by `perf_counter`, when
-it was sent to Triton and the seconds until its answer; its tensors; the client's id; its entities;
-when its oldest stored value was observed (seconds since the epoch); Triton's answer to all that
-were asked together, the request's first row there, and where the prediction is.
-
-A plain tuple of plain values: the garbage collector stops looking at such a one at once."""
-
-MirroredEntry = tuple[
-    *Entry,
-    int,
-    float | None,
-    bytes | None,
-    int,
-    Places | None,
-    str | None,
-]
-"""The same of a request that was mirrored, with B's version, latency in seconds, answer, first row
-and places, or the reason why there are none."""
+"""An answered request: the number of its id; its rows; by `perf_counter`, when it was sent to
+Triton and the seconds until its answer; the client's id; its entities, and their bytes, at most;
+when its oldest stored value was observed (seconds since the epoch); the inference, and the
+request's first row there."""
 
 
 class LogQueue:
-    """Entries on their way from the event loop to the writer's thread; putting never waits.
+    """Pages on their way from the event loop to the writer's thread; putting never waits.
 
-    What the writer took counts until it is released, so that the bounds hold for both together.
+    Open pages belong to the event loop, sealed ones to the writer. What the writer has not released
+    counts, so that the bounds hold for all of them together. `call_in_loop` has the event loop call
+    a function soon, from any thread; without a loop the caller does.
     """
 
     __slots__ = (
-        *("_max_bytes", "_max_rows", "_released_bytes", "_released_rows", "_wake_rows"),
-        *("bytes", "is_urgent", "next_bytes", "next_rows", "rows", "waiting", "wake"),
+        *("_bytes", "_max_bytes", "_max_rows", "_open", "_released_bytes", "_released_rows"),
+        *("_rows", "_sealed_bytes", "_sealed_rows", "_wake_rows", "call_in_loop", "sealed"),
+        "wake",
     )
 
     def __init__(self, max_rows: int, max_bytes: int) -> None:
+        self.call_in_loop: Callable[[Callable[[], None]], object] = lambda function: function()
+        self.sealed: deque[tuple[VariantLog, Page]] = deque()
         self.wake = threading.Event()
-        """Set when there is work before its time."""
-        self.is_urgent = False
-        """Whether that was done since the writer looked."""
-        self.waiting: deque[VariantLog] = deque()
+        """Set when there are sealed pages."""
+        self._open: list[tuple[VariantLog, Page]] = []
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._wake_rows = min(_WAKE_ROWS, max_rows // 2)
-        # Each is changed by one thread only, so that no lock is needed.
-        self.rows = self.bytes = 0
-        """All that was put since the start."""
+        # All that was put, sealed and released since the start. Each is changed by one thread only,
+        # so that no lock is needed.
+        self._rows = self._bytes = 0
+        self._sealed_rows = self._sealed_bytes = 0
         self._released_rows = self._released_bytes = 0
-        self.next_rows = self.next_bytes = 0
-        """Up to where it may grow before `admit` is asked."""
 
-    def admit(self, rows: int, size: int) -> bool:
-        """Whether an entry that is counted already fits; else it is taken back."""
-        held_rows, held = self.rows - self._released_rows, self.bytes - self._released_bytes
-        if held_rows > self._max_rows or held > self._max_bytes:
-            self.rows -= rows
-            self.bytes -= size
-            return False
-        if (held_rows >= self._wake_rows or 2 * held > self._max_bytes) and not self.is_urgent:
-            self.is_urgent = True
-            self.wake.set()
-        step = self._wake_rows // _STEPS, self._max_bytes // (2 * _STEPS)
-        self.next_rows = self.rows + min(step[0], self._max_rows - held_rows)
-        self.next_bytes = self.bytes + min(step[1], self._max_bytes - held)
-        return True
+    def has_older(self, opened_at: float) -> bool:
+        """Whether a page was opened before that time, by `monotonic`; from any thread."""
+        return any(page.opened_at <= opened_at for _, page in self._open[:1])
+
+    @property
+    def held_rows(self) -> int:
+        """Rows that were put and are not released."""
+        return self._rows - self._released_rows
+
+    def open(self, variant: VariantLog) -> Page:
+        """A page for a variant without one."""
+        variant.page = page = Page()
+        self._open.append((variant, page))
+        return page
+
+    def take(self, rows: int, size: int) -> bool:
+        """Take room, if there is any; else have the writer make some of the open pages."""
+        is_free = (
+            self.held_rows + rows <= self._max_rows
+            and self._bytes + size - self._released_bytes <= self._max_bytes
+        )
+        if is_free:
+            self._rows += rows
+            self._bytes += size
+        else:
+            self.seal()
+        return is_free
+
+    def give_back(self, size: int) -> None:
+        """Return room that was taken for nothing."""
+        self._bytes -= size
 
     def release(self, rows: int, size: int) -> None:
         """Return room: the writer has converted that much."""
         self._released_rows += rows
         self._released_bytes += size
+
+    def seal_early(self) -> None:
+        """Leave the open pages to the writer if they are enough for it to begin."""
+        if (
+            self._rows - self._sealed_rows >= self._wake_rows
+            or 2 * (self._bytes - self._sealed_bytes) >= self._max_bytes
+        ):
+            self.seal()
+
+    def seal(self) -> None:
+        """Leave the open pages to the writer; called where they are filled."""
+        self._sealed_rows, self._sealed_bytes = self._rows, self._bytes
+        if self._open:
+            for variant, _ in self._open:
+                variant.page = None
+            self.sealed.extend(self._open)
+            self._open.clear()
+            self.wake.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -143,11 +154,11 @@ class ModelLog:
 
 
 class VariantLog:
-    """Entries of one variant and version in one generation, until the writer takes them."""
+    """Entries of one variant and version in one generation, on the page that is open."""
 
     __slots__ = (
-        *("entries", "generation", "is_waiting", "last_answer", "mirrored", "model", "model_name"),
-        *("queue", "signature", "variant", "version"),
+        *("generation", "mirrored", "model", "model_name", "page", "queue", "signature"),
+        *("variant", "version"),
     )
 
     def __init__(
@@ -166,42 +177,86 @@ class VariantLog:
         self.version = version
         self.generation = generation
         self.signature = signature
-        self.entries: list[Entry] = []
-        self.mirrored: list[MirroredEntry] = []
-        self.is_waiting = False
-        """Whether the queue has it."""
-        self.last_answer = b""
-        """Triton's answer that was counted last: requests that share one hold it once."""
+        self.page: Page | None = None
+        self.mirrored: VariantLog | None = None
+        """The one of requests that were mirrored, from the first one on."""
 
-    def put(self, entry: Entry) -> None:
-        """Add an answered request, or count that there is no room."""
-        queue = self.queue
-        queue.rows = rows = queue.rows + entry[2]
-        queue.bytes = size = queue.bytes + entry[0]
-        is_due = rows > queue.next_rows or size > queue.next_bytes
-        if is_due and not queue.admit(entry[2], entry[0]):
-            self.model.dropped += entry[2]
-            return
-        self.entries.append(entry)
-        if not self.is_waiting:
-            self._wait()
+    def put(
+        self,
+        number: int,
+        rows: int,
+        sent_at: float,
+        seconds: float,
+        client: str | None,
+        entities: Sequence[Entity] | None,
+        size: int,
+        as_of: float | None,
+        answer: Answer,
+        start: int,
+    ) -> bool:
+        """Add an answered request, or count that there is no room; see `Entry`."""
+        page = self.page
+        if page is None or page.last is not answer:
+            page = self._begin(answer)
+        if page is not None:
+            at = page.clients.get(client)
+            if at is None or entities is not None:
+                at = self._hold(page, client, entities, size)
+            if at is not None:
+                page.records += _pack(
+                    number,
+                    rows,
+                    page.last_at,
+                    start,
+                    at,
+                    sent_at,
+                    seconds,
+                    nan if as_of is None else as_of,
+                )
+                return True
+        self.model.dropped += rows
+        return False
 
-    def put_mirrored(self, entry: MirroredEntry) -> None:
+    def put_mirrored(self, entry: Entry, copy: Copy) -> None:
         """Add a mirrored request, likewise."""
-        queue = self.queue
-        queue.rows += entry[2]
-        queue.bytes += entry[0]
-        if queue.admit(entry[2], entry[0]):
-            self.mirrored.append(entry)
-            if not self.is_waiting:
-                self._wait()
+        if self.mirrored is None:
+            about = self.model_name, self.variant, self.version, self.generation, self.signature
+            self.mirrored = VariantLog(self.model, *about)
+        log, size = self.mirrored, copy_bytes(copy)
+        if not self.queue.take(0, size):
+            self.model.dropped += entry[1]
+        elif log.put(*entry) and (page := log.page) is not None:
+            page.bytes += size
+            page.add_copy(copy)
         else:
-            self.model.dropped += entry[2]
+            self.queue.give_back(size)
 
-    def _wait(self) -> None:
-        # After the entry is there: the writer first takes back `is_waiting`, then the entries.
-        self.is_waiting = True
-        self.queue.waiting.append(self)
+    def _begin(self, answer: Answer) -> Page | None:
+        """The page for requests of an inference; None when there is no room for them."""
+        queue, rows, size = self.queue, answer[2][0], answer_bytes(answer)
+        queue.seal_early()
+        if not queue.take(rows, size):
+            return None
+        page = self.page or queue.open(self)
+        page.rows += rows
+        page.bytes += size
+        page.begin(answer)
+        return page
+
+    def _hold(
+        self, page: Page, client: str | None, entities: Sequence[Entity] | None, kept: int
+    ) -> int | None:
+        """Keep on the page what only some requests have; the client's number, if there is room."""
+        clients = page.clients
+        size = 0 if entities is None else text_bytes(None) + kept
+        if client not in clients:
+            size += text_bytes(client)
+        if not self.queue.take(0, size):
+            return None
+        page.bytes += size
+        if entities is not None:
+            page.entities[page.requests] = entities
+        return clients.setdefault(client, len(clients))
 
 
 class PendingEntry(NamedTuple):
@@ -212,17 +267,13 @@ class PendingEntry(NamedTuple):
 
     def write(self) -> None:
         """Log the request without B."""
-        self.log.put(self.entry)
+        self.log.put(*self.entry)
 
-    def write_answered(
-        self, version: int, seconds: float, answer: bytes, start: int, places: Places
-    ) -> None:
+    def write_answered(self, version: int, seconds: float, answer: Answer, start: int) -> None:
         """Log it next to B's answer."""
-        entry = self.entry
-        size = entry[0] + len(answer)
-        self.log.put_mirrored((size, *entry[1:], version, seconds, answer, start, places, None))
+        self.log.put_mirrored(self.entry, (version, seconds, answer, start, None))
 
     def write_failed(self, version: int, reason: str) -> None:
         """Log it with the reason why B did not answer."""
         reason = reason[:_FAILURE_CHARACTERS]
-        self.log.put_mirrored((*self.entry, version, None, None, 0, None, reason))
+        self.log.put_mirrored(self.entry, (version, None, None, 0, reason))

@@ -9,6 +9,7 @@ import os
 import re
 import time
 import tracemalloc
+from asyncio import gather
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -39,14 +40,13 @@ from serving_gateway.inference.tensors import pack
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.log_columns import record_batches
 from serving_gateway.telemetry.log_files import delete_oldest
+from serving_gateway.telemetry.log_page import Answer, Places
 from serving_gateway.telemetry.log_writer import LogWriter
 from serving_gateway.telemetry.prediction_log import (
-    ENTRY_BYTES,
     Entry,
     LogQueue,
     ModelLog,
     PendingEntry,
-    Places,
     VariantLog,
 )
 from tests.support.fake_triton import FakeTritonPlane, Outcome
@@ -122,7 +122,7 @@ class Logging:
     def put(self, *rows: Sequence[Any], **what: Any) -> None:
         """Log one request of one row, or of the given ones, in a log of its own."""
         log = self.variant(what.pop("signature", SIGNATURE), **what)
-        log.put(entry(log, *rows, **what))
+        log.put(*entry(log, *rows, **what))
 
     def files(self, model_name: str = "m") -> list[Path]:
         return sorted(self.directory.glob(f"{model_name}/*/*.parquet"))
@@ -137,14 +137,22 @@ class Logging:
 def entry(log: VariantLog, *rows: Sequence[Any], **what: Any) -> Entry:
     """What the request path keeps of a request of these rows, by default of one row."""
     rows = rows or (ROW,)
-    tensors = Codec(log.signature).encode(rows)
-    body, places = what.get("answered", YES if len(rows) == 1 else answer(["yes"] * len(rows)))
-    size = ENTRY_BYTES + sum(len(one) + VALUE_BYTES for one in tensors) + len(body)
     at = what.get("at", time.perf_counter() - 0.001)
-    times = at, 0.001
-    who = what.get("client_id"), what.get("entities"), what.get("as_of")
-    number = what.get("number", 17)
-    return size, number, len(rows), *times, tensors, *who, body, what.get("start", 0), places
+    entities = what.get("entities")
+    values = len(rows) * len(log.signature.features)
+    size = len(msgspec.json.encode(entities)) + VALUE_BYTES * values
+    who = what.get("client_id"), entities, size
+    answered = what.get("shared") or inference(log, rows, what.get("answered"))
+    number, start = what.get("number", 17), what.get("start", 0)
+    return number, len(rows), at, 0.001, *who, what.get("as_of"), answered, start
+
+
+def inference(
+    log: VariantLog, rows: Sequence[Sequence[Any]], answered: tuple[bytes, Places] | None = None
+) -> Answer:
+    """An inference of these rows, whoever sent them."""
+    body, places = answered or (YES if len(rows) == 1 else answer(["yes"] * len(rows)))
+    return Codec(log.signature).encode(rows), body, places
 
 
 @pytest.fixture
@@ -165,15 +173,34 @@ def test_rows_beyond_the_limit_are_dropped_until_the_writer_has_released_some() 
     queue = LogQueue(10, MANY)
     log = VariantLog(ModelLog(queue, 1.0, "abc"), "m", "A", 3, 7, SIGNATURE)
     for _ in range(4):
-        log.put(entry(log, ROW, ROW, ROW))
-    assert (log.model.dropped, len(log.entries)) == (3, 3)
-    del log.entries[:]
-    log.put(entry(log, ROW, ROW))
+        log.put(*entry(log, ROW, ROW, ROW))
+    queue.seal()
+    assert log.model.dropped == 3
+    assert [page.rows for _, page in queue.sealed] == [6, 3], "it begins at half of the limit"
+    queue.sealed.clear()
+    log.put(*entry(log, ROW, ROW))
     assert log.model.dropped == 5, "what the writer converts still counts"
     queue.release(9, 0)
-    log.put(entry(log, ROW, ROW))
+    log.put(*entry(log, ROW, ROW))
+    queue.seal()
     assert log.model.dropped == 5
-    assert [*queue.waiting] == [log], "once, whatever it holds"
+    [(variant, page)] = queue.sealed
+    assert (variant, page.rows, page.requests) == (log, 2, 1)
+
+
+def test_mirrored_request_without_room_takes_none() -> None:
+    queue = LogQueue(10, 20_000)
+    log = VariantLog(ModelLog(queue, 1.0, "abc"), "m", "A", 3, 7, SIGNATURE)
+    body, places = YES
+    for size in (30_000, 10):
+        pending = PendingEntry(log, entry(log, ROW))
+        pending.write_answered(4, 0.25, ((), body + bytes(size), places), 0)
+    for _ in range(60):  # these have no room for their rows
+        pending = PendingEntry(log, entry(log, ROW, ROW, ROW, ROW, ROW, ROW, ROW, ROW, ROW, ROW))
+        pending.write_failed(4, "busy")
+    assert (log.model.dropped, queue.held_rows) == (601, 1)
+    PendingEntry(log, entry(log, ROW)).write_failed(4, "busy")
+    assert queue.held_rows == 2, "nothing is held for those that were dropped"
 
 
 @pytest.mark.parametrize("shape", ["numbers", "text", "entities", "answers"])
@@ -191,13 +218,13 @@ def test_waiting_entries_are_bounded_in_bytes(shape: str) -> None:
             rows: list[list[Any]] = [[float(next(number)) for _ in range(width)] for _ in range(10)]
             if shape == "text":
                 rows = [[f"ä{next(number):05000d}"] for _ in range(10)]
-            made = entry(log, *rows, answered=(body + bytes(10_000), places))
+            ids = None
             if shape == "entities":
                 ids = [(next(number), f"{next(number):0500d}") for _ in range(10)]
-                sent = len(msgspec.json.encode(ids)) + 40 * 10 * width
-                made = (made[0] + sent, *made[1:7], ids, *made[8:])
-            log.put(made)
-        del rows, made
+            answered = body + bytes(10_000), places
+            client = f"{next(number):0250d}"
+            log.put(*entry(log, *rows, answered=answered, entities=ids, client_id=client))
+        del rows, ids, answered
         gc.collect()  # of the codecs
         held, _ = tracemalloc.get_traced_memory()
     finally:
@@ -211,17 +238,10 @@ def test_file_holds_logical_values_by_name_and_the_answers(logging_: Logging) ->
     log = logging_.variant()
     body, places = answer(["yes", "no", "yes"], [[0.25, 0.75], [0.75, 0.25], [0.25, 0.75]])
     observed = time.time() - 60
-    log.put(
-        entry(
-            log,
-            *(ROW, EMPTY),
-            answered=(body, places),
-            entities=(17, "b"),
-            client_id="ada",
-            as_of=observed,
-        )
-    )
-    log.put(entry(log, ROW, answered=(body, places), start=2, number=18))
+    shared = inference(log, (ROW, EMPTY, ROW), (body, places))
+    who: dict[str, Any] = {"entities": (17, "b"), "client_id": "ada", "as_of": observed}
+    log.put(*entry(log, ROW, EMPTY, shared=shared, **who))
+    log.put(*entry(log, ROW, shared=shared, start=2, number=18))
     logging_.put(ROW, variant="B", version=4, number=19)
     table = logging_.table()
     assert table.column_names == [*KINDS, *LOG_COLUMNS]
@@ -274,7 +294,7 @@ def test_mirrored_requests_have_the_answer_of_b_or_its_failure_next_to_that_of_a
         pending = PendingEntry(log, entry(log, ROW, ROW, number=number))
         if what == "answered":
             body, places = answer(["no"] * 3, [[0.5, 0.125]] * 3)
-            pending.write_answered(4, 0.25, body, 1, places)
+            pending.write_answered(4, 0.25, ((), body, places), 1)
         elif what == "failed":
             pending.write_failed(4, "x" * 1000)
         else:
@@ -297,9 +317,11 @@ def test_packed_rows_and_answers_of_shared_inferences_are_cut_as_they_were_asked
     log = logging_.variant(packed)
     body, places = answer([10, 11, 12, 13, 14], kind="INT64")
     # Two of three requests of one inference are logged, then one alone.
-    log.put(entry(log, [0, 1], answered=(body, places), start=0))
-    log.put(entry(log, [6, 7], [8, 9], answered=(body, places), start=3))
-    log.put(entry(log, [2, 3], answered=answer([20], kind="INT64")))
+    rows = [0, 1], [4, 4], [5, 5], [6, 7], [8, 9]
+    shared = inference(log, rows, (body, places))
+    log.put(*entry(log, rows[0], shared=shared, start=0))
+    log.put(*entry(log, *rows[3:], shared=shared, start=3))
+    log.put(*entry(log, [2, 3], answered=answer([20], kind="INT64")))
     found = logging_.table().to_pylist()
     assert [(row["f0"], row["f1"], row["sample_prediction"]) for row in found] == [
         *((0, 1, "10"), (6, 7, "13"), (8, 9, "14"), (2, 3, "20"))
@@ -344,7 +366,7 @@ def test_answer_that_cannot_be_read_costs_its_own_row_alone(logging_: Logging) -
     log = logging_.variant()
     broken = b"{}\xff\xff\xff\xff", (1, False, ("BYTES", 2, 6, 1), ("", 0, 0, 0))
     for number in range(9):
-        log.put(entry(log, number=number, answered=broken if number == 4 else YES))
+        log.put(*entry(log, number=number, answered=broken if number == 4 else YES))
     ids = logging_.table().column("sample_id").to_pylist()
     assert ids == [f"abc-{number}" for number in range(9) if number != 4]
     assert (logging_.model.failed, logging_.model.written) == (1, 8)
@@ -354,7 +376,7 @@ def test_rows_around_midnight_are_in_the_folders_of_their_days(logging_: Logging
     log = logging_.variant()
     for days in (0, 1):
         at = time.perf_counter() - 86_400 * days
-        log.put(entry(log, number=days, at=at))
+        log.put(*entry(log, number=days, at=at))
     assert logging_.table().num_rows == 2
     found = [
         (file.parent.name, pq.read_table(file, partitioning=None)) for file in logging_.files()
@@ -369,8 +391,8 @@ def test_file_is_written_when_it_is_full_or_old_enough(tmp_path: Path) -> None:
     for written in (2, 4):
         log = full.variant()
         for _ in range(2):
-            log.put(entry(log))
-        full.queue.wake.set()
+            log.put(*entry(log))
+        full.queue.seal()
         wait_until(lambda written=written: full.model.written == written, 10, "a full file")  # type: ignore[misc]
     full.put()
     full.writer.close()
@@ -380,6 +402,18 @@ def test_file_is_written_when_it_is_full_or_old_enough(tmp_path: Path) -> None:
     wait_until(lambda: len(old.files()) == 1, 10, "a file that is old enough")
     old.writer.close()
     assert len(old.files()) == 1
+
+
+def test_open_page_is_left_to_the_writer_by_the_event_loop_alone(tmp_path: Path) -> None:
+    one = Logging(tmp_path, seconds=0.01)
+    asked: list[Any] = []
+    one.queue.call_in_loop = asked.append
+    one.put()
+    wait_until(lambda: bool(asked), 10, "the writer's request")
+    assert (one.queue.held_rows, len(one.queue.sealed), one.model.written) == (1, 0, 0)
+    asked[0]()
+    wait_until(lambda: one.model.written == 1, 10, "a file")
+    one.writer.close()
 
 
 def test_each_model_and_set_of_features_has_its_own_files(logging_: Logging) -> None:
@@ -481,6 +515,7 @@ def test_buffers_of_many_models_are_bounded_in_bytes(tmp_path: Path) -> None:
     one = Logging(tmp_path, queue_bytes=5_000)
     for number in range(100):
         one.put(model_name=f"m{number % 10}")
+    one.queue.seal()
     wait_until(lambda: one.model.written > 0, 10, "a file that is early")
     one.writer.close()
     # Its end is waited for two seconds; on a busy machine it goes on.
@@ -497,6 +532,32 @@ def test_logging_without_pyarrow_is_refused_at_the_start(
     monkeypatch.setitem(__import__("sys").modules, "serving_gateway.telemetry.log_columns", None)
     with pytest.raises(RuntimeError, match="cannot be imported"):
         Logging(tmp_path)
+
+
+async def test_requests_that_share_an_inference_are_logged_with_their_own_features(
+    tmp_path: Path,
+) -> None:
+    with FakeTritonPlane(tmp_path) as plane:
+        queue = LogQueue(1024, MANY)
+        plane.dispatcher.log = ModelLog(queue, 0.5, plane.dispatcher.ids.prefix)
+        plane.route(A=1)
+        bodies = [b'{"data": [[%d, 0], [%d, 1]]}' % (at, at) for at in range(40)]
+        answers = [msgspec.json.decode(one) for one in await gather(*map(plane.predict, bodies))]
+        queue.seal()
+        [(log, page)] = queue.sealed
+        [(_, batch)] = record_batches(log, page.whole(), 0.0, lambda client: client)
+    assert len(page.answers) < page.requests, "some shared an inference"
+    sent = {one["prediction_id"]: (at, one["predictions"]) for at, one in enumerate(answers)}
+    found = batch.to_pylist()
+    assert len(found) == 40
+    for row in found:
+        at, predictions = sent[row["sample_id"]]
+        place = row["sample_row"]
+        assert (row["a"], row["b"], row["sample_prediction"]) == (
+            at,
+            place,
+            str(predictions[place]),
+        )
 
 
 async def test_answers_have_ids_and_leave_what_the_log_needs(tmp_path: Path) -> None:
@@ -517,15 +578,16 @@ async def test_answers_have_ids_and_leave_what_the_log_needs(tmp_path: Path) -> 
         of_platform.is_traffic = False
         plane.predictor.submit(body, of_platform)
         assert b'"prediction_id":"' in await of_platform
-        await eventually(lambda: len(queue.waiting[0].mirrored) == 2)
-        [log] = queue.waiting
+        await eventually(lambda: queue.held_rows == 5)
+        queue.seal()
+        pages = sorted(queue.sealed, key=lambda one: one[1].rows, reverse=True)
         given = [failed["prediction_id"], answered["prediction_id"], inference.prediction_id]
         assert [re.fullmatch(rf"{ids.prefix}-\d+", one) is not None for one in given] == [True] * 3
         assert len({*given, msgspec.json.decode(of_platform.ended.result())["prediction_id"]}) == 4
         batches = [
             batch.to_pylist()
-            for entries in (log.mirrored, log.entries)
-            for _, batch in record_batches(log, entries, 0.0, lambda client: client)
+            for log, page in pages
+            for _, batch in record_batches(log, page.whole(), 0.0, lambda client: client)
         ]
     mirrored, alone = batches
     rows = [(row["sample_id"], row["sample_row"], row["a"], row["b"]) for row in mirrored + alone]
