@@ -145,7 +145,7 @@ def test_the_job_fails_and_names_a_model_that_it_left_alone(
     assert (predictions / "newest-v1.parquet").is_file()
     away = replace(platform, resources={**platform.resources, **AWAY})
     [said] = away.execute("maintenance").values()
-    assert "not all old records were deleted: best_model: " in said.lower()
+    assert "the maintenance is not complete: best_model: " in said.lower()
     assert "Everything that is in use is still there" in said
     monkeypatch.setenv("MAINTENANCE_RUN_DAYS", "ninety")
     [said] = platform.execute("maintenance").values()
