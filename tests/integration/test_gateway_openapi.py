@@ -57,7 +57,7 @@ def test_no_generated_request_meets_a_bug_or_an_undescribed_answer(
         [
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
             *("run", f"{gateway.url}/openapi.json", "--no-color", "--no-shrink"),
-            *("--max-examples", str(scale(25, 250)), "--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", str(scale(15, 250)), "--phases", "examples,coverage,fuzzing"),
         ],
         cwd=tmp_path,
         capture_output=True,

@@ -32,7 +32,8 @@ from tests.support.servers import ROOT, RunningTriton, run_triton
 
 DEFINED = 50
 SERVED = 10
-LOAD_LIMIT_S = 5.0
+LOAD_LIMIT_S = 8.0
+"""Of processor time; 4.3 s at best on a machine on which a prediction costs half as much again."""
 FILE = """
 type: platform_assets.components.TabularModel
 attributes:
