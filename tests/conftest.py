@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from platform_assets.intervals import RETRY_SECONDS
 from serving_gateway.contract import DEFAULT_MODEL
+from tests.faults.scale import FORM
 from tests.support.browser import run_browser
 from tests.support.descriptors import check_none_leaked, open_descriptors
 from tests.support.distribution import FileScheduling, put_longest_first
@@ -30,6 +31,8 @@ from tests.support.servers import (
 )
 
 pytest_plugins = ["tests.support.left_out"]
+# Three minutes of a stack of its own; other tests take a version through each of its parts.
+collect_ignore = [] if os.environ.get(FORM) == "long" else ["e2e/test_release_demo.py"]
 # A server that a test has stopped does not come back while a step waits.
 os.environ[RETRY_SECONDS] = "0"
 

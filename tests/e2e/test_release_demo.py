@@ -1,12 +1,14 @@
 """`make release-demo` with its first version and the one that a guardrail stops.
 
-The other two take two minutes: `integration/test_release_chain.py` takes a version to production
-in steps, and `unit/test_replay_gate.py` lets one answer what is logged.
+By `make faults` only: it takes three minutes. The other two versions take two more:
+`integration/test_release_chain.py` takes a version to production in steps, and
+`unit/test_replay_gate.py` lets one answer what is logged.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from platform_assets.local_stack.release_demo.command import PARTS
 from platform_assets.local_stack.settings import ROOT
+from tests.faults.scale import report
 
 DEADLINE_S = 540
 
@@ -37,6 +40,8 @@ def test_a_version_that_fails_for_some_clients_is_stopped_while_no_request_fails
     assert "version 2: stopped by the guardrail failures; in production: version 1" in done.stdout
     # On a busy machine the mirror drops copies, and a step of the split finds the failures.
     assert "; 0 failed" in done.stdout
+    [(requests, seconds)] = re.findall(r"([\d,]+) requests of clients in (\d+) s", done.stdout)
+    report("release_demo", requests=int(requests.replace(",", "")), failed=0, seconds=int(seconds))
     passport = tmp_path / "state" / "release-demo" / "ledger" / "passports" / "deliveries"
     assert (passport / "v1.html").is_file()
     left = [one for one in psutil.process_iter(["cmdline"]) if is_of(one, tmp_path)]

@@ -497,6 +497,17 @@ _RELEASES: Final = _area(
     ),
     Case(
         "Releases",
+        "a version that fails for some clients, on a whole stack (`make release-demo`)",
+        "the guardrail `failures`; A answers what B cannot",
+        (
+            "tests/unit/test_release_demo.py::test_clients_ask_at_their_rate_and_count_what_fails",
+            _RELEASED + "candidate_ends_as_it_deserves_and_no_client_notices",
+        ),
+        _pytest("tests/e2e/test_release_demo.py"),
+        "release_demo",
+    ),
+    Case(
+        "Releases",
         "twelve bad and six good candidates under load",
         "a confidence sequence for each guardrail; A answers what B cannot",
         (_RELEASED + "candidate_ends_as_it_deserves_and_no_client_notices",),
