@@ -62,8 +62,8 @@ class RedisConnection:
 
         A Redis that cannot be reached, or does not answer, is not asked again for a moment. One
         that answers with an error, as for a key of another type, has refused this exchange alone.
-        What is answered ends that pause, and whatever began before it says nothing any more by
-        its own failure: it was waiting while the network was cut.
+        An answer ends that pause, and a command that began before the answer does not start
+        another one when it fails: it was waiting while the network was cut.
         """
         began = time.monotonic()
         if began < self._refused_until:

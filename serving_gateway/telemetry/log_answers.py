@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from serving_gateway.telemetry.log_elements import elements, list_element
 from serving_gateway.telemetry.log_page import Answer, Place
-from serving_gateway.telemetry.log_rows import RequestRows
+from serving_gateway.telemetry.log_rows import RowSpreader
 
 _PROBABILITIES = pa.list_(pa.float64())
 
@@ -24,7 +24,7 @@ class AnsweredRows:
     """
 
     def __init__(
-        self, answers: Sequence[Answer], ordinals: pa.Array, firsts: pa.Array, rows: RequestRows
+        self, answers: Sequence[Answer], ordinals: pa.Array, firsts: pa.Array, rows: RowSpreader
     ) -> None:
         found = pc.min_max(ordinals)
         least, most = found["min"].as_py(), found["max"].as_py()

@@ -18,7 +18,7 @@ from serving_gateway.telemetry.log_answers import AnswerColumns, AnsweredRows, a
 from serving_gateway.telemetry.log_elements import elements, list_element
 from serving_gateway.telemetry.log_entities import entity_text
 from serving_gateway.telemetry.log_page import NO_ANSWER, Page, PagePart
-from serving_gateway.telemetry.log_rows import RequestRows, record_fields
+from serving_gateway.telemetry.log_rows import RowSpreader, record_fields
 from serving_gateway.telemetry.prediction_log import VariantLog
 
 _LOGICAL: Final = {
@@ -54,7 +54,7 @@ def record_batch(
     """
     fields = record_fields(part.records, "qqqqqddd")
     numbers, counts, ordinals, firsts, clients, sent, seconds, as_of = fields
-    page, rows = part.page, RequestRows(counts)
+    page, rows = part.page, RowSpreader(counts)
     answered = AnsweredRows(page.answers, ordinals, firsts, rows)
     signature, at = log.signature, pc.add(pc.add(sent, seconds), clock)
     ids = pc.binary_join_element_wise(log.model.id_prefix, numbers.cast(pa.string()), "-")
@@ -129,7 +129,7 @@ def _entities(part: PagePart, counts: pa.Array, rows: int, keys: Sequence[str]) 
     return pa.array(texts, pa.string())
 
 
-def _mirrored_columns(part: PagePart, rows: RequestRows) -> list[pa.Array]:
+def _mirrored_columns(part: PagePart, rows: RowSpreader) -> list[pa.Array]:
     """B's columns, null for requests that were not mirrored, and where B did not answer."""
     page = part.page
     if not page.copies:

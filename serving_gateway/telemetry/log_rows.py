@@ -28,7 +28,7 @@ def record_fields(records: memoryview, kinds: str) -> list[pa.Array]:
     return [list_element(lists[kind], at) for at, kind in enumerate(kinds)]
 
 
-class RequestRows:
+class RowSpreader:
     """Repeats what requests have once for each of their rows, of which there are `counts`."""
 
     def __init__(self, counts: pa.Array) -> None:

@@ -190,7 +190,7 @@ def test_flood_of_outcomes_harms_no_client_no_memory_and_no_verdict(
 ) -> None:
     gateway, flood = fresh_gateway, Flood(fresh_gateway.url)
     begun(gateway)
-    for _ in range(50):  # what the first requests load is no flood
+    for _ in range(50):  # memory of the first requests does not count
         gateway.predict()
     process = gateway.process.server
     before, memory = process.memory_info().rss, Memory(process)

@@ -96,7 +96,7 @@ def test_no_step_of_real_processes_breaks_an_invariant(protocol: RealProtocol) -
             derandomize=True,
             database=None,
             deadline=None,
-            # What is left of processes by one run is no place to shorten it from.
+            # No shrinking: the processes are not in the state that the failing run began with.
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),

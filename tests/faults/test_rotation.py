@@ -64,7 +64,7 @@ class Caller:
     statuses: list[tuple[float, float, int]] = field(default_factory=list)
     """When a request was sent, when its answer had come, and its status, 0 without any."""
     answers: set[str] = field(default_factory=set)
-    """Texts of all that is no success."""
+    """Bodies of all answers that were not successful."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
