@@ -84,8 +84,7 @@ class Platform:
     def replace_candidate(self) -> None:
         """Retire version 2 from Triton, and load it again beside version 1."""
         for versions in ((1,), (1, 2)):
-            answer = serve_versions(self.triton, *versions)
-            assert answer.status_code == 200, answer.text
+            serve_versions(self.triton, *versions)
         for replica in self.replicas:
             replica.wait_ready()
 

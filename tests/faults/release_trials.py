@@ -61,7 +61,7 @@ def disappears() -> bytes:
 
 
 def _unload(world: World, _: Load) -> None:
-    assert serve_versions(world.triton, world.production).is_success
+    serve_versions(world.triton, world.production)
 
 
 def _send_new_rows(_: World, load: Load) -> None:

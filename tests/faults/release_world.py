@@ -29,6 +29,7 @@ from platform_assets.release.memory import PilotMemory, TickResult
 from platform_assets.release.pilot import Pilot
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.triton_api import TritonRefused
 from platform_assets.serving.promotion import GATES, LOAD_ID
 from serving_gateway.contract import (
     ACTIVE,
@@ -120,9 +121,13 @@ class World:
 
         Whether Triton has it READY; if not, that is recorded.
         """
-        answer = serve_versions(self.triton, self.production, version)
-        self.record_load(version, state="READY" if answer.is_success else "not READY")
-        return answer.is_success
+        try:
+            serve_versions(self.triton, self.production, version)
+        except TritonRefused:
+            self.record_load(version, state="not READY")
+            return False
+        self.record_load(version)
+        return True
 
     def record_load(self, version: int, state: str = "READY") -> None:
         """Record what `triton_serving_state` and its checks do."""

@@ -27,11 +27,11 @@ def test_a_retired_version_hands_over_without_a_failed_request(
         with Client(gateway.url) as one, Client(gateway.url) as two:
             for _ in range(3):
                 gateway.routed(2)
-                assert serve_versions(triton, 2).status_code == 200
-                assert serve_versions(triton, 1, 2).status_code == 200
+                serve_versions(triton, 2)
+                serve_versions(triton, 1, 2)
                 gateway.routed(1)
-                assert serve_versions(triton, 1).status_code == 200
-                assert serve_versions(triton, 1, 2).status_code == 200
+                serve_versions(triton, 1)
+                serve_versions(triton, 1, 2)
         assert {status for status, _ in [*one.answers, *two.answers]} == {200}
 
 
@@ -110,7 +110,7 @@ def test_another_version_after_a_restart_never_answers(tmp_path: Path, repositor
         assert {version for _, version in client.answers} == {1, None}
         # The bytes of version 1 are back where they belong: it answers again by itself.
         assert (repository / DEFAULT_MODEL / "1" / MODEL_FILE).exists()
-        assert serve_versions(triton, 1, 2).status_code == 200
+        serve_versions(triton, 1, 2)
         gateway.wait_ready()
         assert gateway.predict().json()["version"] == 1
 

@@ -226,7 +226,7 @@ def test_a_lost_version_is_503_with_the_reason(tmp_path: Path, repository: Path)
         run_gateway(tmp_path, triton.http_url) as gateway,
     ):
         gateway.routed(1)
-        assert serve_versions(triton, 2).status_code == 200
+        serve_versions(triton, 2)
         body = {"inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32"}]}
         body["inputs"][0]["data"] = [1, 2, 3, 4]
 

@@ -234,20 +234,20 @@ def test_a_answers_for_b_and_says_so_when_b_cannot(tmp_path: Path, repository: P
         gateway.routed(2, alias="B")
         gateway.traffic("split", 100)
         assert gateway.predict(client_id="c").json()["variant"] == "B"
-        assert serve_versions(triton, 1).status_code == 200
+        serve_versions(triton, 1)
         for count in (1, 2):
             answer = gateway.predict(client_id="c").json()
             assert (answer["variant"], answer["version"]) == ("A", 1)
             assert "variant B could not answer" in answer["fallback"]
             assert gateway.metric("gateway_fallbacks_total") == count
         assert gateway.ready()
-        assert serve_versions(triton, 1, 2).status_code == 200
+        serve_versions(triton, 1, 2)
         wait_until(
             lambda: gateway.predict(client_id="c").json()["variant"] == "B", 10, "B answers again"
         )
         # A mirror to a B that is gone costs the client nothing and is counted.
         gateway.traffic("mirror", 100)
-        assert serve_versions(triton, 1).status_code == 200
+        serve_versions(triton, 1)
         wait_until(lambda: not gateway.models()["effective"]["B"]["ready"], 5, "B is gone")
         assert gateway.predict().status_code == 200
         assert gateway.metric("gateway_mirrored_total", outcome="dropped") >= 1

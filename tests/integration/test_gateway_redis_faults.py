@@ -123,9 +123,9 @@ def test_a_stopped_redis_does_not_delay_the_look_at_triton(
         redis.process.signal(signal.SIGSTOP)
         try:
             # Nobody asks the gateway for a prediction: only its own look can notice.
-            assert serve_versions(triton, 2).status_code == 200
+            serve_versions(triton, 2)
             wait_until(lambda: not gateway.ready(), 4, "the retired version is noticed meanwhile")
-            assert serve_versions(triton, 1, 2).status_code == 200
+            serve_versions(triton, 1, 2)
             wait_until(gateway.ready, 5, "the version that is back is noticed")
         finally:
             redis.process.signal(signal.SIGCONT)
@@ -216,13 +216,13 @@ def test_a_start_without_the_store_is_not_ready_where_triton_disagrees_with_the_
             snapshot = gateway.state_dir / f"snapshot-{DEFAULT_MODEL}.json"
             wait_until(snapshot.exists, 5, "the snapshot is kept")
         redis.process.kill()
-        assert serve_versions(triton, 2).status_code == 200
+        serve_versions(triton, 2)
         with on_redis(tmp_path, triton, redis) as gateway:
             answer = gateway.client.get(f"/models/{DEFAULT_MODEL}/ready")
             assert answer.status_code == 503
             assert "version 1" in answer.text
             assert gateway.predict().status_code == 503
-            assert serve_versions(triton, 1, 2).status_code == 200
+            serve_versions(triton, 1, 2)
             wait_until(gateway.ready, 5, "Triton agrees again")
 
 

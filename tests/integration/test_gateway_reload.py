@@ -346,7 +346,7 @@ def test_a_version_retired_in_triton_cannot_be_reloaded_nor_rolled_back_to(
     ):
         gateway.routed(1)
         gateway.routed(2)
-        assert serve_versions(triton, 2).status_code == 200
+        serve_versions(triton, 2)
         assert error(gateway.client.post("/variant/A/rollback")) == (409, "version_not_ready")
         assert error(gateway.reload(version=1, run_id="run-1")) == (409, "version_not_ready")
         assert gateway.predict().json()["version"] == 2

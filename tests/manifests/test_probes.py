@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.triton import TritonRefused, TritonResource
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
 from tests.support.gateway_harness import RunningGateway, run_gateway, serve_versions
 from tests.support.kubelet import PROBES, Kubelet, run_triton_container
@@ -83,7 +83,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
             found["triton", "serving"] = of_triton()
             found["gateway", "serving"] = of_gateway(gateway)
             write_version(repository, DEFAULT_MODEL, 2, b"no graph")
-            assert serve_versions(running, 1, 2).status_code == 400
+            with pytest.raises(TritonRefused):
+                serve_versions(running, 1, 2)
             found["triton", "serving, failed candidate"] = of_triton()
             found["gateway", "serving, failed candidate"] = of_gateway(gateway)
             # The gateway's own kept connections are what it waits for.

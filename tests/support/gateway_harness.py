@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 
 from platform_assets.resources.triton_api import CONTROL_HEADER
+from platform_assets.resources.triton_endpoint import TritonEndpoint
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.servers import (
     LOOPBACK,
@@ -192,19 +192,25 @@ class Client(threading.Thread):
         wait_until(lambda: any(map(what, self.answers[seen:])), 20, "an answer")
 
 
-def serve_versions(
-    triton: RunningTriton, *versions: int, model_name: str = DEFAULT_MODEL
-) -> httpx.Response:
-    """Have Triton serve exactly these versions, as the pipeline does: by a `config` override."""
-    headers = {CONTROL_HEADER: triton.control_key}
-    url = f"{triton.http_url}/v2/models/{model_name}/config"
-    with httpx.Client(trust_env=False, timeout=60, verify=NO_ROOTS) as client:
-        config = client.get(url, headers=headers)
-        assert config.status_code == 200, config.text
-        override = config.json()
-        override["version_policy"] = {"specific": {"versions": list(versions)}}
-        return client.post(
-            f"{triton.http_url}/v2/repository/models/{model_name}/load",
-            headers=headers,
-            json={"parameters": {"config": json.dumps(override)}},
-        )
+def serve_versions(triton: RunningTriton, *versions: int, model_name: str = DEFAULT_MODEL) -> None:
+    """Have Triton serve exactly these versions, as the pipeline does: by a `config` override.
+
+    Over gRPC, as there too: during a load over HTTP, every connection of a client that belongs
+    to the same thread of Triton waits for it, on a busy machine past a request's deadline.
+
+    Raises:
+        TritonRefused: a version does not load; those that were READY still are.
+    """
+    endpoint = TritonEndpoint(
+        triton.http_url, triton.grpc_url, triton.control_key, timeout_s=60, load_timeout_s=120
+    )
+    config = httpx.get(
+        f"{triton.http_url}/v2/models/{model_name}/config",
+        headers={CONTROL_HEADER: triton.control_key},
+        timeout=60,
+        trust_env=False,
+        verify=NO_ROOTS,
+    )
+    assert config.status_code == 200, config.text
+    policy = {"specific": {"versions": list(versions)}}
+    endpoint.load(model_name, {**config.json(), "version_policy": policy})
