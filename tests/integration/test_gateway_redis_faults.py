@@ -198,7 +198,7 @@ def test_a_start_without_the_store_resumes_what_triton_still_confirms(
     try:
         started = time.monotonic()
         with on_redis(tmp_path, shared_triton, redis) as gateway:
-            assert time.monotonic() - started < 8
+            assert time.monotonic() - started < 30, "the start waits for no answer"
             assert gateway.ready()
             assert gateway.predict().json()["version"] == 2
             assert gateway.models()["routing"]["store_problem"]
