@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -32,12 +32,26 @@ class Answers:
     def take(self, rows: NDArray[Any]) -> Answers:
         """Return the answers for chosen rows: a mask, or positions."""
         stated = self.probabilities
-        return Answers(
+        taken = Answers(
             self.label_true[rows],
             self.labels[rows],
             None if stated is None else stated[rows],
             self.classes,
         )
+        # Intervals take hundreds of parts of the same rows: each label is looked up once.
+        for name in vars(self).keys() & {"true_codes", "predicted_codes"}:
+            vars(taken)[name] = vars(self)[name][rows]
+        return taken
+
+    @cached_property
+    def true_codes(self) -> NDArray[np.int64]:
+        """Positions of the true labels among the classes, shape (rows,)."""
+        return codes(self.label_true, self.classes)
+
+    @cached_property
+    def predicted_codes(self) -> NDArray[np.int64]:
+        """Positions of the predicted labels among the classes, shape (rows,)."""
+        return codes(self.labels, self.classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +104,7 @@ def _share_of_a_row(answers: Answers) -> NDArray[np.float64]:
 
 
 def _shares_by_class(answers: Answers) -> NDArray[np.float64]:
-    rows = np.unique(codes(answers.label_true, answers.classes), return_counts=True)[1]
+    rows = np.unique(answers.true_codes, return_counts=True)[1]
     return 1 / (len(rows) * rows)
 
 
@@ -99,12 +113,12 @@ def _accuracy(answers: Answers) -> float:
 
 
 def _balanced_accuracy(answers: Answers) -> float:
-    true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
+    true, got = answers.true_codes, answers.predicted_codes
     return float(np.mean([(got[true == one] == one).mean() for one in np.unique(true)]))
 
 
 def _f1_macro(answers: Answers) -> float:
-    true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
+    true, got = answers.true_codes, answers.predicted_codes
     scores = []
     for one in np.union1d(true, got):
         right = np.count_nonzero((true == one) & (got == one))
@@ -116,7 +130,7 @@ def _one_against_others(
     answers: Answers,
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
     """Which rows are of a class, and its probability, by class; of two, of the second alone."""
-    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
+    true, probabilities = answers.true_codes, _known(answers)
     columns = [1] if len(answers.classes) == 2 else range(len(answers.classes))
     return [(true == one, probabilities[:, one]) for one in columns]
 
@@ -130,18 +144,16 @@ def _roc_auc(answers: Answers) -> float:
 
 def _area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     """Share of pairs of a positive and a negative row that the score orders rightly."""
-    import pandas as pd
-
-    ups = int(positive.sum())
-    downs = len(positive) - ups
-    if not ups or not downs:
+    ups, downs = score[positive], np.sort(score[~positive])
+    if not len(ups) or not len(downs) or np.isnan(score).any():
         return float("nan")
-    ranks = pd.Series(score).rank().to_numpy()
-    return float((ranks[positive].sum() - ups * (ups + 1) / 2) / (ups * downs))
+    # Half of the pairs of equal scores count.
+    below, upto = (np.searchsorted(downs, ups, side).sum() for side in ("left", "right"))
+    return float((below + upto) / 2 / (len(ups) * len(downs)))
 
 
 def _log_loss(answers: Answers) -> float:
-    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
+    true, probabilities = answers.true_codes, _known(answers)
     # Single precision leaves row sums that are off by 1e-7.
     sums = np.maximum(probabilities.sum(axis=1), _SMALLEST)
     stated = probabilities[np.arange(len(true)), true] / sums
@@ -163,7 +175,7 @@ def _average_precision(answers: Answers) -> float:
 def _brier(answers: Answers) -> float:
     from sklearn.metrics import brier_score_loss
 
-    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
+    true, probabilities = answers.true_codes, _known(answers)
     # Single precision leaves row sums that are off by 1e-7, of which scikit-learn warns.
     stated = probabilities.astype(np.float64)
     stated /= np.maximum(stated.sum(axis=1, keepdims=True), _SMALLEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -47,7 +48,7 @@ def jackknife(
     Returns:
         The estimate; its interval is unbounded where fewer than two groups determine it.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     value = statistic(None)
     group, entity_count = _groups(entities)
@@ -63,7 +64,7 @@ def jackknife(
         math.sqrt(added_rows) * resolution * rows_per_entity,
     )
     degrees = len(influences) - 1
-    half = float(t.ppf((1 + confidence) / 2, degrees)) * error
+    half = float(stdtrit(degrees, (1 + confidence) / 2)) * error
     return Estimate(
         value, value - half, value + half, confidence, entity_count, error=error, degrees=degrees
     )
@@ -74,13 +75,12 @@ def rows_to_show(estimate: Estimate, margin: float) -> int | None:
 
     None where no number would do.
     """
-    from scipy.stats import norm
-
     half = (estimate.high - estimate.low) / 2
     if not (margin > 0 and math.isfinite(half)):
         return None
-    quantile = float(norm.ppf((1 + estimate.confidence) / 2))
-    wanted = half / margin * (quantile + float(norm.ppf(_POWER))) / quantile
+    normal = NormalDist()
+    quantile = normal.inv_cdf((1 + estimate.confidence) / 2)
+    wanted = half / margin * (quantile + normal.inv_cdf(_POWER)) / quantile
     return math.ceil(estimate.entities * wanted**2)
 
 
