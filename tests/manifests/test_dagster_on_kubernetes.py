@@ -21,7 +21,6 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.storage.dagster_run import DagsterRun
 
-from platform_assets.kubernetes import defs
 from serving_gateway import __version__
 from tests.support.kubernetes_api import FakeKubernetes, Job, run_kubernetes
 from tests.support.servers import ROOT, wait_until
@@ -76,6 +75,10 @@ class Cluster:
 
     def run(self, job_name: str) -> DagsterRun:
         """Launch a run as the daemon does, and wait for its end."""
+        from dagster_k8s import K8sRunLauncher
+
+        from platform_assets.kubernetes import defs
+
         repository = RepositoryPythonOrigin(
             executable_path=sys.executable,
             code_pointer=ModuleCodePointer("platform_assets.kubernetes", "defs", str(ROOT)),
@@ -86,8 +89,6 @@ class Cluster:
             defs.resolve_job_def(job_name),
             job_code_origin=JobPythonOrigin(job_name=job_name, repository_origin=repository),
         )
-        from dagster_k8s import K8sRunLauncher
-
         launcher = self.instance.run_launcher
         assert isinstance(launcher, K8sRunLauncher)
         launcher.launch_run(LaunchRunContext(run, workspace=None))
@@ -234,6 +235,8 @@ def test_a_pod_that_dies_fails_the_run_and_names_its_job(cluster: Cluster) -> No
 def test_every_job_finds_all_variables_in_the_common_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from platform_assets.kubernetes import defs
+
     common = environment()
     for name in os.environ.keys() - {"PATH", "PYTHONPATH"}:
         monkeypatch.delenv(name)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
 
 from serving_gateway.contract import (
     LATENCY_EDGES,
@@ -69,8 +69,8 @@ class Releases:
 
 
 def _cumulative(slowdown: float) -> NDArray[np.float64]:
-    edges = np.asarray(LATENCY_EDGES)
-    return np.asarray(stats.lognorm.cdf(edges, _SPREAD, scale=_SCALE * slowdown))
+    logarithm = NormalDist(math.log(_SCALE * slowdown), _SPREAD)
+    return np.array([logarithm.cdf(math.log(edge)) for edge in LATENCY_EDGES])
 
 
 _FIRST: Final = int(np.searchsorted(_cumulative(1.0), 0.95))
@@ -138,6 +138,8 @@ def broken(
 
 def outcome_is_beyond(outcomes: Ints, margin: float, alpha: float) -> Mask:
     """The releases whose candidate is shown to lose more than the margin."""
+    from scipy import special
+
     only_b, only_a, alike = outcomes.T[..., None]
     stakes, scale = sequences.STAKES, 1 + margin
     capital = special.logsumexp(
@@ -151,6 +153,8 @@ def outcome_is_beyond(outcomes: Ints, margin: float, alpha: float) -> Mask:
 
 
 def _mean_is_beyond(number: int, total: Any, squares: Any, margin: float, alpha: float) -> Mask:
+    from scipy import special
+
     mean, stakes = 1 + margin, sequences.STAKES
     total, squares = total + number, squares + 2 * total + number  # from the lower limit, -1
     deviations = (total / mean - number)[:, None]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
 
 Floats = NDArray[np.float64]
 MIXTURE = ((0.5, 0.5), (0.5, 50.0), (50.0, 0.5))
@@ -17,6 +16,8 @@ WEIGHTS = np.sqrt(STAKES) / np.sqrt(STAKES).sum()
 
 def trials(successes: Any, count: Any, probability: Any) -> Floats:
     """The log martingale of trials: beta-binomial distributions over the binomial one."""
+    from scipy import special, stats
+
     mixed = [stats.betabinom.logpmf(successes, count, a, b) for a, b in MIXTURE]
     mean = special.logsumexp(np.stack(mixed), axis=0) - math.log(len(MIXTURE))
     return np.asarray(mean - stats.binom.logpmf(successes, count, probability))
@@ -33,6 +34,8 @@ def plausible(longest: int, probability: float, alpha: float, most: int) -> tupl
 
 def capital(values: Any, mean: float) -> float:
     """The log capital of bets that values of at least -1 exceed `mean`, from all values."""
+    from scipy import special
+
     gains = 1 + STAKES[:, None] * (np.asarray(values) - mean) / (mean + 1)
     return float(special.logsumexp(np.log(gains).sum(axis=1), b=WEIGHTS))
 
@@ -64,6 +67,8 @@ def walk(longest: int, alpha: float, most: int) -> Any:
 
 def rate(events: Any, exposure: Any, truth: float) -> Floats:
     """The log martingale of a rate: negative binomial distributions over the Poisson one."""
+    from scipy import special, stats
+
     scales = (1.0, 100.0, 10_000.0)
     mixed = [stats.nbinom.logpmf(events, 0.5, scale / (scale + exposure)) for scale in scales]
     mean = special.logsumexp(np.stack(mixed), axis=0) - math.log(len(scales))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from platform_assets.kubernetes import step_configs
 from platform_assets.model_definitions import build
 from platform_assets.model_spec import ComputeResources, Kubernetes
 from platform_assets.shared_definitions import watching
@@ -19,13 +20,23 @@ SPEC = replace(
         {"trained_model": ComputeResources("2500m", "6Gi"), "features": ComputeResources("4")}
     ),
 )
-DEFINITIONS = dg.Definitions.merge(build(SPEC), watching([SPEC]))
-STEPS = step_configs(DEFINITIONS, [SPEC])
+
+
+@cache
+def definitions() -> dg.Definitions:
+    return dg.Definitions.merge(build(SPEC), watching([SPEC]))
+
+
+@cache
+def steps() -> dict[str, dict[str, Any]]:
+    from platform_assets.kubernetes import step_configs
+
+    return step_configs(definitions(), [SPEC])
 
 
 def has(op: str) -> tuple[set[str], bool | None]:
     """Secret variables of a step, and whether it may write /models (None: does not see it)."""
-    config = STEPS[op]["container_config"]
+    config = steps()[op]["container_config"]
     volumes = {mount["mount_path"]: mount for mount in config["volume_mounts"]}
     models = volumes.get("/models")
     writes = None if models is None else not models.get("read_only", False)
@@ -52,9 +63,9 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         "delete_old_records": ({triton, gateway}, False),
     }
     assert {op: has(op) for op in expected} == expected
-    writers = {op for op in STEPS if has(op)[1]}
+    writers = {op for op in steps() if has(op)[1]}
     assert writers == {op for op, (_, writes) in expected.items() if writes}
-    sources = [op for op, step in STEPS.items() if step["container_config"]["env_from"]]
+    sources = [op for op, step in steps().items() if step["container_config"]["env_from"]]
     assert sorted(sources) == ["best_model__features", "best_model__live_quality"]
 
 
@@ -72,14 +83,14 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
 def test_steps_ask_for_what_the_model_file_says(
     op: str, cpu: str, memory: str, cpu_limit: str
 ) -> None:
-    asked = STEPS[op]["container_config"]["resources"]
+    asked = steps()[op]["container_config"]["resources"]
     assert asked["requests"] == {"cpu": cpu, "memory": memory}
     assert asked["limits"] == {"cpu": cpu_limit, "memory": memory}
 
 
 def test_no_step_holds_a_slot_that_a_canceled_run_could_keep() -> None:
-    jobs = [job for job in DEFINITIONS.jobs or () if isinstance(job, dg.JobDefinition)]
+    jobs = [job for job in definitions().jobs or () if isinstance(job, dg.JobDefinition)]
     ops = [node for job in jobs for node in job.graph.node_defs]
-    ops += [one.op for one in DEFINITIONS.assets or () if isinstance(one, dg.AssetsDefinition)]
+    ops += [one.op for one in definitions().assets or () if isinstance(one, dg.AssetsDefinition)]
     assert len(ops) > len(jobs)
     assert {op.pool for op in ops if isinstance(op, dg.OpDefinition)} == {None}
