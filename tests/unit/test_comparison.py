@@ -1,4 +1,7 @@
-"""A candidate against production on the same rows: three verdicts, with known error rates."""
+"""A candidate against production on the same rows: three verdicts, with known error rates.
+
+The rates are simulated, by more runs in the long form (`FAULTS=long`).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from platform_assets.serving.pictures import comparison_picture
 from platform_assets.training.floor import estimate_metric, judge_floor
 from platform_assets.training.metrics import METRICS, Answers
 from platform_assets.training.uncertainty import jackknife
+from tests.faults.scale import scale
 
 Pair = tuple[Answers, Answers]
 """Answers of a candidate and of production."""
@@ -199,16 +203,16 @@ def most(rate: float, runs: int) -> float:
 @pytest.mark.parametrize(
     ("metric", "pairs", "rows", "runs"),
     [
-        ("accuracy", classifiers, 80, 1_000),
-        ("accuracy", classifiers, 1_000, 300),
-        ("accuracy", classifiers, 20_000, 40),
+        ("accuracy", classifiers, 80, scale(400, 1_000)),
+        ("accuracy", classifiers, 1_000, scale(100, 300)),
+        ("accuracy", classifiers, 20_000, scale(20, 40)),
         ("balanced_accuracy", classifiers, 80, 100),
         ("balanced_accuracy", classifiers, 1_000, 40),
         ("roc_auc", rankings, 80, 100),
         ("roc_auc", rankings, 1_000, 30),
-        ("mean_absolute_error", regressions, 80, 1_000),
-        ("mean_absolute_error", regressions, 1_000, 300),
-        ("mean_absolute_error", regressions, 20_000, 40),
+        ("mean_absolute_error", regressions, 80, scale(400, 1_000)),
+        ("mean_absolute_error", regressions, 1_000, scale(100, 300)),
+        ("mean_absolute_error", regressions, 20_000, scale(20, 40)),
     ],
 )
 def test_an_equal_candidate_is_hardly_ever_called_worse(
@@ -240,7 +244,7 @@ def stated_rates() -> list[tuple[int, float, dict[ComparisonVerdict, float]]]:
 def test_verdicts_are_given_as_often_as_the_page_states(
     rows: int, loss: float, stated: dict[ComparisonVerdict, float]
 ) -> None:
-    runs = {80: 400, 1_000: 150, 20_000: 20}[rows]
+    runs = {80: scale(200, 400), 1_000: scale(60, 150), 20_000: scale(10, 20)}[rows]
     for verdict, share in rates("accuracy", classifiers, rows, loss, runs).items():
         assert share == pytest.approx(
             stated[verdict], abs=most(stated[verdict], runs) + 0.02 - stated[verdict]
@@ -257,7 +261,9 @@ def test_the_page_states_the_error_rates_that_the_verdict_promises() -> None:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize(("rows", "runs"), [(80, 1_000), (1_000, 300), (20_000, 40)])
+@pytest.mark.parametrize(
+    ("rows", "runs"), [(80, scale(400, 1_000)), (1_000, scale(100, 300)), (20_000, scale(20, 40))]
+)
 def test_a_version_at_the_floor_is_hardly_ever_called_proven(rows: int, runs: int) -> None:
     random, gates, proven = np.random.default_rng(rows), Gates(metric_floor=0.9), 0
     for _ in range(runs):
