@@ -1,4 +1,8 @@
-"""How often confidence sequences exclude the truth at any time, and how soon they see a loss."""
+"""How often confidence sequences exclude the truth at any time, and how soon they see a loss.
+
+The long form (`FAULTS=long`) repeats each experiment 10,000 times, the quick one 2,000 times;
+those of means are repeated 10,000 times in both.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,12 @@ from serving_gateway.contract import (
     Trials,
     quantile_ratio,
 )
+from tests.faults.scale import scale
 from tests.support import sequences
 
-RUNS = 10_000
+RUNS = scale(2_000, 10_000)
+RUNS_OF_MEANS = 10_000
+"""In both forms: of 2,000 runs, none excludes a true mean."""
 ALPHAS = (0.05, 0.01)
 """Of one statement alone, and of each of five that share it."""
 
@@ -65,7 +72,7 @@ def paired(alpha: float) -> Any:
 @cache
 def evidence_of_means(a: float, b: float) -> Any:
     """The greatest evidence, at any time, against the mean of a beta distribution."""
-    values = np.random.default_rng(5).beta(a, b, (RUNS, 250))
+    values = np.random.default_rng(5).beta(a, b, (RUNS_OF_MEANS, 250))
     mean = a / (a + b)
     sides = sequences.bernstein(values, mean), sequences.bernstein(1 - values, 1 - mean)
     return np.maximum(*sides).max(axis=1)
@@ -132,7 +139,7 @@ def test_bounds_of_a_fixed_sample_exclude_the_truth_where_these_do_not() -> None
 def test_five_guardrails_share_one_error_rate() -> None:
     """Equal versions are stopped by a bound that excludes what is true, of any guardrail."""
     guardrails = (differences, quantiles, paired, means, shares)
-    stopped = np.stack([excluded(0.05 / len(guardrails)) for excluded in guardrails])
+    stopped = np.stack([excluded(0.05 / len(guardrails))[:RUNS] for excluded in guardrails])
     assert stopped.any(axis=0).mean() <= 0.05
 
 
@@ -168,7 +175,7 @@ def test_the_module_excludes_what_the_simulations_exclude() -> None:
             assert truth or not is_excluded
 
 
-DETECTIONS = 100
+DETECTIONS = scale(40, 100)
 """`test_release_simulations` sees more: here are other distributions of latencies."""
 
 
