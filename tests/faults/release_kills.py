@@ -14,6 +14,7 @@ from typing import Final
 from platform_assets.model_spec import ReleaseSpec, StepMinimum
 from serving_gateway.contract import (
     ACTIVE,
+    CONFIG_FILE,
     DEFAULT_MODEL,
     Approval,
     Guard,
@@ -23,6 +24,7 @@ from serving_gateway.contract import (
 )
 from tests.faults import candidates
 from tests.faults.release_world import CONNECTIONS, PER_SECOND, World
+from tests.faults.scale import scale
 from tests.support.load import Answer, Load
 from tests.support.onnx_models import config_text, write_config
 from tests.support.servers import wait_until
@@ -109,7 +111,7 @@ class Trial:
                 world.tick(after=_HOURS if is_watched else 0.0)
             return is_there()
 
-        wait_until(step, 30, f"the release reaches {what}")
+        wait_until(step, 120, f"the release reaches {what}")
 
     def outage(self, kill: Callable[[], None], restore: Callable[[], None]) -> None:
         """Kill something and bring it back."""
@@ -189,8 +191,10 @@ def _kill_triton(trial: Trial, *persisted: int) -> None:
 
 def persist(world: World, *versions: int) -> None:
     """Name the versions that a restarted Triton serves."""
-    text = config_text(DEFAULT_MODEL, candidates.production(), versions)
-    write_config(world.triton.repository, DEFAULT_MODEL, text)
+    text = config_text(DEFAULT_MODEL, candidates.production(), sorted(versions))
+    # Triton loads all versions anew after the file was written, whatever it says.
+    if (world.triton.repository / DEFAULT_MODEL / CONFIG_FILE).read_text() != text:
+        write_config(world.triton.repository, DEFAULT_MODEL, text)
 
 
 def kill_redis(trial: Trial) -> None:
@@ -215,17 +219,21 @@ def _restore(world: World) -> None:
     def is_in_sync() -> bool:
         return all(one.models()["in_sync"] for one in world.gateways)
 
-    wait_until(is_in_sync, 10, "the replicas are in sync by the store")
+    wait_until(is_in_sync, 60, "the replicas are in sync by the store")
 
 
 async def released(world: World, work: Callable[[Trial], None]) -> Trial:
     """Do the work while clients ask, and end the release that is left."""
     bodies = candidates.questions(2_000)
-    async with Load(world.balancer.url, CONNECTIONS, per_second=PER_SECOND, bodies=bodies) as load:
+    rate = scale(PER_SECOND // 4, PER_SECOND)
+    async with Load(world.balancer.url, CONNECTIONS, per_second=rate, bodies=bodies) as load:
         trial = Trial(world, load)
         await asyncio.to_thread(work, trial)
     return trial
 
+
+Fault = tuple[Callable[[Trial], None], Place]
+"""What dies, and where the release is then."""
 
 FAULTS: Final = (
     kill_gateway,
@@ -237,3 +245,19 @@ FAULTS: Final = (
     kill_pilot_in_tick,
     kill_triton_and_lose_candidate,
 )
+QUICK: Final[tuple[tuple[Fault, ...], ...]] = (
+    (
+        (kill_triton, Place.MIRROR),
+        (kill_gateway, Place.SPLIT),
+        (kill_redis, Place.WAITING),
+        (kill_pilot, Place.CLEARED),
+        (empty_redis, Place.WATCHING),
+    ),
+    ((kill_both_gateways, Place.SPLIT), (kill_pilot_in_tick, Place.CLEARED)),
+    ((kill_triton_and_lose_candidate, Place.MIRROR),),
+)
+"""Each fault in one place, and a fault in each place, in as few releases as can be."""
+EACH: Final[tuple[tuple[Fault, ...], ...]] = tuple(
+    ((fault, place),) for fault in FAULTS for place in Place
+)
+"""Each fault in each place, in a release of its own."""

@@ -276,6 +276,8 @@ def run_world(home: Path) -> Iterator[World]:
         env = {
             "GATEWAY_REDIS_URL": redis.url,
             "GATEWAY_CONTROL_TOKEN": TOKEN,
+            # Generous, so that a busy machine fails no request; a lost one still does.
+            "GATEWAY_REQUEST_SECONDS": "20",
         }
         gateways = [
             stack.enter_context(run_gateway(home / name, triton.http_url, env=env, name=name))

@@ -1,15 +1,16 @@
 """Releases on the real servers: bad candidates are stopped, good ones reach production.
 
 And a release goes on, or stops, whichever process dies in whichever step. The quick form takes
-four candidates, and kills each process in one step; the long form (`FAULTS=long`) kills each in
-every one, and `python -m tests.benchmarks.releases` takes all candidates.
+four candidates, and kills each process in one step, several in the course of one release, under
+less load; the long form (`FAULTS=long`) kills each in every step, in a release of its
+own, and `python -m tests.benchmarks.releases` takes all candidates.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 from serving_gateway.contract import DEFAULT_MODEL, ReleaseDecision, ReleaseState
 from tests.faults import candidates
 from tests.faults.release_kills import (
-    FAULTS,
+    EACH,
+    QUICK,
+    Fault,
     Place,
     Trial,
     kill_gateway,
@@ -28,8 +31,9 @@ from tests.faults.release_kills import (
     place_of,
     released,
 )
-from tests.faults.release_trials import QUICK, CandidateTrial, attempt
-from tests.faults.release_world import World, run_world
+from tests.faults.release_trials import QUICK as CANDIDATES
+from tests.faults.release_trials import CandidateTrial, attempt
+from tests.faults.release_world import PER_SECOND, World, run_world
 from tests.faults.scale import report, scale
 from tests.support.gateway_harness import RunningGateway, serve_versions
 from tests.support.load import Answer
@@ -38,11 +42,12 @@ from tests.support.servers import wait_until
 
 pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.needs("redis-server")]
 
-_ALL = [(fault, place) for fault in FAULTS for place in Place]
-_LATIN = [(fault, [*Place][(2 * n + 1) % len(Place)]) for n, fault in enumerate(FAULTS)]
+_COURSES = EACH if scale(0, 1) else QUICK
 
 
 def _name(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "-".join(map(_name, value))
     return str(getattr(value, "__name__", value)).replace(" ", "-")
 
 
@@ -72,32 +77,34 @@ def rivalry(rivals: World) -> Iterator[World]:
     rivals.settle()
 
 
-@pytest.mark.parametrize("trial", QUICK, ids=lambda trial: trial.name.replace(" ", "-"))
+@pytest.mark.parametrize("trial", CANDIDATES, ids=lambda trial: trial.name.replace(" ", "-"))
 async def test_candidate_ends_as_it_deserves_and_no_client_notices(
     world: World, trial: CandidateTrial
 ) -> None:
-    course = await attempt(world, trial)
+    course = await attempt(world, trial, per_second=scale(50, PER_SECOND))
     assert course.problems == [], course.summary()
     assert len(course.answers) > 20
 
 
-@pytest.mark.parametrize(("fault", "place"), _ALL if scale(0, 1) else _LATIN, ids=_name)
+@pytest.mark.parametrize("course", _COURSES, ids=_name)
 async def test_release_survives_what_dies_in_any_step(
-    rivalry: World, fault: Callable[[Trial], None], place: Place
+    rivalry: World, course: Sequence[Fault]
 ) -> None:
     world = rivalry
-    is_candidate_lost = fault is kill_triton_and_lose_candidate and place is not Place.WATCHING
+    last, at = course[-1]
+    is_candidate_lost = last is kill_triton_and_lose_candidate and at is not Place.WATCHING
 
     def work(trial: Trial) -> None:
         begun = trial.begin()
-        trial.reach(place)
-        fault(trial)
+        for fault, place in course:
+            trial.reach(place)
+            fault(trial)
+            if not is_candidate_lost and fault is not kill_pilot_in_tick:
+                assert place_of(world.release) == place
         if is_candidate_lost:
-            wait_until(lambda: world.release.state is ReleaseState.STOPPED, 10, "it is stopped")
+            wait_until(lambda: world.release.state is ReleaseState.STOPPED, 60, "it is stopped")
             world.tick()
         else:
-            if fault is not kill_pilot_in_tick:
-                assert place_of(world.release) == place
             trial.complete()
             assert world.release.state is ReleaseState.COMPLETED
             assert world.acts(begun.id)[-2:] == ["watching", "completed"]
@@ -108,7 +115,7 @@ async def test_release_survives_what_dies_in_any_step(
                     gateway.client.get("/release").json()["release"]["state"]  # noqa: B023
                     == world.release.state
                 ),
-                5,
+                60,
                 "both say so",
             )
         acts = world.acts(begun.id)
@@ -134,13 +141,13 @@ async def test_stop_without_the_store_is_in_effect_at_once_and_written_later(
         done = world.gateway.stop_release(DEFAULT_MODEL, ReleaseDecision("it is wrong"))
         assert done.status == "stop_pending"
         seen = len(trial.load.answers)
-        wait_until(lambda: len(trial.load.answers) > seen + 50, 20, "clients go on")
+        wait_until(lambda: len(trial.load.answers) > seen + 50, 60, "clients go on")
         # After the switch the version before answers as B: A's new one is the candidate.
         since = {(one.variant, one.version) for one in trial.load.answers[seen + 25 :]}
         assert since == {("A" if place is Place.SPLIT else "B", begun_beside)}
         world.redis.process.start()
         ends = {Place.SPLIT: ReleaseState.STOPPED, Place.WATCHING: ReleaseState.ROLLED_BACK}
-        wait_until(lambda: world.release.state is ends[place], 15, "the stop is written")
+        wait_until(lambda: world.release.state is ends[place], 60, "the stop is written")
         world.tick()
         assert world.acts(world.release.id)[-1] == str(ends[place]).replace("_", " ")
 
@@ -154,7 +161,7 @@ async def test_what_a_killed_replica_had_counted_is_not_lost(rivalry: World) -> 
     def work(trial: Trial) -> None:
         trial.begin()
         trial.reach(Place.SPLIT)
-        wait_until(lambda: len(_by_b(trial)) > 60, 20, "B answers")
+        wait_until(lambda: len(_by_b(trial)) > 30, 60, "B answers")
         kill_gateway(trial)
 
     trial = await released(world, work)
@@ -188,7 +195,7 @@ def _set_traffic(world: World) -> None:
 
 def _unload(world: World) -> None:
     serve_versions(world.triton, world.production)
-    wait_until(lambda: world.release.state is ReleaseState.STOPPED, 10, "a replica stops it")
+    wait_until(lambda: world.release.state is ReleaseState.STOPPED, 60, "a replica stops it")
 
 
 @pytest.mark.parametrize("change", [_pin, _set_traffic, _unload], ids=_name)
@@ -203,7 +210,7 @@ async def test_another_change_ends_the_release_for_all_clients(
         change(world)
         world.wait_until_followed()
         seen = len(trial.load.answers)
-        wait_until(lambda: len(trial.load.answers) > seen + 60, 20, "clients go on")
+        wait_until(lambda: len(trial.load.answers) > seen + 60, 60, "clients go on")
         assert [one for one in trial.load.answers[seen + 30 :] if one.variant == "B"] == []
         assert world.release.state is ReleaseState.STOPPED
         world.tick()
