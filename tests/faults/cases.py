@@ -351,6 +351,8 @@ _DAGSTER: Final = _area(
             _KILLED + "a_killed_rollback_that_is_resumed_goes_back_once",
             _KILLED + "a_resumed_run_does_not_pass_a_gate_that_failed",
         ),
+        _pytest(_KILLED + "a_run_killed_at_every_asset_and_resumed_does_each_thing_once"),
+        "killed_runs",
     ),
     Case(
         "Dagster",
@@ -374,6 +376,8 @@ _DAGSTER: Final = _area(
         "cancellation during publishing",
         "a version is staged and renamed; a turn ends with its run",
         (_KILLED + "a_run_canceled_while_it_publishes_or_switches_leaves_nothing_half_done",),
+        _pytest(_KILLED + "a_run_canceled_while_it_publishes_or_switches_leaves_nothing_half_done"),
+        "canceled_runs",
     ),
 )
 

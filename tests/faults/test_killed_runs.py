@@ -1,4 +1,9 @@
-"""`kill -9` of runs, and their cancellation: what is done is done once, and what serves goes on."""
+"""`kill -9` of runs, and their cancellation: what is done is done once, and what serves goes on.
+
+The quick form kills a run once in every asset, where a half-done thing is the hardest to go on
+from, and cancels two; the long form (`FAULTS=long`) kills at every point of `MIDWAY` and of
+`UNREPORTED`, and cancels three.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from platform_assets.serving.ledger import PROMOTION, ROLLBACK
 from platform_assets.serving.turns import CHANGE, LEASE, busy_models
 from tests.faults.killing import KillPoint, When
 from tests.faults.runs import SPEC
+from tests.faults.scale import report, scale
 from tests.faults.world import KILLED, NAME, World, run_world
 
 REPOSITORY: Final = "platform_assets.resources.model_repository:"
@@ -82,6 +88,17 @@ UNREPORTED: Final = (
 )
 """The work is done, and not yet reported to Dagster."""
 
+_ONE_PER_STEP: Final = (
+    *(*MIDWAY[:3], *UNREPORTED[1:3]),
+    *(MIDWAY[5], UNREPORTED[4], MIDWAY[7]),
+    *(UNREPORTED[6], UNREPORTED[8]),
+)
+"""Where an MLflow run is open or a directory half written, and else where all is done already."""
+KILLS: Final = (
+    {"midway": MIDWAY, "done and unreported": UNREPORTED}
+    if scale(0, 1)
+    else {"one per step": _ONE_PER_STEP}
+)
 
 CANCELED: Final = (
     kill(
@@ -94,6 +111,10 @@ CANCELED: Final = (
     kill("gateway_reload", "before", "platform_assets.serving.reload_asset:wait_for_replicas"),
 )
 """A version half written, one that is READY with its gates passed, one that is switched to."""
+CANCELLATIONS: Final = CANCELED if scale(0, 1) else (CANCELED[0], CANCELED[-1])
+
+pytestmark = pytest.mark.timeout(1_800)
+"""A guard against hangs: a run takes seconds, and half a minute on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +131,46 @@ def three(world: World) -> World:
     return world
 
 
-@pytest.mark.parametrize("kills", [MIDWAY, UNREPORTED], ids=["midway", "done and unreported"])
+def test_a_run_canceled_while_it_publishes_or_switches_leaves_nothing_half_done(
+    world: World,
+) -> None:
+    before, version = world.kept(), len(world.registered()) + 1
+    left = world.leftovers()
+    world.change_source()
+    parent = None
+    for one in CANCELLATIONS:
+        assert world.run(parent=parent, point=one.point, is_canceled=True) == 1, world.log()
+        run = world.newest_run()
+        assert run.status is dg.DagsterRunStatus.CANCELED, world.log()
+        assert world.failed_steps() == {f"{SPEC.model_name}__{one.step}"}
+        assert busy_models(world.instance, CHANGE, LEASE) == set(), "its turns ended with it"
+        assert world.leftovers() == left
+        packaged = () if one is CANCELED[0] else (version,)
+        assert world.repository.versions(NAME) == (*before.packaged, *packaged)
+        assert world.repository.broken(NAME, packaged) == {}
+        production = version if one is CANCELED[-1] else before.production
+        assert world.production() == production
+        assert production is None or world.answering_version() == production
+        parent = run.run_id
+
+    assert world.run(parent=parent) == 0, world.log()
+
+    kept = world.kept()
+    assert kept.registered == (*before.registered, version)
+    assert kept.packaged == (*before.packaged, version)
+    assert kept.production == world.answering_version() == version
+    assert kept.policy == world.ready()
+    assert kept.ledger == ((version, before.production, before.generation + 1), *before.ledger)
+    assert world.chained() == [(one.version, one.generation) for one in world.ledger()[::-1]]
+    report("canceled_runs", canceled=len(CANCELLATIONS))
+
+
+@pytest.mark.parametrize("kills", KILLS.values(), ids=KILLS)
 def test_a_run_killed_at_every_asset_and_resumed_does_each_thing_once(
     world: World, kills: tuple[Kill, ...]
 ) -> None:
+    while not world.ledger():  # what serves is to go on serving
+        assert world.run() == 0, world.log()
     before, version = world.kept(), len(world.registered()) + 1
     world.change_source()
     parent = None
@@ -146,39 +203,7 @@ def test_a_run_killed_at_every_asset_and_resumed_does_each_thing_once(
     *former, status = world.status_tags()
     assert status.startswith("in production since")
     assert all(one.startswith("was in production") for one in former)
-
-
-def test_a_run_canceled_while_it_publishes_or_switches_leaves_nothing_half_done(
-    world: World,
-) -> None:
-    before, version = world.kept(), len(world.registered()) + 1
-    left = world.leftovers()
-    world.change_source()
-    parent = None
-    for one in CANCELED:
-        assert world.run(parent=parent, point=one.point, is_canceled=True) == 1, world.log()
-        run = world.newest_run()
-        assert run.status is dg.DagsterRunStatus.CANCELED, world.log()
-        assert world.failed_steps() == {f"{SPEC.model_name}__{one.step}"}
-        assert busy_models(world.instance, CHANGE, LEASE) == set(), "its turns ended with it"
-        assert world.leftovers() == left
-        packaged = () if one is CANCELED[0] else (version,)
-        assert world.repository.versions(NAME) == (*before.packaged, *packaged)
-        assert world.repository.broken(NAME, packaged) == {}
-        production = version if one is CANCELED[-1] else before.production
-        assert world.production() == production
-        assert production is None or world.answering_version() == production
-        parent = run.run_id
-
-    assert world.run(parent=parent) == 0, world.log()
-
-    kept = world.kept()
-    assert kept.registered == (*before.registered, version)
-    assert kept.packaged == (*before.packaged, version)
-    assert kept.production == world.answering_version() == version
-    assert kept.policy == world.ready()
-    assert kept.ledger == ((version, before.production, before.generation + 1), *before.ledger)
-    assert world.chained() == [(one.version, one.generation) for one in world.ledger()[::-1]]
+    report("killed_runs", kills=sum(map(len, KILLS.values())))
 
 
 def test_a_resumed_run_does_not_pass_a_gate_that_failed(world: World) -> None:
