@@ -53,12 +53,14 @@ class Outcome:
         }
 
 
-def under_load(cluster: Cluster, work: Callable[[], None]) -> Outcome:
+def under_load(
+    cluster: Cluster, work: Callable[[], None], per_second: float = PER_SECOND
+) -> Outcome:
     """Do the work while clients ask, and wait for all deleted pods to be gone."""
 
     async def run() -> Outcome:
         started = time.monotonic()
-        async with Load(cluster.gateways.url, 40, per_second=PER_SECOND) as load:
+        async with Load(cluster.gateways.url, 40, per_second=per_second) as load:
             await asyncio.to_thread(work)
             await asyncio.to_thread(cluster.settle)
         return Outcome(load.answers, time.monotonic() - started)

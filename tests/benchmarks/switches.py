@@ -128,9 +128,18 @@ def replicas_behind_haproxy(
 
 
 async def switch_under_load(
-    url: str, replicas: Sequence[str], *, switches: int, connections: int, every: float = 0.1
+    url: str,
+    replicas: Sequence[str],
+    *,
+    switches: int,
+    connections: int,
+    every: float = 0.1,
+    per_second: float | None = None,
 ) -> Outcome:
-    """Switch A between versions 1 and 2, from 1, by each of the replicas in turn."""
+    """Switch A between versions 1 and 2, from 1, by each of the replicas in turn.
+
+    Clients ask `per_second`, or without that as fast as they are answered.
+    """
     async with contextlib.AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
@@ -140,7 +149,7 @@ async def switch_under_load(
         ]
         generation = (await clients[0].get("/health")).json()["generation"]
         outcome = Outcome([], {generation: Reign(1, time.monotonic())})
-        load = await stack.enter_async_context(Load(url, connections))
+        load = await stack.enter_async_context(Load(url, connections, per_second=per_second))
         following: list[asyncio.Task[None]] = []
         await asyncio.sleep(every)
         started = time.monotonic()

@@ -94,7 +94,7 @@ class Asker(threading.Thread):
         """Ask nothing more until `resume`; returns when the last answer is there."""
         self._running.clear()
         self._idle.clear()
-        assert self._idle.wait(30)
+        assert self._idle.wait(60)
 
     def resume(self) -> None:
         """Ask again."""
@@ -108,7 +108,7 @@ class Asker(threading.Thread):
     def settle(self) -> None:
         """Wait until a request was sent and answered from now on."""
         count = self.count + 2
-        wait_until(lambda: self.count >= count or not self._running.is_set(), 20, "an answer")
+        wait_until(lambda: self.count >= count or not self._running.is_set(), 60, "an answer")
 
     def problems(self, accepted: Mapping[int, Content]) -> list[str]:
         """What was wrong since the last look."""

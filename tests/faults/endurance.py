@@ -19,6 +19,7 @@ from typing import Any, Final
 from platform_assets.local_stack.triton_server import shared_memory_prefix
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.benchmarks.switches import Outcome, replicas_on_redis, switch_under_load
+from tests.faults.scale import scale
 from tests.support.footprint import Footprint, footprint
 from tests.support.gateway_harness import RunningGateway, serve_versions
 from tests.support.onnx_models import telltale, write_entry
@@ -34,6 +35,8 @@ from tests.support.servers import (
 _RECOVERY_SECONDS: Final = 20.0
 _CONNECTIONS: Final = 4
 _EVERY_SECONDS: Final = 0.1
+_PER_SECOND: Final = scale(50, 0)
+"""Requests of all clients; 0: as many as are answered."""
 _IDLE_SECONDS: Final = 5.0
 """In which the connections of a load that is over are gone."""
 
@@ -180,6 +183,7 @@ def endure(platform: Platform, *, rounds: Sequence[int], span: int) -> Endurance
                         switches=span,
                         connections=_CONNECTIONS,
                         every=_EVERY_SECONDS,
+                        per_second=_PER_SECOND or None,
                     )
                 )
             )

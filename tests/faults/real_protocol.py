@@ -39,7 +39,7 @@ BROKEN: Final = VERSIONS + 1
 """A version that Triton does not load."""
 RETENTION: Final = 2
 CLIENTS: Final = (None, *(f"client-{number}" for number in range(6)))
-_FOLLOW_SECONDS: Final = 20.0
+_FOLLOW_SECONDS: Final = 60.0
 _LOSS_SECONDS: Final = 2.0
 """Within which a request is answered while Triton is lost."""
 _TOKEN: Final = "a-token-of-the-real-protocol"
@@ -206,7 +206,7 @@ class RealProtocol:
             return
         self.gateways[number].process.start()
         gateway = self.gateways[number]
-        wait_until(lambda: gateway.client.get("/ready").status_code == 200, 20, "/ready")
+        wait_until(lambda: gateway.client.get("/ready").status_code == 200, 60, "/ready")
         gateway.wait_ready()
         self.up.add(number)
         self.askers[number].forget()
@@ -320,7 +320,7 @@ class RealProtocol:
         content = Content.of(models)
         for client in CLIENTS:
             answers = functools.partial(self._ask, number, client)
-            wait_until(lambda: answers() == content.answer(client), 10, "I3")  # noqa: B023
+            wait_until(lambda: answers() == content.answer(client), 60, "I3")  # noqa: B023
 
     def _ask(self, number: int, client: str | None) -> tuple[str, int]:
         """Variant and version of an answer, by the model itself (I2)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.histories import Visit
+from tests.faults.scale import scale
 from tests.support.connection import Connection
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.support.load import Reign
@@ -24,8 +25,8 @@ EVERY_SECONDS: Final = 0.06
 """From one switch to the next."""
 MISSED: Final = 5
 """Switches of the others that a replica misses while it is cut off."""
-_PAUSE_SECONDS: Final = 0.006
-_FOLLOW_SECONDS: Final = 20.0
+_PAUSE_SECONDS: Final = scale(0.015, 0.006)
+_FOLLOW_SECONDS: Final = 60.0
 _TOKEN: Final = "a-token-of-the-histories"
 _CONTROL: Final = {"authorization": f"Bearer {_TOKEN}"}
 

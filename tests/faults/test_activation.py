@@ -58,7 +58,7 @@ def test_activation_whose_replica_dies_around_the_commit_happens_once(
                 request = ReloadRequest(target, f"run-{target}", mode=Mode.SSOT)
                 asked = time.monotonic()
                 answer = gateway.reload(DEFAULT_MODEL, "A", request)
-                convergence = gateway.wait_until_followed(DEFAULT_MODEL, "A", answer, 20)
+                convergence = gateway.wait_until_followed(DEFAULT_MODEL, "A", answer, 60)
                 took.append(time.monotonic() - asked)
                 assert convergence.behind == {}
                 assert (answer.version, answer.generation) == (target, generation)
@@ -67,5 +67,5 @@ def test_activation_whose_replica_dies_around_the_commit_happens_once(
                 log = dies.process.log.read_text()
                 assert log.count("killed") == number + 1, "it died, and nothing else did it"
     assert {status for status, _ in client.answers} == {200}
-    assert max(took) < 10, took
+    assert max(took) < 30, took
     report("activation", **{f"{store}_kills": kills, f"{store}_seconds_at_most": max(took)})

@@ -19,10 +19,10 @@ _MOST_DESCRIPTORS: Final = 16
 
 
 def test_switches_and_restarts_fail_no_request_and_leave_nothing_behind(tmp_path: Path) -> None:
-    each, total = scale(12, 100), scale(24, 1_440)
+    each, total = scale(8, 100), scale(16, 1_440)
     rounds = [min(each, total - done) for done in range(0, total, each)]
     with run_platform(tmp_path) as platform:
-        endurance = endure(platform, rounds=rounds, span=scale(6, 20))
+        endurance = endure(platform, rounds=rounds, span=scale(4, 20))
         assert len(platform.generations()) == 1
     figures = endurance.summary()
     report("endurance", **figures)

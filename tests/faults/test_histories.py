@@ -42,7 +42,7 @@ def test_checker_notices_planted_bug(name: str) -> None:
 def test_no_client_of_four_replicas_goes_back_or_meets_a_version_out_of_its_time(
     tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
 ) -> None:
-    switches = scale(60, 1_000)
+    switches = scale(30, 1_000)
     seen = asyncio.run(watch_switches(tmp_path, shared_triton, redis, switches, kills=scale(1, 25)))
     assert faults(seen.visits, seen.reigns) == []
     assert seen.failed == []

@@ -19,7 +19,7 @@ from tests.support.servers import RunningTriton
 def test_replica_cut_off_from_the_store_answers_by_what_it_has_says_so_and_follows(
     tmp_path: Path, shared_triton: RunningTriton, network: str
 ) -> None:
-    switches, partitions = scale(40, 1_000), scale(2, 25)
+    switches, partitions = scale(30, 1_000), scale(2, 25)
     with run_partitioned_redis(tmp_path / "redis", REPLICAS, network) as redis:
         options = {"kills": scale(0, 10), "partitions": partitions}
         seen = asyncio.run(watch_switches(tmp_path, shared_triton, redis, switches, **options))

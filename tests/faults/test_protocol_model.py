@@ -156,7 +156,7 @@ class ProtocolMachine(RuleBasedStateMachine):
 
 TestProtocol = ProtocolMachine.TestCase
 TestProtocol.settings = settings(
-    max_examples=scale(40, 2_000),
+    max_examples=scale(20, 2_000),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -178,7 +178,7 @@ def walk(steps: int, seed: int) -> int:
 
 
 def test_random_walks_break_no_invariant() -> None:
-    steps = scale(60_000, 2_000_000)
+    steps = scale(30_000, 2_000_000)
     accepted = walk(steps, seed=20_260_101)
     assert accepted > steps / 40
     report("protocol", steps=steps, accepted_changes=accepted)

@@ -1,19 +1,21 @@
 """Rolling updates by the manifests drop no request; without their preStop hooks they do.
 
-One round at a fifth of the manifests' seconds; `python -m tests.benchmarks.rolling` plays twenty
-at their own.
+One round at a fifth of the manifests' seconds, under a quarter of the load of
+`python -m tests.benchmarks.rolling`, which plays twenty at their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
-from tests.benchmarks.rolling import PER_SECOND, under_load
+from tests.benchmarks.rolling import under_load
 from tests.support.rollout import Cluster, run_cluster
 
 pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.needs("redis-server")]
+_PER_SECOND: Final = 50
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +29,15 @@ def test_replacing_all_gateways_and_triton_drops_no_request(cluster: Cluster) ->
         cluster.replace_gateways()
         cluster.replace_triton()
 
-    outcome = under_load(cluster, roll)
+    outcome = under_load(cluster, roll, _PER_SECOND)
     assert outcome.failed == []
-    assert len(outcome.answers) > PER_SECOND * 5
+    assert len(outcome.answers) > _PER_SECOND * 5
     assert cluster.killed == []
 
 
 def test_without_the_pre_stop_hook_requests_fail(cluster: Cluster) -> None:
     cluster.pre_stop = False
-    outcome = under_load(cluster, cluster.replace_gateway)
+    outcome = under_load(cluster, cluster.replace_gateway, 200)
     assert outcome.failed
     # The balancer's word that nothing answers there (502, 503), or the end of a connection that
     # was kept; no answer that the gateway gave is wrong, and no client waits for its time limit.

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.needs("redis-server")]
 
 _ROTATIONS: Final = scale(1, 20)
 _NAME: Final = "ada"
-_PAUSE_SECONDS: Final = 0.04
+_PAUSE_SECONDS: Final = scale(0.12, 0.04)
 
 
 class Secrets(NamedTuple):
@@ -114,7 +114,7 @@ class Fleet:
             self.balancer.remove(port)
             replica.process.env = {**replica.process.env, **environ(*valid)}
             await asyncio.to_thread(replica.process.restart)
-            await asyncio.to_thread(wait_until, functools.partial(is_ready, replica), 20, "ready")
+            await asyncio.to_thread(wait_until, functools.partial(is_ready, replica), 60, "ready")
             self.balancer.add(port)
 
     async def statuses(self, secrets: Secrets) -> set[int]:
@@ -224,7 +224,7 @@ async def rotate(fleet: Fleet, number: int, rotation: Rotation) -> None:
         await fleet.roll(old, new)
         both = time.monotonic()
         running += [tasks.create_task(caller.run()) for caller in by_new]
-        await asyncio.sleep(_PAUSE_SECONDS * 10)
+        await asyncio.sleep(0.4)
         removed = time.monotonic()
         await fleet.roll(new)
         ended = time.monotonic()

@@ -23,7 +23,7 @@ from tests.support.load import Answer, Load
 from tests.support.servers import RunningTriton, run_triton, wait_until
 from tests.support.serving import Serving, workers
 
-_PER_SECOND: Final = 200
+_PER_SECOND: Final = scale(80, 200)
 _CLIENTS: Final = 64
 _DEADLINE_SECONDS: Final = 5.0
 """Of a request, by the gateway's settings."""
@@ -56,7 +56,7 @@ def gateway(serving: Serving, tmp_path: Path) -> Iterator[RunningGateway]:
 async def loaded(gateway: RunningGateway) -> AsyncIterator[list[Answer]]:
     """Clients that ask at a steady rate, and their answers."""
     async with Load(gateway.url, _CLIENTS, per_second=_PER_SECOND) as load:
-        await asyncio.to_thread(wait_until, lambda: len(load.answers) > 50, 10, "answers")
+        await asyncio.to_thread(wait_until, lambda: len(load.answers) > 50, 60, "answers")
         yield load.answers
 
 
