@@ -226,7 +226,7 @@ class World:
         """What the variants route to, by the record."""
         return self.gateways[0].models()["effective"]
 
-    def wait_until_followed(self, seconds: float = 20) -> None:
+    def wait_until_followed(self, seconds: float = 60) -> None:
         """Wait until both replicas route by the same record and can answer."""
 
         def follow() -> bool:
@@ -278,6 +278,9 @@ def run_world(home: Path) -> Iterator[World]:
             "GATEWAY_CONTROL_TOKEN": TOKEN,
             # Generous, so that a busy machine fails no request; a lost one still does.
             "GATEWAY_REQUEST_SECONDS": "20",
+            # What else the machine does takes no version away.
+            "GATEWAY_PROBE_SECONDS": "10",
+            "GATEWAY_STALENESS_SECONDS": "20",
         }
         gateways = [
             stack.enter_context(run_gateway(home / name, triton.http_url, env=env, name=name))
