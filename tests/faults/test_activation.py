@@ -67,5 +67,6 @@ def test_activation_whose_replica_dies_around_the_commit_happens_once(
                 log = dies.process.log.read_text()
                 assert log.count("killed") == number + 1, "it died, and nothing else did it"
     assert {status for status, _ in client.answers} == {200}
-    assert max(took) < 30, took
+    # What is promised where nothing else keeps the machine busy.
+    assert max(took) < scale(30, 10), took
     report("activation", **{f"{store}_kills": kills, f"{store}_seconds_at_most": max(took)})
