@@ -28,6 +28,10 @@ _CHAIN: Final = "_chain"
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 1800.0
 _RESTART_S: Final = 60.0
+_ANSWER_S: Final = 60.0
+_RELOAD_S: Final = 150.0
+"""Longer than `code_servers.reload_timeout` of `dagster.yaml`: Dagster says itself that it took too
+long."""
 _AWAY: Final = "Could not reach user code server"
 """Dagster's words for a process with the definitions that is being restarted."""
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
@@ -79,7 +83,9 @@ def reload_definitions(dagster_url: str, patience_s: float = _RESTART_S) -> None
 
 def _load_problem(dagster_url: str) -> str:
     place = "reloadRepositoryLocation"
-    outcome = _asked(dagster_url, RELOAD, LocationOutcome, place, location=LOCATION)
+    outcome = _asked(
+        dagster_url, RELOAD, LocationOutcome, place, timeout_s=_RELOAD_S, location=LOCATION
+    )
     loaded = outcome.location_or_load_error or outcome
     is_loaded = loaded.typename == "RepositoryLocation"
     return "" if is_loaded else loaded.message or loaded.typename
@@ -135,9 +141,16 @@ def _launch(dagster_url: str, job: str) -> str:
     return launched.run.run_id
 
 
-def _asked(dagster_url: str, query: str, kind: type[Body], *path: str, **variables: Any) -> Body:
+def _asked(
+    dagster_url: str,
+    query: str,
+    kind: type[Body],
+    *path: str,
+    timeout_s: float = _ANSWER_S,
+    **variables: Any,
+) -> Body:
     try:
-        return graphql(dagster_url, query, kind, *path, timeout_s=60, **variables)
+        return graphql(dagster_url, query, kind, *path, timeout_s=timeout_s, **variables)
     except OSError as error:
         raise StackError(
             f"Dagster at {dagster_url} does not answer ({error}): start it with `make up`, or "

@@ -13,6 +13,7 @@ from multiprocessing import forkserver
 from dagster._grpc.server import DagsterApiServer
 
 from platform_assets.definitions import defs
+from platform_assets.local_stack.migrations import read_migrations_once
 
 __all__ = ["defs"]
 
@@ -31,4 +32,5 @@ def fork_runs() -> None:
 
 # A run loads this module, too.
 if multiprocessing.parent_process() is None:
+    read_migrations_once()
     fork_runs()

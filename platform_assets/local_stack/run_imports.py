@@ -11,6 +11,7 @@ import os
 from importlib import import_module
 from typing import Final
 
+from platform_assets.local_stack.migrations import read_ahead, read_migrations_once
 from serving_gateway.contract import import_feast
 
 _LIBRARIES: Final = (
@@ -50,6 +51,8 @@ def _import_libraries() -> None:
         import_feast()
         for module in _LIBRARIES:
             import_module(module)
+        read_migrations_once()
+        read_ahead()
     finally:
         gc.enable()
     gc.freeze()

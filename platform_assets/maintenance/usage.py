@@ -68,9 +68,8 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
     versions = kept_versions(entries, in_use, keep)
     kept = [entry for entry in entries if entry.version in versions]
     switches = _switches(spec, instance)
-    newest = [
-        instance.get_latest_materialization_event(dg.AssetKey(spec.key(asset))) for asset in ASSETS
-    ]
+    keys = [dg.AssetKey(spec.key(asset)) for asset in ASSETS]
+    newest = instance.get_latest_materialization_events(keys).values()
     return Usage(
         mlflow_runs=frozenset(entry.run_id for entry in kept),
         dagster_runs=frozenset(switches)

@@ -21,23 +21,16 @@ def read_migrations_once() -> Iterator[None]:
     """Read the migrations of each kind of database once in this process, and keep its engines.
 
     A new database is made by the newest schema and marked with the last migration; the migrations
-    themselves, some sixty modules, are never run. Dagster makes an engine, with an empty cache of
-    compiled statements, for each event that it stores: a sixth of a short run's CPU time.
+    themselves, some sixty modules, are never run. The local stack reads them once as well. Dagster
+    makes an engine, with an empty cache of compiled statements, for each event that it stores: a
+    sixth of a short run's CPU time.
     """
     import sqlalchemy
-    from alembic.config import Config
     from alembic.script import ScriptDirectory
     from dagster._core.storage.event_log.sqlite import sqlite_event_log
     from sqlalchemy.pool import NullPool
 
-    read = ScriptDirectory.from_config
-    known: dict[tuple[str | None, str | None], ScriptDirectory] = {}
-
-    def from_config(config: Config) -> ScriptDirectory:
-        key = config.config_file_name, config.get_main_option("script_location")
-        if key not in known:
-            known[key] = read(config)
-        return known[key]
+    from platform_assets.local_stack.migrations import known_or_read
 
     @functools.lru_cache(maxsize=_MOST_ENGINES)
     def engine(url: str, timeout: float) -> Engine:
@@ -48,6 +41,6 @@ def read_migrations_once() -> Iterator[None]:
         return engine(url, connect_args["timeout"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ScriptDirectory, "from_config", from_config)
+        patch.setattr(ScriptDirectory, "from_config", known_or_read)
         patch.setattr(sqlite_event_log, "create_engine", create_engine)
         yield
