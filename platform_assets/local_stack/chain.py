@@ -25,7 +25,7 @@ LOCATION: Final = "platform"
 REPOSITORY: Final = "__repository__"
 
 _CHAIN: Final = "_chain"
-_POLL_S: Final = 0.5
+_POLL_S: Final = 1.0
 _SILENCE_S: Final = 1800.0
 _RESTART_S: Final = 60.0
 _ANSWER_S: Final = 60.0

@@ -30,6 +30,8 @@ LEDGER_KEY: Final = "LEDGER_KEY"
 """Path of the key that signs the ledger."""
 SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS, LEDGER_KEY})
 """Variables that a service gets only when it needs them."""
+GRPC_TIMEOUT: Final = "DAGSTER_GRPC_TIMEOUT_SECONDS"
+"""Dagster's own variable: seconds in which its code server must answer."""
 _PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, LEDGER_KEY})
 SOURCE_PATH: Final = "SOURCE_PATH"
 """Where the model that ships reads its rows."""
@@ -189,6 +191,9 @@ def environment(
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(settings.temporary.resolve()),
         "DAGSTER_HOME": str(settings.dagster_home),
+        # A run that is launched right after a reload waits for the imports of what it is forked
+        # from: at Dagster's own limit of a minute, a busy machine would fail it.
+        GRPC_TIMEOUT: inherited.get(GRPC_TIMEOUT, "180"),
         CODE_SOCKET: str(settings.code_socket),
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",

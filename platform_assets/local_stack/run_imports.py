@@ -31,6 +31,9 @@ _LIBRARIES: Final = (
     "mlflow.pyfunc",
     "mlflow.sklearn",
     "onnxruntime",
+    "platform_assets.components.defining",
+    "platform_assets.model_definitions",
+    "platform_assets.shared_definitions",
     "pyarrow.parquet",
     "scipy.stats",
     "skl2onnx",
@@ -53,6 +56,9 @@ def _import_libraries() -> None:
             import_module(module)
         read_migrations_once()
         read_ahead()
+        # It lists the modules of all installed packages, once, and is asked of each saved model.
+        requirements = import_module("mlflow.utils.requirements_utils")
+        requirements.warn_dependency_requirement_mismatches(["mlflow"])
     finally:
         gc.enable()
     gc.freeze()

@@ -130,7 +130,7 @@ def test_run_that_ends_without_a_failed_step_has_the_reason_of_the_run(
 
 
 class Clock:
-    """Time that passes only while the code sleeps: six seconds for each that it asks for."""
+    """Time that passes only while the code sleeps: three seconds for each that it asks for."""
 
     now = 0.0
 
@@ -138,7 +138,7 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        self.now += 6 * seconds
+        self.now += 3 * seconds
 
 
 def step(kind: str, key: str = "m__trained_model") -> dict[str, Any]:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from platform_assets.ledger.keys import read_key
-from platform_assets.local_stack.processes import SECRETS, environment, own_environment, services
+from platform_assets.local_stack.processes import (
+    GRPC_TIMEOUT,
+    SECRETS,
+    environment,
+    own_environment,
+    services,
+)
 from platform_assets.local_stack.settings import StackError, stack_settings
 from platform_assets.local_stack.stack import stack_secrets, validate_state_dir
 
@@ -117,3 +123,9 @@ def test_services_reach_each_other_past_the_proxy_of_the_user() -> None:
     environ = environment(stack_settings({}), inherited, {})
     assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
     assert environ["no_proxy"] == "127.0.0.1,localhost"
+
+
+def test_dagster_waits_three_minutes_for_its_code_server_by_default() -> None:
+    settings = stack_settings({})
+    assert environment(settings, {}, {})[GRPC_TIMEOUT] == "180"
+    assert environment(settings, {GRPC_TIMEOUT: "60"}, {})[GRPC_TIMEOUT] == "60"
