@@ -74,7 +74,7 @@ class Drill:
         """Have two READY versions of each model, the newest in production, and releases on."""
         # What else comes due is not of this drill.
         self.machine.drifted.set()
-        self.machine.unwanted |= {"maintenance_schedule", "quick__drift_schedule"}
+        self.machine.once |= {"maintenance_schedule", "quick__drift_schedule"}
         for model in ("quick", "timed"):
             while len(self.served(model)) < 2:
                 assert self.run(f"{model}_chain").succeeded

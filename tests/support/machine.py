@@ -30,8 +30,9 @@ from tests.support.servers import LOOPBACK
 
 T = TypeVar("T")
 
-RUN_DEADLINE_S = 240
-"""A run may wait for its minute, for its turn and for a busy machine."""
+RUN_DEADLINE_S = 600
+"""A run may wait for its minute, for its turn and for a busy machine: on an idle one, none takes
+longer than two minutes."""
 
 
 class Receiver:
@@ -69,8 +70,8 @@ class Machine:
     stack: Stack
     drifted: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
-    unwanted: set[str] = field(default_factory=set)
-    """Schedules that have fired: one that asks for more is stopped."""
+    once: set[str] = field(default_factory=set)
+    """Schedules of every minute that are stopped when they have made a run."""
 
     def spec(self, name: str) -> ModelSpec:
         return read_model(self.models / name / "defs.yaml")
@@ -90,6 +91,23 @@ class Machine:
         query = """mutation($s: SensorSelector!) {startSensor(sensorSelector: $s) {__typename}}"""
         said = self.graphql(query, s=selector(sensorName=name))["startSensor"]
         assert said["__typename"] == "Sensor", said
+
+    def stop_sensor(self, name: str) -> None:
+        """Stop a sensor, again if it was in the midst of a look, which may overwrite a stop."""
+        query = """query($s: SensorSelector!) {sensorOrError(sensorSelector: $s) {
+            ... on Sensor {sensorState {id status ticks(limit: 1) {endTimestamp}}}}}"""
+        stop = """mutation($id: String!) {stopSensor(id: $id) {__typename}}"""
+
+        def is_stopped() -> bool:
+            found = self.graphql(query, s=selector(sensorName=name))["sensorOrError"]
+            state = found["sensorState"]
+            if state["status"] != "RUNNING":
+                return all(tick["endTimestamp"] for tick in state["ticks"])
+            said = self.graphql(stop, id=state["id"])["stopSensor"]
+            assert said["__typename"] == "StopSensorMutationResult", said
+            return False
+
+        wait_for(is_stopped, f"{name} to stop")
 
     def start_schedule(self, name: str) -> None:
         query = """mutation($s: ScheduleSelector!) {
@@ -125,6 +143,15 @@ class Machine:
         ticks: list[dict[str, Any]] = found["sensorState"]["ticks"]
         assert [tick for tick in ticks if tick["status"] == "FAILURE"] == []
         return [tick for tick in ticks if tick["endTimestamp"]]
+
+    def next_look(self, sensor: str) -> None:
+        """Wait for a look of a sensor that begins from now on."""
+        now = time.time()
+
+        def has_looked() -> bool:
+            return any(look["timestamp"] > now for look in self.looks(sensor))
+
+        wait_for(has_looked, f"a look of {sensor}")
 
     def runs(self, **tags: str) -> list[dg.DagsterRun]:
         """Runs with these tags (`__` for `/` in their names), newest first."""
@@ -214,15 +241,16 @@ class Machine:
         """What goes on all the time: rows as no training set has them, until that is noticed."""
         rng = np.random.default_rng(7)
         for turn in itertools.count():
-            if self.over.wait(0.5):
+            if self.over.wait(1):
                 return
             if not self.drifted.is_set():
-                rows = rng.normal(6, 1, (60, 2)).round(3).tolist()
+                rows = rng.normal(6, 1, (30, 2)).round(3).tolist()
                 url = f"{self.settings.gateway_url}/models/quick/predict"
                 self.client.post(url, json={"data": rows})
             # Again and again: a scheduler that is in the midst of a tick overwrites a stop.
-            for name in set(self.unwanted) if turn % 4 == 0 else ():
-                self.stop_schedule(name)
+            for name in set(self.once) if turn % 5 == 0 else ():
+                if self.runs(dagster__schedule_name=name):
+                    self.stop_schedule(name)
 
 
 def wait_for(found: Callable[[], T | None], what: str) -> T:
@@ -232,7 +260,7 @@ def wait_for(found: Callable[[], T | None], what: str) -> T:
         waited = time.monotonic() - began
         if waited > RUN_DEADLINE_S:
             raise TimeoutError(f"not within {RUN_DEADLINE_S} s: {what}")
-        time.sleep(min(max(waited / 20, 0.3), 1))
+        time.sleep(min(max(waited / 20, 0.3), 2))
     return result
 
 
