@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections.abc import Generator, Iterator
@@ -21,11 +22,14 @@ from tests.support.full_platform import Platform, run_platform
 from tests.support.gateway_harness import RunningGateway, run_routed_gateway
 from tests.support.migrations import read_migrations_once
 from tests.support.onnx_models import telltale, write_entry
+from tests.support.run_sharing import WORKER, is_first, share_mlflow
 from tests.support.servers import (
+    OwnMlflow,
     RunningMlflow,
     RunningRedis,
     RunningTriton,
     run_mlflow,
+    run_mlflow_link,
     run_redis,
     run_triton,
 )
@@ -112,10 +116,28 @@ def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningT
 
 
 @pytest.fixture(scope="session")
-def shared_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMlflow]:
-    """An MLflow server; use names of your own in it, the platform has the default model."""
-    with run_mlflow(tmp_path_factory.mktemp("mlflow")) as mlflow:
-        yield mlflow
+def shared_mlflow(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> RunningMlflow:
+    """An MLflow server of the whole run; use names of your own, the platform has the default one.
+
+    It costs more to start than most files that use it: the processes of the run share it.
+    """
+    stack = contextlib.ExitStack()
+    # Not when the fixture ends: the process that started it waits for those that still use it,
+    # for longer than a test may take.
+    request.config.add_cleanup(stack.close)
+    own = tmp_path_factory.mktemp("mlflow")
+    if WORKER not in os.environ:
+        return stack.enter_context(run_mlflow(own))
+    return stack.enter_context(share_mlflow(tmp_path_factory.getbasetemp().parent, own))
+
+
+@pytest.fixture
+def mlflow_link(tmp_path: Path, shared_mlflow: RunningMlflow) -> Iterator[OwnMlflow]:
+    """The shared MLflow server by a way of the test's own, which may be stopped and killed."""
+    with run_mlflow_link(tmp_path / "link", shared_mlflow) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -123,8 +145,13 @@ def shared_platform(
     tmp_path_factory: pytest.TempPathFactory, shared_mlflow: RunningMlflow
 ) -> Iterator[Platform]:
     """Every server of the platform; leave all of them running."""
-    with run_platform(tmp_path_factory.mktemp("platform"), shared_mlflow) as platform:
-        yield platform
+    home = tmp_path_factory.mktemp("platform")
+    with contextlib.ExitStack() as stack:
+        mlflow: RunningMlflow = shared_mlflow
+        if WORKER in os.environ and not is_first(tmp_path_factory.getbasetemp().parent, "platform"):
+            # Another process of this run has the default model in the shared one.
+            mlflow = stack.enter_context(run_mlflow(home / "mlflow"))
+        yield stack.enter_context(run_platform(home, mlflow))
 
 
 @pytest.fixture

@@ -32,11 +32,11 @@ from tests.support.gateway_harness import (
 )
 from tests.support.onnx_models import telltale, write_entry
 from tests.support.servers import (
+    OwnMlflow,
     RunningMlflow,
     RunningRedis,
     RunningTriton,
     free_port,
-    run_mlflow,
     run_triton,
     wait_until,
 )
@@ -52,11 +52,6 @@ SIGNATURE = Signature(
 @pytest.fixture(scope="module")
 def routes() -> dict[str, int]:
     return {}
-
-
-@pytest.fixture
-def gateway(fresh_gateway: RunningGateway) -> RunningGateway:
-    return fresh_gateway
 
 
 def error(answer: httpx.Response) -> tuple[int, str]:
@@ -105,7 +100,8 @@ def register(
     return runs
 
 
-def test_a_named_version_becomes_effective_and_answers(gateway: RunningGateway) -> None:
+def test_a_named_version_becomes_effective_and_answers(fresh_gateway: RunningGateway) -> None:
+    gateway = fresh_gateway
     answer = gateway.reload(version=2, run_id="run-2", reason="first")
     assert answer.status_code == 200
     assert answer.json() == {
@@ -133,14 +129,16 @@ def test_a_named_version_becomes_effective_and_answers(gateway: RunningGateway) 
 
 
 def test_the_same_reload_again_changes_nothing(gateway: RunningGateway) -> None:
-    gateway.routed(2)
-    again = gateway.reload(version=2, run_id="run-2").json()
-    assert (again["changed"], again["generation"]) == (False, 1)
+    gateway.routed(1)
+    generation = gateway.models()["routing"]["generation"]
+    again = gateway.reload(version=1, run_id="run-1").json()
+    assert (again["changed"], again["generation"]) == (False, generation)
 
 
 def test_without_a_body_several_ready_versions_are_listed_and_never_taken(
-    gateway: RunningGateway,
+    fresh_gateway: RunningGateway,
 ) -> None:
+    gateway = fresh_gateway
     refused = gateway.reload()
     assert error(refused) == (409, "ambiguous_versions")
     assert "1, 2" in refused.json()["error"]
@@ -175,7 +173,8 @@ def test_a_refused_reload_leaves_everything_as_it_was(
     assert gateway.predict().json()["predictions"] == [1]
 
 
-def test_automation_does_not_move_a_pinned_variant(gateway: RunningGateway) -> None:
+def test_automation_does_not_move_a_pinned_variant(fresh_gateway: RunningGateway) -> None:
+    gateway = fresh_gateway
     gateway.routed(1)
     pipeline: dict[str, Any] = {"version": 2, "run_id": "run-2", "mode": "ssot"}
     assert error(gateway.reload(**pipeline)) == (409, "variant_pinned")
@@ -184,7 +183,8 @@ def test_automation_does_not_move_a_pinned_variant(gateway: RunningGateway) -> N
     assert (moved["version"], moved["mode"], moved["previous_version"]) == (2, "ssot", 1)
 
 
-def test_a_rollback_goes_to_the_previous_version_and_pins_it(gateway: RunningGateway) -> None:
+def test_a_rollback_goes_to_the_previous_version_and_pins_it(fresh_gateway: RunningGateway) -> None:
+    gateway = fresh_gateway
     assert error(gateway.client.post("/variant/A/rollback")) == (409, "nothing_to_roll_back_to")
     gateway.reload(version=1, run_id="run-1", mode="ssot")
     gateway.reload(version=2, run_id="run-2", mode="ssot")
@@ -230,14 +230,15 @@ def test_fifty_concurrent_changes_by_two_processes_lose_none(
 
 def test_a_change_for_another_generation_is_refused(gateway: RunningGateway) -> None:
     gateway.routed(1)
+    generation = gateway.models()["routing"]["generation"]
     wrong = gateway.client.put(
-        "/traffic", json={"strategy": "off", "percent": 5, "expected_generation": 7}
+        "/traffic", json={"strategy": "off", "percent": 5, "expected_generation": generation + 6}
     )
     assert error(wrong) == (409, "generation_conflict")
     right = gateway.client.put(
-        "/traffic", json={"strategy": "off", "percent": 5, "expected_generation": 1}
+        "/traffic", json={"strategy": "off", "percent": 5, "expected_generation": generation}
     )
-    assert right.json()["generation"] == 2
+    assert right.json()["generation"] == generation + 1
 
 
 def test_the_registry_names_the_run_and_the_features(
@@ -271,30 +272,38 @@ def test_the_registry_names_the_run_and_the_features(
 
 
 def test_a_reload_works_without_mlflow_by_what_is_on_record(
-    tmp_path: Path, shared_triton: RunningTriton
+    tmp_path: Path, repository: Path, mlflow_link: OwnMlflow
 ) -> None:
-    with run_mlflow(tmp_path) as mlflow:
-        runs = register(mlflow, DEFAULT_MODEL, tags=LINEAGE)
-        env = {"GATEWAY_MLFLOW_URL": mlflow.url, "GATEWAY_MLFLOW_SECONDS": "1"}
-        with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
-            assert gateway.reload(version=1).json()["run_id_source"] == "registry"
-            effective = gateway.models()["effective"]["A"]
-            digests = [effective[name] for name in ("onnx_sha256", "data_fingerprint")]
-            assert digests == ["of the graph", "of the rows"]
-            assert effective["code_version"] == "of the code"
-            assert effective["dagster_run_id"] == "of the run"
-            mlflow.process.signal(signal.SIGSTOP)
-            try:
-                # I9: what is effective goes on, and what is known can be confirmed.
-                assert gateway.predict().status_code == 200
-                assert gateway.ready()
-                again = gateway.reload().json()
-                assert (again["run_id"], again["run_id_source"]) == (runs[0], "registry")
-                assert error(gateway.reload(version=2)) == (503, "run_id_unknown")
-                named = gateway.reload(version=2, run_id=runs[1]).json()
-                assert (named["run_id"], named["run_id_source"]) == (runs[1], "caller")
-            finally:
-                mlflow.process.signal(signal.SIGCONT)
+    name = "known_model"
+    runs = register(mlflow_link, name, tags=LINEAGE)
+    write_entry(repository, name, {1: telltale(1), 2: telltale(2)})
+    env = {
+        "GATEWAY_MLFLOW_URL": mlflow_link.url,
+        "GATEWAY_MLFLOW_SECONDS": "5",
+        "GATEWAY_MODEL_NAME": name,
+    }
+    with (
+        run_triton(repository, tmp_path) as triton,
+        run_gateway(tmp_path, triton.http_url, env=env) as gateway,
+    ):
+        assert gateway.reload(version=1).json()["run_id_source"] == "registry"
+        effective = gateway.models()["effective"]["A"]
+        digests = [effective[name] for name in ("onnx_sha256", "data_fingerprint")]
+        assert digests == ["of the graph", "of the rows"]
+        assert effective["code_version"] == "of the code"
+        assert effective["dagster_run_id"] == "of the run"
+        mlflow_link.process.signal(signal.SIGSTOP)
+        try:
+            # I9: what is effective goes on, and what is known can be confirmed.
+            assert gateway.predict().status_code == 200
+            assert gateway.ready()
+            again = gateway.reload().json()
+            assert (again["run_id"], again["run_id_source"]) == (runs[0], "registry")
+            assert error(gateway.reload(version=2)) == (503, "run_id_unknown")
+            named = gateway.reload(version=2, run_id=runs[1]).json()
+            assert (named["run_id"], named["run_id_source"]) == (runs[1], "caller")
+        finally:
+            mlflow_link.process.signal(signal.SIGCONT)
 
 
 def test_nothing_ready_and_no_triton_have_different_errors(

@@ -49,7 +49,7 @@ from serving_gateway.control.registry import Registry
 from serving_gateway.errors import Conflict
 from tests.support.models import IRIS
 from tests.support.onnx_models import telltale
-from tests.support.servers import RunningMlflow, run_mlflow
+from tests.support.servers import OwnMlflow, RunningMlflow
 
 FINGERPRINT = "ab" * 32
 ROWS = np.eye(4, dtype=np.float32) * 10
@@ -441,28 +441,27 @@ def test_only_abandoned_runs_of_the_model_are_closed(mlflow: MlflowResource, nam
 
 
 def test_a_server_that_dies_or_hangs_between_two_calls_is_known_within_seconds(
-    tmp_path: Path, name: str
+    mlflow_link: OwnMlflow, name: str
 ) -> None:
-    with run_mlflow(tmp_path) as server:
-        mlflow = MlflowResource(tracking_uri=server.url)
-        run_id = _trained_run(mlflow, name)
-        server.process.signal(signal.SIGSTOP)
-        started = time.monotonic()
-        with pytest.raises(MlflowUnavailable):
-            mlflow.version_of_run(name, run_id)
-        assert time.monotonic() - started < 10
-        server.process.signal(signal.SIGCONT)
+    mlflow = MlflowResource(tracking_uri=mlflow_link.url)
+    run_id = _trained_run(mlflow, name)
+    mlflow_link.process.signal(signal.SIGSTOP)
+    started = time.monotonic()
+    with pytest.raises(MlflowUnavailable):
+        mlflow.version_of_run(name, run_id)
+    assert time.monotonic() - started < 10
+    mlflow_link.process.signal(signal.SIGCONT)
 
-        impatient = MlflowResource(tracking_uri=server.url, patience_s=2)
+    impatient = MlflowResource(tracking_uri=mlflow_link.url, patience_s=2)
 
-        def cut_off() -> None:
-            with impatient.run(name, "cut off") as run:
-                server.process.kill()
-                run.record(metrics={"accuracy": 1.0})
+    def cut_off() -> None:
+        with impatient.run(name, "cut off") as run:
+            mlflow_link.process.kill()
+            run.record(metrics={"accuracy": 1.0})
 
-        started = time.monotonic()
-        with pytest.raises(MlflowUnavailable):
-            cut_off()
-        assert time.monotonic() - started < 20
-        server.process.restart()
-        assert _register(mlflow, name, run_id).version == 1
+    started = time.monotonic()
+    with pytest.raises(MlflowUnavailable):
+        cut_off()
+    assert time.monotonic() - started < 20
+    mlflow_link.process.restart()
+    assert _register(mlflow, name, run_id).version == 1

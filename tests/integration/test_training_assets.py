@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from serving_gateway.contract import (
 )
 from tests.support.chain import UNREACHABLE, Chain, new_chain, op_config
 from tests.support.models import IRIS, QUICK_IRIS
-from tests.support.servers import RunningMlflow, run_mlflow
+from tests.support.servers import OwnMlflow, RunningMlflow
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 STILL_SERVED = "Nothing changed in serving: GET /models of the gateway says what is in production."
@@ -370,24 +369,18 @@ def test_what_cannot_become_onnx_is_said_before_any_run_is_opened(chain: Chain) 
     assert _runs(chain) == []
 
 
-@pytest.fixture
-def own_mlflow(tmp_path: Path) -> Iterator[RunningMlflow]:
-    with run_mlflow(tmp_path / "server") as running:
-        yield running
-
-
 def test_training_waits_for_an_mlflow_that_is_away_for_half_a_minute(
-    tmp_path: Path, own_mlflow: RunningMlflow, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mlflow_link: OwnMlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed during a candidate, and again when the best one is fitted but kept nowhere."""
-    chain = new_chain(tmp_path / "chain", mlflow_url=own_mlflow.url, spec=_spec())
+    chain = new_chain(tmp_path / "chain", mlflow_url=mlflow_link.url, spec=_spec())
     folds, originals = chain.spec.evaluation.folds, (selection.fit, selection.evaluate)
     fitted: list[Any] = []
     back: list[threading.Timer] = []
 
     def leave(seconds: float) -> None:
-        own_mlflow.process.kill()
-        back.append(threading.Timer(seconds, own_mlflow.process.restart))
+        mlflow_link.process.kill()
+        back.append(threading.Timer(seconds, mlflow_link.process.restart))
         back[-1].start()
 
     def fit(*args: Any) -> Any:
@@ -413,11 +406,11 @@ def test_training_waits_for_an_mlflow_that_is_away_for_half_a_minute(
 
 
 def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
-    tmp_path: Path, own_mlflow: RunningMlflow, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mlflow_link: OwnMlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Down before training, lost in the midst of it, down before registering."""
     nobody, somebody = (
-        MlflowResource(tracking_uri=url, patience_s=1) for url in (UNREACHABLE, own_mlflow.url)
+        MlflowResource(tracking_uri=url, patience_s=1) for url in (UNREACHABLE, mlflow_link.url)
     )
     chain = new_chain(tmp_path / "chain", mlflow_url=UNREACHABLE, spec=_spec())
     down = chain.run()
@@ -433,7 +426,7 @@ def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
     def pull_the_plug(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == chain.spec.evaluation.folds + 1:  # in the second candidate
-            own_mlflow.process.kill()
+            mlflow_link.process.kill()
         return original(*args)
 
     with monkeypatch.context() as patched:
@@ -441,7 +434,7 @@ def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
         lost = chain.run("trained_model")
     assert list(lost.failures) == ["trained_model"]
     assert STILL_SERVED in lost.failures["trained_model"]
-    own_mlflow.process.restart()
+    mlflow_link.process.restart()
     assert "RUNNING" in {run.info.status for run in _runs(chain)}, "nobody could mark them"
 
     trained = chain.run("trained_model")

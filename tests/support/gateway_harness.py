@@ -77,7 +77,7 @@ class RunningGateway:
         """Whether the default model can answer, which a replica's own /ready does not say."""
         return bool(self.client.get("/health").json()["ready"])
 
-    def wait_ready(self, timeout_s: float = 20) -> None:
+    def wait_ready(self, timeout_s: float = 60) -> None:
         """Wait until the default model can answer."""
         wait_until(self.ready, timeout_s, "gateway ready")
 
@@ -108,7 +108,7 @@ def run_gateway(
             [sys.executable, "-m", *program],
             ready=lambda: answers_ok(f"{url}/health"),
             log=state_dir / "logs" / f"{name}.log",
-            timeout_s=30,
+            timeout_s=120,
             env=environ,
         ) as process,
         httpx.Client(base_url=url, timeout=20, trust_env=False, verify=NO_ROOTS) as client,

@@ -70,9 +70,16 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
         waited = time.monotonic() - began
         if waited > timeout_s:
             raise TimeoutError(f"not within {timeout_s} s: {what}")
-        # What has lasted long is asked about less often: the questions slow down what they are
-        # about, and are late by a twentieth of the wait at most.
-        time.sleep(min(max(waited / 20, 0.02), 0.5))
+        time.sleep(_pause(waited))
+
+
+def _pause(waited: float) -> float:
+    """Seconds until a question that was first asked `waited` seconds ago is asked again.
+
+    What has lasted long is asked about less often: the questions slow down what they are about,
+    and are late by a twentieth of the wait at most.
+    """
+    return min(max(waited / 20, 0.02), 0.5)
 
 
 def loaded_config(url: str, control_key: str, model_name: str, version: int) -> Any:
@@ -132,14 +139,15 @@ class RunningProcess:
 
     def _wait(self) -> None:
         assert self.tether is not None
-        deadline = time.monotonic() + self.timeout_s
+        began = time.monotonic()
         while not self.ready():
             if self.tether.poll() is not None:
                 raise ServerError(f"ended with {self.tether.returncode}: {self._describe()}")
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > self.timeout_s:
                 self.stop()
                 raise ServerError(f"not ready within {self.timeout_s} s: {self._describe()}")
-            time.sleep(0.03)
+            time.sleep(_pause(waited))
         # Another process may listen on the port while ours has failed to.
         if self.tether.poll() is not None:
             raise ServerError(f"ended with {self.tether.returncode}: {self._describe()}")
@@ -194,7 +202,7 @@ class RunningProcess:
         assert self.tether is not None
         if self.tether.poll() is None:
             self.tether.terminate()
-        return self.wait(self.grace_s + 15)
+        return self.wait(self.grace_s + 60)
 
     def restart(self) -> None:
         """Stop what still runs, start anew on the same ports, wait until ready."""
@@ -209,7 +217,7 @@ def run_process(
     *,
     ready: Callable[[], bool],
     log: Path,
-    timeout_s: float = 60,
+    timeout_s: float = 180,
     env: Mapping[str, str] | None = None,
     grace_s: float = 10,
     cwd: Path = ROOT,
@@ -264,7 +272,7 @@ def run_triton(
     state_dir: Path,
     *,
     env: Path = TRITON_ENV,
-    timeout_s: float = 60,
+    timeout_s: float = 180,
     grace_s: float = 15,
 ) -> Iterator[RunningTriton]:
     """Run Triton on `repository` the way the local stack does.
@@ -307,11 +315,17 @@ class RunningMlflow:
     """A real MLflow server: SQLite and local artifacts, served by the server itself."""
 
     url: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnMlflow(RunningMlflow):
+    """One that may be stopped and killed: by `process` it is reached, or is it."""
+
     process: RunningProcess
 
 
 @contextlib.contextmanager
-def run_mlflow(state_dir: Path, *, timeout_s: float = 120) -> Iterator[RunningMlflow]:
+def run_mlflow(state_dir: Path, *, timeout_s: float = 240) -> Iterator[OwnMlflow]:
     """Run an MLflow server whose whole state is below `state_dir`.
 
     It is the application that `mlflow server` starts, without the process that starts it and
@@ -340,7 +354,22 @@ def run_mlflow(state_dir: Path, *, timeout_s: float = 120) -> Iterator[RunningMl
             "_MLFLOW_SGI_NAME": "uvicorn",
         },
     ) as process:
-        yield RunningMlflow(url=f"http://{LOOPBACK}:{port}", process=process)
+        yield OwnMlflow(url=f"http://{LOOPBACK}:{port}", process=process)
+
+
+@contextlib.contextmanager
+def run_mlflow_link(state_dir: Path, mlflow: RunningMlflow) -> Iterator[OwnMlflow]:
+    """Run a way of the test's own to an MLflow server: it is lost where the way is.
+
+    It starts in a fiftieth of what a server of the test's own takes, and again as fast.
+    """
+    port = free_port()
+    with run_process(
+        [sys.executable, "-m", "tests.support.relay", str(port), mlflow.url.rsplit(":", 1)[1]],
+        ready=lambda: accepts(port),
+        log=state_dir / "logs" / "relay.log",
+    ) as process:
+        yield OwnMlflow(f"http://{LOOPBACK}:{port}", process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +387,7 @@ def run_redis(
     *options: str,
     host: str = LOOPBACK,
     command: Sequence[str] = (),
-    timeout_s: float = 20,
+    timeout_s: float = 60,
 ) -> Iterator[RunningRedis]:
     """Run a Redis on an address with more options; it keeps nothing over a restart.
 
@@ -396,7 +425,7 @@ def run_haproxy(
     *,
     rules: Sequence[str] = (),
     reuse: str = "safe",
-    timeout_s: float = 20,
+    timeout_s: float = 60,
 ) -> Iterator[RunningBalancer]:
     """Balance over servers in turn, as long as their /ready says so; nothing is tried twice.
 
