@@ -44,7 +44,8 @@ TO_LOADED = ("onnx_model", "triton_model_entry", "triton_serving_state")
 @pytest.fixture(scope="module")
 def promoted(shared_platform: Platform) -> Platform:
     """A platform with a version in production; tests leave candidates behind in it."""
-    shared_platform.promote()
+    if not shared_platform.settled():
+        shared_platform.promote()
     return shared_platform
 
 

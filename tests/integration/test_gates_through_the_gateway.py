@@ -20,7 +20,8 @@ def narrow(
     shared_platform: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     """A gateway of the promoted version that takes few rows, small bodies, and keys only."""
-    shared_platform.promote()
+    if not shared_platform.settled():
+        shared_platform.promote()
     home: Path = tmp_path_factory.mktemp("narrow")
     env = {
         "GATEWAY_CONTROL_TOKEN": TOKEN,

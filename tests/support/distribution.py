@@ -14,6 +14,9 @@ _LONG: Final = (
     "tests/integration/test_maintenance.py",
     "tests/integration/test_reconcile.py",
     "tests/integration/test_rollback.py",
+    "tests/integration/test_release_chain.py",
+    "tests/integration/test_short_absence.py",
+    "tests/integration/test_turns.py",
     "tests/faults/",
     "tests/e2e/",
     "tests/integration/test_gateway_openapi.py",
@@ -22,7 +25,7 @@ _LONG: Final = (
     "tests/manifests/",
 )
 """What takes long, by the beginnings of names: the longest first, and then all that is short."""
-_ON_SHARED_PLATFORM: Final = _LONG[:6]
+_ON_SHARED_PLATFORM: Final = _LONG[:9]
 
 
 class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # xdist ships no types

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Platform:
     instance: dg.DagsterInstance
     resources: dict[str, Any]
     spec: ModelSpec = QUICK_IRIS
+    _features: list[Any] = field(default_factory=list)
+    """What the features that are there were made for; all models of the platform share it."""
 
     @property
     def repository(self) -> ModelRepository:
@@ -81,15 +83,27 @@ class Platform:
         `resources` stand in for those of the platform.
         """
         names = assets or TO_ENTRY + SERVING
+        if "features" in names:
+            # With a source or a store of the caller's, they are no other run's.
+            self._features[:] = [] if resources else [self._data_of_model()]
         chosen = dg.AssetSelection.assets(*(self.spec.key(name) for name in names))
         selection = chosen if checks else chosen.without_checks()
         return self._materialize(selection, run_config, resources)
 
     def promote(self) -> Outcome:
-        """Run the whole chain, over a pin that another test may have left."""
-        outcome = self.run(run_config=op_config("gateway_reload", {"unpin": True}))
+        """Put a new version in production, over a pin that another test may have left.
+
+        The features are those that are there, when they were made as this model wants them.
+        """
+        names = TO_ENTRY + SERVING
+        if self._features == [self._data_of_model()]:
+            names = names[2:]
+        outcome = self.run(*names, run_config=op_config("gateway_reload", {"unpin": True}))
         assert outcome.success, outcome.failures
         return outcome
+
+    def _data_of_model(self) -> tuple[Any, ...]:
+        return self.spec.model_name, self.spec.source, self.spec.features, self.spec.target
 
     def settled(self) -> bool:
         """Whether the newest version is in production, and nobody has pinned it."""
