@@ -11,7 +11,7 @@ FORM: Final = "FAULTS"
 """Environment variable: `long` for the long form."""
 FIGURES: Final = "FAULTS_FIGURES"
 """Environment variable: folder that takes the figures of the long form."""
-_T = TypeVar("_T", int, float)
+_T = TypeVar("_T", int, float, str)
 
 
 def scale(quick: _T, long: _T) -> _T:
