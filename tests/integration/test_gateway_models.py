@@ -24,7 +24,7 @@ from serving_gateway.contract import (
     Slot,
 )
 from serving_gateway.replication.file_store import FileStore
-from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway, run_routed_gateway
 from tests.support.onnx_models import telltale, write_entry
 from tests.support.servers import RunningRedis, RunningTriton, run_triton, wait_until
 
@@ -73,6 +73,14 @@ def triton_url(triton: RunningTriton) -> str:
 @pytest.fixture
 def gateway(fresh_gateway: RunningGateway) -> RunningGateway:
     return fresh_gateway
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, triton_url: str) -> Iterator[RunningGateway]:
+    """A gateway that hosts the default model alone, and stays so."""
+    home = tmp_path_factory.mktemp("bare")
+    with run_routed_gateway(home, triton_url, {}, {"A": 1}) as running:
+        yield running
 
 
 def test_a_model_is_hosted_from_its_first_reload_on(gateway: RunningGateway) -> None:
@@ -133,18 +141,18 @@ def test_metrics_and_errors_name_their_model(gateway: RunningGateway) -> None:
     ],
 )
 def test_a_reload_that_is_refused_hosts_nothing(
-    gateway: RunningGateway, name: str, status: int, code: str
+    bare: RunningGateway, name: str, status: int, code: str
 ) -> None:
     from urllib.parse import quote
 
     path = f"/models/{quote(name).replace('.', '%2E')}/variant/A/reload"
-    answer = gateway.client.post(path)
+    answer = bare.client.post(path)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert gateway.models()["models"] == [DEFAULT_MODEL]
-    assert f'model="{name}"' not in gateway.client.get("/metrics").text
-    (presence,) = (gateway.state_dir / "replicas").iterdir()
+    assert bare.models()["models"] == [DEFAULT_MODEL]
+    assert f'model="{name}"' not in bare.client.get("/metrics").text
+    (presence,) = (bare.state_dir / "replicas").iterdir()
     assert list(json.loads(presence.read_text())["models"]) == [DEFAULT_MODEL]
-    assert sorted(path.name for path in gateway.state_dir.glob("routing-*.json")) == [
+    assert sorted(path.name for path in bare.state_dir.glob("routing-*.json")) == [
         f"routing-{DEFAULT_MODEL}.json"
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +27,30 @@ from platform_assets.serving.loading import retire
 from platform_assets.serving.reconcile import observed_drift
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.faults.scale import report, scale
-from tests.support.servers import loaded_config, run_triton, wait_until
-from tests.support.serving import Serving
+from tests.support.servers import RunningTriton, loaded_config, run_triton, wait_until
+from tests.support.serving import Serving, workers
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    home = tmp_path_factory.mktemp("loading")
+    (home / "repository").mkdir()
+    with run_triton(home / "repository", home / "triton") as running:
+        yield running
 
 
 @pytest.fixture
-def serving(repository: Path, tmp_path: Path) -> Iterator[Serving]:
-    with run_triton(repository, tmp_path / "triton") as running:
-        yield Serving(running)
+def serving(triton: RunningTriton) -> Serving:
+    """A Triton that serves nothing, with an empty repository; a test may kill it."""
+    found = Serving(triton)
+    if triton.process.running:
+        if found.ready:
+            found.triton.endpoints()[0].unload(DEFAULT_MODEL)
+        wait_until(lambda: not found.ready and not workers(triton), 60, "nothing is served")
+    shutil.rmtree(triton.repository / DEFAULT_MODEL, ignore_errors=True)
+    if not triton.process.running:
+        triton.restart()
+    return found
 
 
 def test_the_first_version_becomes_ready_and_is_persisted(serving: Serving) -> None:
