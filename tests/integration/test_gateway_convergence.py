@@ -25,7 +25,7 @@ def replicas(
     tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
 ) -> Iterator[Sequence[RunningGateway]]:
     """Two replicas on Redis that route to version 1 at generation 1."""
-    env = {"GATEWAY_REDIS_URL": redis.url, "GATEWAY_REPLICA_SECONDS": "20"}
+    env = {"GATEWAY_REDIS_URL": redis.url, "GATEWAY_REPLICA_SECONDS": "60"}
     with contextlib.ExitStack() as stack:
         running = [
             stack.enter_context(
@@ -34,7 +34,7 @@ def replicas(
             for name in ("one", "two")
         ]
         running[0].routed(1)
-        wait_until(lambda: routed(running) == [(1, 1), (1, 1)], 5, "both follow")
+        wait_until(lambda: routed(running) == [(1, 1), (1, 1)], 30, "both follow")
         yield running
 
 
@@ -65,18 +65,18 @@ def test_equal_generations_with_different_content_converge_on_the_store(
     one, two = replicas
     before = stored(client)
     one.routed(2)
-    wait_until(lambda: routed(replicas) == [(2, 2), (2, 2)], 5, "both follow")
+    wait_until(lambda: routed(replicas) == [(2, 2), (2, 2)], 30, "both follow")
     # A failover lost that commit, and another one took its number.
     other = msgspec.structs.replace(before, generation=2, reason="after the failover")
     two.process.signal(signal.SIGSTOP)
     try:
         client.set(KEY, msgspec.json.encode(other))
-        wait_until(lambda: routed([one]) == [(2, 1)], 6, "the store's record is taken")
+        wait_until(lambda: routed([one]) == [(2, 1)], 30, "the store's record is taken")
         assert page(one)["in_sync"] is False
     finally:
         two.process.signal(signal.SIGCONT)
-    wait_until(lambda: routed(replicas) == [(2, 1), (2, 1)], 6, "both take the store's record")
-    wait_until(lambda: all(page(one)["in_sync"] for one in replicas), 5, "both say so")
+    wait_until(lambda: routed(replicas) == [(2, 1), (2, 1)], 30, "both take the store's record")
+    wait_until(lambda: all(page(one)["in_sync"] for one in replicas), 30, "both say so")
     assert "an accepted change was dropped" in one.process.log_tail()
 
 
@@ -87,7 +87,7 @@ def test_lost_commits_are_noticed_within_the_watch_interval(
     one, _ = replicas
     kept = {key: client.dump(key) for key in client.keys("gateway:*") if b"replica" not in key}
     one.routed(2)
-    wait_until(lambda: routed(replicas) == [(2, 2), (2, 2)], 5, "both follow")
+    wait_until(lambda: routed(replicas) == [(2, 2), (2, 2)], 30, "both follow")
     other = msgspec.structs.replace(
         msgspec.json.decode(client.get(KEY), type=RoutingRecord),
         variants=stored_variants(kept, client),
@@ -97,8 +97,9 @@ def test_lost_commits_are_noticed_within_the_watch_interval(
             at_once.restore(key, 0, dump, replace=True)
         at_once.set(KEY, msgspec.json.encode(other))
         at_once.execute()
+    # Only the watch finds it: everything else that reads the store comes once a minute.
     wait_until(
-        lambda: routed(replicas) == [(2, 1), (2, 1)], 4 * WATCH_SECONDS, "both take the record"
+        lambda: routed(replicas) == [(2, 1), (2, 1)], 30 * WATCH_SECONDS, "both take the record"
     )
 
 
@@ -126,8 +127,8 @@ def test_an_accepted_change_after_a_loss_wins_over_an_older_record_of_a_higher_g
         assert (answer.status_code, answer.json()["generation"]) == (200, 2)
     finally:
         one.process.signal(signal.SIGCONT)
-    wait_until(lambda: routed(replicas) == [(5, 1), (5, 1)], 6, "the newest decision wins")
-    wait_until(lambda: all(page(one)["in_sync"] for one in replicas), 5, "both say so")
+    wait_until(lambda: routed(replicas) == [(5, 1), (5, 1)], 30, "the newest decision wins")
+    wait_until(lambda: all(page(one)["in_sync"] for one in replicas), 30, "both say so")
     assert page(two)["routing"]["traffic"]["percent"] == 5
     assert "an accepted change was dropped" in one.process.log_tail()
 
@@ -144,9 +145,9 @@ def test_a_corrupt_key_affects_its_own_model_only(
         problems.append(page(one)["routing"]["store_problem"])
         return "WRONGTYPE" in one.client.get("/models/bad/ready").text
 
-    wait_until(judged, 8, "the model's trouble is reported")
+    wait_until(judged, 30, "the model's trouble is reported")
     for version in (2, 1, 2, 1, 2, 1):
         one.routed(version)
         judged()
     assert set(problems) == {None}
-    wait_until(lambda: routed(replicas) == [(7, 1), (7, 1)], 2, "both follow")
+    wait_until(lambda: routed(replicas) == [(7, 1), (7, 1)], 30, "both follow")

@@ -12,6 +12,8 @@ from tests.support.servers import RunningRedis, RunningTriton
 
 pytestmark = pytest.mark.needs("haproxy")
 DRILLS = 20
+PER_SECOND = 100
+"""Requests, a fifth of what the benchmark sends."""
 
 
 async def test_twenty_rollbacks_fail_no_request_and_reach_all_replicas(
@@ -19,7 +21,7 @@ async def test_twenty_rollbacks_fail_no_request_and_reach_all_replicas(
 ) -> None:
     with replicas_behind_haproxy(tmp_path, shared_triton, redis, count=REPLICAS) as (url, replicas):
         urls = [replica.url for replica in replicas]
-        report = await drill_under_load(url, urls, drills=DRILLS)
+        report = await drill_under_load(url, urls, drills=DRILLS, per_second=PER_SECOND)
         generations = {replica.client.get("/health").json()["generation"] for replica in replicas}
     assert report.failed == []
     assert len(report.convergence) == DRILLS

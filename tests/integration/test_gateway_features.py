@@ -191,7 +191,10 @@ def test_concurrent_look_ups_share_reads(gateway: RunningGateway) -> None:
         return metric(gateway, "gateway_feature_reads_total", outcome="answered")
 
     async def load() -> int:
-        async with Load(gateway.url, 32, body={"entity_id": KNOWN}) as running, asyncio.timeout(20):
+        async with (
+            Load(gateway.url, 32, body={"entity_id": KNOWN}) as running,
+            asyncio.timeout(120),
+        ):
             while len(running.answers) < 1_000:  # noqa: ASYNC110 -- a list has no event
                 await asyncio.sleep(0.01)
         assert running.failed == []
@@ -237,7 +240,7 @@ async def test_loss_of_the_feature_store_fails_no_request_with_a_row(
             await asyncio.to_thread(wait_for_features, gateway)
             before = counted(gateway)
             body = {"entity_id": KNOWN, "data": [PAYLOAD]}
-            async with Load(gateway.url, 8, pause_seconds=0.005, body=body) as load:
+            async with Load(gateway.url, 8, pause_seconds=0.02, body=body) as load:
                 await phase(load, "feast")
                 redis.process.signal(signal.SIGSTOP)
                 await phase(load, "fallback")
@@ -268,6 +271,6 @@ def sources(answers: Sequence[Answer]) -> list[str]:
 async def phase(load: Load, source: str) -> None:
     """Wait until a hundred further answers in a row came from one source."""
     seen = len(load.answers)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while sources(load.answers[seen:][-100:]) != [source] * 100:  # noqa: ASYNC110 -- a list has no event
             await asyncio.sleep(0.02)

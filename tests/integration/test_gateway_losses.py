@@ -22,7 +22,7 @@ from tests.support.servers import (
 
 pytestmark = pytest.mark.needs("haproxy")
 CONNECTIONS = 16
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.04
 SLOWEST_SECONDS = 1.0
 
 

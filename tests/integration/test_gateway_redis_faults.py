@@ -71,7 +71,7 @@ def assert_refused_for_the_store(answer: httpx.Response, version: int) -> None:
 def test_a_killed_redis_fails_no_request_and_gets_back_what_it_lost(
     gateway: RunningGateway, redis: RunningRedis
 ) -> None:
-    with Client(gateway.url) as client:
+    with Client(gateway.url, pause_s=0.01) as client:
         client.waits_for(lambda answer: answer == (200, 1))
         redis.process.kill()
         assert_refused_for_the_store(gateway.reload(version=2, run_id="run-2"), 1)
@@ -92,7 +92,7 @@ def test_a_stopped_redis_delays_no_request_and_no_refused_change_happens_later(
 ) -> None:
     redis.process.signal(signal.SIGSTOP)
     try:
-        with Client(gateway.url, pause_s=0.002) as client:
+        with Client(gateway.url, pause_s=0.01) as client:
             for _ in range(3):
                 started = time.monotonic()
                 assert_refused_for_the_store(gateway.reload(version=2, run_id="run-2"), 1)

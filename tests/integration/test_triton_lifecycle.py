@@ -105,7 +105,7 @@ class Load:
                 if (response["model_version"], label) != (str(version), [version]):
                     self.failures.append(f"asked {version}: {response}")
                 # Leave the machine's cores to the load that is under test.
-                self._stop.wait(0.004)
+                self._stop.wait(0.02)
 
 
 def test_kill_9_and_restart_bring_back_exactly_the_persisted_versions(

@@ -45,7 +45,7 @@ async def test_a_planned_restart_of_either_server_fails_no_request(
     tmp_path: Path, repository: Path
 ) -> None:
     with run_pair(tmp_path, repository) as pair, before_pair(tmp_path, pair) as gateway:
-        async with Load(gateway.url, 8, pause_seconds=0.005) as load:
+        async with Load(gateway.url, 8, pause_seconds=0.02) as load:
             for triton in pair:
                 started = time.monotonic()
                 await asyncio.to_thread(triton.process.stop)
@@ -63,7 +63,7 @@ async def test_the_crash_of_one_server_fails_at_most_what_it_was_working_on(
     tmp_path: Path, repository: Path
 ) -> None:
     with run_pair(tmp_path, repository) as pair, before_pair(tmp_path, pair) as gateway:
-        async with Load(gateway.url, 8, pause_seconds=0.005) as load:
+        async with Load(gateway.url, 8, pause_seconds=0.02) as load:
             await asyncio.sleep(1)
             await asyncio.to_thread(pair[0].kill)
             await asyncio.sleep(2)
