@@ -177,9 +177,9 @@ def test_a_source_without_times_is_served_and_corrected(store: str, tmp_path: Pa
     assert all(check.passed for check in second.checks.values())
 
 
-def test_rows_that_have_no_label_yet_are_served(store: str, tmp_path: Path) -> None:
+def test_rows_that_have_no_label_yet_are_served(tmp_path: Path) -> None:
     spec = dataclasses.replace(IRIS, target=dataclasses.replace(IRIS.target, drop_missing=True))
-    chain = feature_chain(tmp_path, redis=store, spec=spec)
+    chain = feature_chain(tmp_path, spec=spec)
     later = ["1,2024-05-01T00:00:00Z,9.5,3.5,1.4,0.2,", "777,2024-05-01T00:00:00Z,6,3,1,0.2,"]
     _replace(chain, lambda lines: [*lines, *later])
     outcome = chain.run()
@@ -214,7 +214,8 @@ def test_an_entity_whose_features_all_became_empty_is_empty_online(
     assert chain.online("c-1") == [None]
 
 
-def test_an_older_service_of_a_model_still_reads_after_a_newer_one(chain: FeatureChain) -> None:
+def test_an_older_service_of_a_model_still_reads_after_a_newer_one(tmp_path: Path) -> None:
+    chain = feature_chain(tmp_path)
     assert chain.run().success
     chain.spec = dataclasses.replace(
         IRIS, features=(*IRIS.features[:3], FeatureSpec("petal_width", DType.FP64))
@@ -260,7 +261,8 @@ def test_values_without_times_never_expire_and_others_do_by_the_ttl() -> None:
     assert views[0].batch_source.path == "/state/loans/features.parquet"
 
 
-def test_a_new_source_replaces_what_is_served_online(chain: FeatureChain) -> None:
+def test_a_new_source_replaces_what_is_served_online(tmp_path: Path) -> None:
+    chain = feature_chain(tmp_path)
     chain.run()
     _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,setosa"])
     second = chain.run()
