@@ -95,10 +95,11 @@ class Platform:
 
         The features are those that are there, when they were made as this model wants them.
         """
-        names = TO_ENTRY + SERVING
-        if self._features == [self._data_of_model()]:
-            names = names[2:]
-        outcome = self.run(*names, run_config=op_config("gateway_reload", {"unpin": True}))
+        has_features = self._features == [self._data_of_model()]
+        names = TO_ENTRY[2:] if has_features else TO_ENTRY
+        outcome = self.run(
+            *names, *SERVING, run_config=op_config("gateway_reload", {"unpin": True})
+        )
         assert outcome.success, outcome.failures
         return outcome
 
