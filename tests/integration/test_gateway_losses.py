@@ -32,17 +32,17 @@ async def stop_for_a_while(
     """SIGSTOP a server until that was noticed and a little longer, and let it go on."""
     process.signal(signal.SIGSTOP)
     try:
-        await asyncio.to_thread(wait_until, seen, 20, "the loss is noticed")
+        await asyncio.to_thread(wait_until, seen, 60, "the loss is noticed")
         await asyncio.sleep(1)  # of load without the server
     finally:
         process.signal(signal.SIGCONT)
-    await asyncio.to_thread(wait_until, back, 20, "the return is noticed")
+    await asyncio.to_thread(wait_until, back, 60, "the return is noticed")
 
 
 async def kill(process: RunningProcess, seen: Callable[[], bool]) -> None:
     """`kill -9` a server, and wait until that was noticed and a little longer."""
     await asyncio.to_thread(process.kill)
-    await asyncio.to_thread(wait_until, seen, 20, "the loss is noticed")
+    await asyncio.to_thread(wait_until, seen, 60, "the loss is noticed")
     await asyncio.sleep(1)
 
 
@@ -67,7 +67,7 @@ async def test_the_loss_of_redis_fails_no_request(
             )
             await kill(redis.process, lambda: all(problems()))
             await asyncio.to_thread(redis.process.start)
-            await asyncio.to_thread(wait_until, lambda: not any(problems()), 20, "Redis is back")
+            await asyncio.to_thread(wait_until, lambda: not any(problems()), 60, "Redis is back")
         assert_unnoticed(load)
         assert all(replica.models()["in_sync"] for replica in replicas)
 
@@ -81,7 +81,7 @@ async def test_the_loss_of_mlflow_fails_no_request(
         return answer.status_code, answer.json()["code"]
 
     with run_mlflow(tmp_path) as mlflow:
-        env = {"GATEWAY_MLFLOW_URL": mlflow.url, "GATEWAY_MLFLOW_SECONDS": "1"}
+        env = {"GATEWAY_MLFLOW_URL": mlflow.url, "GATEWAY_MLFLOW_SECONDS": "3"}
         # Stopped, so that version 1 is routed to on the caller's word.
         mlflow.process.signal(signal.SIGSTOP)
         with replicas_behind_haproxy(tmp_path, shared_triton, redis, env=env) as (url, replicas):

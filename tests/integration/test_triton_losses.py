@@ -92,7 +92,8 @@ def test_a_stopped_triton_is_reported_within_two_seconds(
                 started = time.monotonic()
                 answer = gateway.predict()
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-                assert time.monotonic() - started < 0.5
+                # At once, not after the seconds that a request may take.
+                assert time.monotonic() - started < 1.5
             finally:
                 triton.process.signal(signal.SIGCONT)
             gateway.wait_ready()
