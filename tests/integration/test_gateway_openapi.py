@@ -48,7 +48,7 @@ def gateway_env() -> dict[str, str]:
     ("parameters", "phases", "fewest"),
     [
         ("", scale("fuzzing", ALL_PHASES), scale(150, 5_000)),
-        (KNOWN_PATHS, ALL_PHASES, scale(600, 5_000)),
+        (KNOWN_PATHS, ALL_PHASES, scale(500, 5_000)),
     ],
     ids=["any path", "known paths"],
 )
