@@ -268,7 +268,7 @@ def test_what_came_due_while_the_daemon_was_down_is_done_once(
             began = time.monotonic()
             wait_for(lambda: time.monotonic() > began + seconds, "the daemon is down for long")
             assert (drill.place(), drill.books()) == (place, before)
-            if place is Place.WAITING:
+            if place.is_waiting:
                 drill.approve()
         assert rollback.result().succeeded
         drill.complete(release)

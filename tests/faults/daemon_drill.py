@@ -25,13 +25,12 @@ from tests.support.machine import Machine, wait_for
 _RELEASE: Final = """
   release:
     steps: STEPS
-    each: {requests: 10, minutes: 0.2}
+    each: {requests: 10, minutes: MINUTES}
     guardrails: {failures: 0.3}
     unproven: [failures]
     watch: WATCH
-    approval: APPROVAL
+    approval: before_switch
 """
-"""A step that was just seen is not over before the daemon is killed."""
 _STATE: Final = ["quick", "triton_serving_state"]
 
 
@@ -42,11 +41,22 @@ class Place(StrEnum):
     LAST_STEP = "running 1"
     WAITING = "waiting 1"
     """The approval comes while the daemon is down, so that it comes back to a cleared release."""
+    WAITING_FIRST = "waiting 0"
+    """The same of a release in one step: it stays there, however slow the machine."""
     WATCHING = "watching 1"
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the release waits for its approval."""
+        return self in (Place.WAITING, Place.WAITING_FIRST)
 
-_QUICK: Final = ((Place.FIRST_STEP, 2.0),)
-_LONG: Final = tuple((place, 150.0 if place is Place.LAST_STEP else 10.0) for place in Place)
+
+_QUICK: Final = ((Place.WAITING_FIRST, 2.0),)
+_LONG: Final = tuple(
+    (place, 150.0 if place is Place.LAST_STEP else 10.0)
+    for place in Place
+    if place is not Place.WAITING_FIRST
+)
 DOWN: Final = _LONG if scale(0, 1) else _QUICK
 """Places, and for how many seconds the daemon is down there."""
 
@@ -82,12 +92,13 @@ class Drill:
         file = self.machine.models / "quick" / "defs.yaml"
         if "release:" in file.read_text():
             return
-        steps, watch, approval = ("[50]", "5s", "none")
+        steps, minutes, watch = ("[50]", "0.05", "5s")
         if DOWN is _LONG:
-            steps, watch, approval = ("[mirror, 50]", "60s", "before_switch")
-        text = _RELEASE.replace("STEPS", steps).replace("WATCH", watch)
+            # A step that was just seen is not over before the daemon is killed.
+            steps, minutes, watch = ("[mirror, 50]", "0.2", "60s")
+        text = _RELEASE.replace("STEPS", steps).replace("MINUTES", minutes)
         with file.open("a") as opened:
-            opened.write(text.replace("APPROVAL", approval))
+            opened.write(text.replace("WATCH", watch))
         # The daemon looks for new definitions once a minute, and when it starts.
         with self.machine.without_daemon():
             reload_definitions(self.machine.settings.dagster_url)
@@ -168,7 +179,7 @@ class Drill:
         self.machine.call("POST", "quick", "/release/approve", json=body)
 
     def _approve_if_asked(self) -> None:
-        if self.release() and self.place() == Place.WAITING:
+        if self.release() and self.place() in (Place.WAITING, Place.WAITING_FIRST):
             self.approve()
 
     def complete(self, release_id: str) -> None:
