@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 
@@ -24,6 +25,7 @@ from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource
 from platform_assets.resources.webhook import WebhookResource
+from platform_assets.serving import latency
 from platform_assets.shared_definitions import watching
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.chain import Outcome, failures_of, op_config, outcome_of
@@ -182,7 +184,10 @@ class Platform:
 
 @contextlib.contextmanager
 def run_platform(home: Path, mlflow: RunningMlflow) -> Iterator[Platform]:
-    """Run Triton and a gateway on a fresh state directory with the sample source."""
+    """Run Triton and a gateway on a fresh state directory with the sample source.
+
+    Loads are timed by no more requests than bound a 99th percentile.
+    """
     (home / "repository").mkdir(parents=True)
     write_iris_source(home / "iris.csv")
     with (
@@ -193,6 +198,7 @@ def run_platform(home: Path, mlflow: RunningMlflow) -> Iterator[Platform]:
             env={"GATEWAY_MLFLOW_URL": mlflow.url, "GATEWAY_CONTROL_TOKEN": TOKEN},
         ) as gateway,
         dg.DagsterInstance.ephemeral() as instance,
+        mock.patch.object(latency, "_REQUESTS", latency._FEWEST),
     ):
         gateway.client.headers["authorization"] = f"Bearer {TOKEN}"
         yield Platform(
