@@ -11,6 +11,7 @@ import pytest
 
 from platform_assets.monitoring.records import FEATURE
 from platform_assets.monitoring.stability import ComparedRows, compare_columns
+from tests.faults.scale import scale
 
 pytestmark = pytest.mark.simulation
 
@@ -77,7 +78,7 @@ def stated() -> list[tuple[str, str, float]]:
 def test_drift_is_reported_as_often_as_the_page_states(
     window: str, change: str, share: float
 ) -> None:
-    runs = 20
+    runs = scale(10, 20)
     spread = 3.1 * math.sqrt(share * (1 - share) / runs) + 0.05
     assert alarms(window, change, runs) == pytest.approx(share, abs=spread)
 

@@ -45,6 +45,7 @@ from platform_assets.training.slices import (
     slices_of,
 )
 from serving_gateway.contract import DType
+from tests.faults.scale import scale
 from tests.support.tabular import mixed_spec
 
 ACCURACY = METRICS["accuracy"]
@@ -270,7 +271,7 @@ def _right(random: np.random.Generator, share: float) -> Answers:
 
 @pytest.mark.simulation
 def test_of_slices_that_all_are_equal_hardly_ever_one_is_called_worse() -> None:
-    random, runs, called, uncorrected = np.random.default_rng(5), 150, 0, 0
+    random, runs, called, uncorrected = np.random.default_rng(5), scale(75, 150), 0, 0
     gates = Gates(metric_floor=0.5)
     entities = np.arange(ROWS)
     for _ in range(runs):
@@ -296,7 +297,7 @@ def test_of_slices_that_all_are_equal_hardly_ever_one_is_called_worse() -> None:
 
 @pytest.mark.simulation
 def test_of_slices_at_the_floor_hardly_ever_one_is_said_to_miss_it() -> None:
-    random, runs, called = np.random.default_rng(6), 150, 0
+    random, runs, called = np.random.default_rng(6), scale(75, 150), 0
     frame = pd.DataFrame({"region": np.repeat([f"r{n}" for n in range(COUNT)], ROWS)})
     for _ in range(runs):
         right = random.random(COUNT * ROWS) < 0.8
