@@ -2,7 +2,8 @@
 
 The long form (`FAULTS=long`) shows everything with every estimator. The quick one leaves out those
 that are converted and added up as another is (extremely random trees as random forests, ridge as
-linear regressions), and labels of two texts in the wild, which classifiers have in another test.
+linear regressions), and labels of two texts in the wild, which classifiers have in another test;
+its ensembles are smaller.
 Years as labels are met by three kinds of regressors in it; times since 1970, which are further from
 zero, by all kinds.
 """
@@ -61,10 +62,28 @@ _WILD = scale(1200, 4000)
 """How many rows with what training never saw: in the quick form, two dozen of each oddity."""
 
 
+_TREES = {
+    "hist_gradient_boosting": "max_iter",
+    **dict.fromkeys(
+        ("random_forest", "extra_trees", "gradient_boosting", "lightgbm", "xgboost"),
+        "n_estimators",
+    ),
+}
+"""Ensemble -> its parameter for the number of trees."""
+
+
+def _candidate(name: str, **parameters: Any) -> CandidateSpec:
+    """An estimator with `parameters`; an ensemble is of 20 trees in the quick form."""
+    grid = {parameter: (value,) for parameter, value in parameters.items()}
+    if name in _TREES and not LONG:
+        grid[_TREES[name]] = (20,)
+    return CandidateSpec(name, grid=grid)
+
+
 @cache
 def _mixed(task: Task, name: str, classes: str = "") -> tuple[Any, ModelSpec]:
     """An estimator fitted to mixed rows, which no test may change, and its specification."""
-    spec = mixed_spec(task, CLASSES.get(classes, ()), candidates=(CandidateSpec(name),))
+    spec = mixed_spec(task, CLASSES.get(classes, ()), candidates=(_candidate(name),))
     return fitted_candidate(spec, mixed_rows(spec)), spec
 
 
@@ -104,7 +123,7 @@ def test_texts_of_many_categories_are_answered_alike(
 ) -> None:
     """Linear models and forests are fitted to a sparse matrix, other trees to a narrow one."""
     classes = () if task is Task.REGRESSION else CLASSES["texts"]
-    spec = mixed_spec(task, classes, candidates=(CandidateSpec(name),))
+    spec = mixed_spec(task, classes, candidates=(_candidate(name),))
     rows = mixed_rows(spec)
     many = np.array([f"city {number}" for number in range(60)], dtype=object)
     cities = many[np.arange(len(rows)) % len(many)]
@@ -153,9 +172,7 @@ def _only(spec: ModelSpec, *kinds: DType) -> ModelSpec:
 )
 @pytest.mark.parametrize("name", ["logistic_regression", "extra_trees"])
 def test_columns_of_some_types_alone_work_as_well(kinds: tuple[DType, ...], name: str) -> None:
-    grid = {"n_estimators": (10,)} if name == "extra_trees" else {}
-    candidate = CandidateSpec(name, grid=grid)
-    whole = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(candidate,))
+    whole = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(_candidate(name),))
     spec, rows = _only(whole, *kinds), mixed_rows(whole)
     rows = dataclasses.replace(rows, features=rows.features[list(spec.feature_names)])
     parity, _ = graph_parity(fitted_candidate(spec, rows), spec, mixed_frame(500, 3, wild=True))
@@ -220,7 +237,7 @@ def _far_from_zero(spec: ModelSpec) -> Rows:
 @pytest.mark.parametrize("name", _kinds(CLASSIFIERS))
 def test_features_far_from_zero_are_distinguished_alike(name: str) -> None:
     """A threshold between two neighbours in single precision must not be rounded up."""
-    spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(CandidateSpec(name),))
+    spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(_candidate(name),))
     rows = _far_from_zero(spec)
     parity, _ = graph_parity(fitted_candidate(spec, rows), spec, rows.features)
     assert parity.holds, parity
@@ -240,7 +257,7 @@ def test_predictions_far_from_zero_keep_their_digits(
     name: str, mean: float, deviation: float
 ) -> None:
     """Years and times: leaves added up in single precision would lose what they differ by."""
-    spec = mixed_spec(Task.REGRESSION, candidates=(CandidateSpec(name),))
+    spec = mixed_spec(Task.REGRESSION, candidates=(_candidate(name),))
     rows = _far_from_zero(spec)
     labels = mean + deviation * (rows.labels - rows.labels.mean()) / rows.labels.std()
     parity, _ = graph_parity(
@@ -287,7 +304,7 @@ GRIDS: list[tuple[str, str, Any]] = [
 def test_regressors_with_other_parameters_are_answered_alike(
     name: str, parameter: str, value: Any
 ) -> None:
-    candidate = CandidateSpec(name, grid={parameter: (value,)})
+    candidate = _candidate(name, **{parameter: value})
     spec = mixed_spec(Task.REGRESSION, candidates=(candidate,))
     rows = mixed_rows(spec)
     rows = dataclasses.replace(rows, labels=np.exp(rows.labels / rows.labels.std()))
@@ -306,7 +323,7 @@ def test_regressors_with_other_parameters_are_answered_alike(
 def test_classifiers_with_other_parameters_are_answered_alike(
     name: str, parameter: str, value: Any
 ) -> None:
-    candidate = CandidateSpec(name, grid={parameter: (value,)})
+    candidate = _candidate(name, **{parameter: value})
     spec = mixed_spec(Task.BINARY, CLASSES["booleans"], candidates=(candidate,))
     parity, _ = graph_parity(
         fitted_candidate(spec, mixed_rows(spec)), spec, mixed_frame(_WILD, 9, wild=True)
@@ -433,7 +450,7 @@ def digests_of(names: Sequence[str]) -> list[str]:
     """Train candidates on mixed rows; return the digests of their graphs."""
     digests = []
     for name in names:
-        spec = mixed_spec(Task.MULTICLASS, CLASSES["texts"], candidates=(CandidateSpec(name),))
+        spec = mixed_spec(Task.MULTICLASS, CLASSES["texts"], candidates=(_candidate(name),))
         estimator = fitted_candidate(spec, mixed_rows(spec, count=150))
         digests.append(sha256(export(estimator, spec.signature(CLASSES["texts"]), "mixed")))
     return digests
