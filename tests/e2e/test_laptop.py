@@ -34,7 +34,7 @@ from platform_assets.resources.triton_api import CONTROL_HEADER
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support import dropped_model, model_files, pages, readmission
-from tests.support.load import SteadyClient
+from tests.support.load import SteadyClient, ask_patiently
 from tests.support.servers import free_port, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
@@ -78,18 +78,8 @@ class Laptop:
         return post(f"{self.settings.gateway_url}/predict", ROW, dict[str, Any], SLOW_S)
 
     def predict_entity(self, entity: int) -> httpx.Response:
-        """Ask as a client that honours Retry-After does, for a minute."""
-        deadline = time.monotonic() + 60
-        while True:
-            answer = httpx.post(
-                f"{self.settings.gateway_url}/predict",
-                json={"entity_id": entity},
-                trust_env=False,
-                timeout=SLOW_S,
-            )
-            if answer.status_code != 503 or time.monotonic() > deadline:
-                return answer
-            time.sleep(float(answer.headers["retry-after"]))
+        """What a client that honours Retry-After gets."""
+        return ask_patiently(f"{self.settings.gateway_url}/predict", {"entity_id": entity})
 
     def version(self) -> int:
         return int(self.predict()["version"])

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 import pandas as pd
 import tritonclient.http as triton_http
 
 from platform_assets.resources.mlflow_client import open_client
+from tests.support.load import ask_patiently
 
 NAME: Final = "outcome"
 CLASSES: Final = ("beobachten", "gesund", "zurück")
@@ -149,8 +149,7 @@ def _instances() -> list[dict[str, Any]]:
 
 
 def _predicted(gateway_url: str, **body: Any) -> Answers:
-    url = f"{gateway_url}/models/{NAME}/predict"
-    answer = httpx.post(url, json=body, trust_env=False, timeout=30)
+    answer = ask_patiently(f"{gateway_url}/models/{NAME}/predict", body)
     assert answer.status_code == 200, answer.text
     found = answer.json()
     return Answers(found["predictions"], np.array(found["probabilities"]))

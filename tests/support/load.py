@@ -19,6 +19,19 @@ import httpx
 ROW = [5.1, 3.5, 1.4, 0.2]
 
 
+def ask_patiently(url: str, body: dict[str, Any], patience_s: float = 60) -> httpx.Response:
+    """Ask as a client that honours Retry-After does, for so many seconds.
+
+    Features that a busy machine does not find in time are one reason to be asked again.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        answer = httpx.post(url, json=body, trust_env=False, timeout=120)
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            return answer
+        time.sleep(float(answer.headers["retry-after"]))
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One request: when it was sent, when its answer had come, and what that said."""
