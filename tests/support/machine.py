@@ -30,6 +30,9 @@ from tests.support.servers import LOOPBACK
 
 T = TypeVar("T")
 
+ALWAYS_ON = "production_watch"
+"""A sensor that no test stops."""
+
 RUN_DEADLINE_S = 600
 """A run may wait for its minute, for its turn and for a busy machine: on an idle one, none takes
 longer than two minutes."""
@@ -93,7 +96,11 @@ class Machine:
         assert said["__typename"] == "Sensor", said
 
     def stop_sensor(self, name: str) -> None:
-        """Stop a sensor, again if it was in the midst of a look, which may overwrite a stop."""
+        """Stop a sensor for good.
+
+        The daemon looks by all sensors that ran when its round began, and a look that was under
+        way undoes a stop: it holds once a round that began later is over.
+        """
         query = """query($s: SensorSelector!) {sensorOrError(sensorSelector: $s) {
             ... on Sensor {sensorState {id status ticks(limit: 1) {endTimestamp}}}}}"""
         stop = """mutation($id: String!) {stopSensor(id: $id) {__typename}}"""
@@ -107,7 +114,13 @@ class Machine:
             assert said["__typename"] == "StopSensorMutationResult", said
             return False
 
-        wait_for(is_stopped, f"{name} to stop")
+        is_settled = False
+        while not is_settled:
+            wait_for(is_stopped, f"{name} to stop")
+            # The first of these looks may belong to a round that began before the stop.
+            for _ in range(2):
+                self.next_look(ALWAYS_ON)
+            is_settled = is_stopped()
 
     def start_schedule(self, name: str) -> None:
         query = """mutation($s: ScheduleSelector!) {
