@@ -322,8 +322,11 @@ def _held_out(chain: Chain) -> set[int]:
 
 def test_a_candidate_that_cannot_be_fitted_to_one_fold_fails_alone(chain: Chain) -> None:
     fussy = CandidateSpec(function="tests.support.estimators:fussy")
+    # Of two folds, it can take the rows.
     chain.spec = dataclasses.replace(
-        chain.spec, candidates=(fussy, CandidateSpec("logistic_regression"))
+        chain.spec,
+        candidates=(fussy, CandidateSpec("logistic_regression")),
+        evaluation=IRIS.evaluation,
     )
     outcome = chain.run()
     assert not outcome.failures
@@ -346,7 +349,7 @@ def test_a_candidate_that_cannot_be_fitted_to_one_fold_fails_alone(chain: Chain)
 
 def test_without_a_candidate_that_can_be_fitted_there_is_no_model(chain: Chain) -> None:
     fussy = CandidateSpec(function="tests.support.estimators:fussy")
-    chain.spec = dataclasses.replace(chain.spec, candidates=(fussy,))
+    chain.spec = dataclasses.replace(chain.spec, candidates=(fussy,), evaluation=IRIS.evaluation)
     outcome = chain.run()
     assert list(outcome.failures) == ["trained_model"]
     assert "o candidate can be used:" in outcome.failures["trained_model"]

@@ -46,7 +46,8 @@ def ids(day: Path) -> Counter[str]:
     """The predictions that a reader finds now, and how often."""
     while True:
         try:
-            tables = [pq.read_table(one, partitioning=None) for one in current_files(day)]
+            # Each is opened once, as what is open stays as it was while its file is replaced.
+            tables = [pq.ParquetFile(one).read() for one in current_files(day)]
         except FileNotFoundError:
             continue  # merged meanwhile
         return Counter(name for table in tables for name in table[LOG_ID].to_pylist())
