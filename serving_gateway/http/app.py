@@ -1,7 +1,7 @@
 """The application: every route, on FastAPI."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
@@ -26,7 +26,6 @@ from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 
 _COMPRESSED_FROM_BYTES = 1_024
-_SLICE_BYTES = 65_536
 
 
 def build(
@@ -81,15 +80,15 @@ def _metrics_router(access: Access, metrics: Metrics) -> APIRouter:
 
         With `model`, those of one model alone.
         """
-        text = await metrics.render() if model is None else metrics.render_model(model)
-        slices = _slices(text)
-        return StreamingResponse(slices, media_type="text/plain; version=0.0.4; charset=utf-8")
+        parts = await metrics.render() if model is None else metrics.render_model(model)
+        text = _with_pauses(parts)
+        return StreamingResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 
 
-async def _slices(text: bytes) -> AsyncIterator[bytes]:
-    """The text in parts, so that compressing megabytes does not hold the event loop."""
-    for at in range(0, len(text), _SLICE_BYTES):
-        yield text[at : at + _SLICE_BYTES]
+async def _with_pauses(parts: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """The parts one by one, so that compressing megabytes does not hold the event loop."""
+    for part in parts:
+        yield part
         await asyncio.sleep(0)

@@ -80,7 +80,7 @@ class Metrics:
         self._replica = replica
         self._features = features
         self._models: dict[str, ModelMetrics] = {}
-        self._next: asyncio.Task[bytes] | None = None
+        self._next: asyncio.Task[Sequence[bytes]] | None = None
         self._one_at_a_time = asyncio.Lock()
         self._pause_until = 0.0
 
@@ -92,29 +92,29 @@ class Metrics:
         """Drop what is counted of a model that is no longer hosted."""
         self._models.pop(model_name, None)
 
-    async def render(self) -> bytes:
-        """The text that Prometheus scrapes: all that was counted before this call."""
+    async def render(self) -> Sequence[bytes]:
+        """The text that Prometheus scrapes, in parts: all that was counted before this call."""
         if self._next is None:
             self._next = asyncio.create_task(self._write(), name="metrics")
         # Shared by all scrapes that wait: one that is cancelled leaves it to the others.
         return await asyncio.shield(self._next)
 
-    def render_model(self, model_name: str) -> bytes:
-        """The text about one model, if it is hosted, and about which replica answers."""
+    def render_model(self, model_name: str) -> Sequence[bytes]:
+        """The same about one model, if it is hosted, and about which replica answers."""
         text = Exposition(_TABLE)
         if (model := self._models.get(model_name)) is not None:
             _add_model(text, model_name, model)
         text.add("gateway_info", labels(replica=self._replica), 1)
-        return b"".join(text.encode())
+        return [*text.encode()]
 
-    async def _write(self) -> bytes:
+    async def _write(self) -> Sequence[bytes]:
         async with self._one_at_a_time:
             await asyncio.sleep(self._pause_until - monotonic())
             # A scrape that arrives from now on wants what is counted until then: it waits for
             # the next text.
             self._next, began = None, monotonic()
             try:
-                return b"".join([part async for part in self._parts()])
+                return [part async for part in self._parts()]
             finally:
                 took = monotonic() - began
                 self._pause_until = monotonic() + min(_MAX_PAUSE_SECONDS, _PAUSE_SHARE * took)
