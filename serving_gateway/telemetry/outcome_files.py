@@ -24,7 +24,8 @@ from serving_gateway.telemetry.log_files import day_folders, delete, files_of
 _FAN_IN: Final = 32
 """Small files of one day that become one; as many of those again."""
 _LARGE_BYTES: Final = 1_048_576
-"""Size from which a file is not merged any more."""
+"""Size in memory from which the rows of a file are not merged any more. In the file equal ones take
+next to no room, so that by its size those of one repeated without end would all be read at once."""
 _GRACE_SECONDS: Final = 60.0
 """How long merged files stay for readers that have listed them."""
 _STALE_SECONDS: Final = 3600.0
@@ -96,7 +97,6 @@ class OutcomeFiles:
                 pq.write_table(table, file)
                 file.flush()
                 os.fsync(file.fileno())
-                size = file.tell()
             staged.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -104,7 +104,7 @@ class OutcomeFiles:
             raise
         _sync(folder)
         self._next_check.setdefault(folder.parent, 0.0)
-        if size < _LARGE_BYTES:
+        if table.nbytes < _LARGE_BYTES:
             self._small[folder, level].append(path)
 
     def _merge(self, folder: Path, level: int) -> None:

@@ -102,6 +102,17 @@ def test_merged_files_are_merged_again(tmp_path: Path) -> None:
     assert pq.ParquetFile(merged).metadata.num_rows == 4 * 4
 
 
+def test_files_are_large_by_what_they_take_in_memory(tmp_path: Path) -> None:
+    clock = _Clock()
+    files = _open(tmp_path, clock)
+    for _ in range(4):
+        files.write("m", _table(*["x" * 64] * 20_000))
+    files.tidy()
+    sizes = [path.stat().st_size for path in _files(tmp_path)]
+    assert len(sizes) == 4, "they were not read together"
+    assert max(sizes) < 500_000, "by their sizes they would have been"
+
+
 def test_oldest_files_beyond_the_limit_are_deleted(tmp_path: Path) -> None:
     files = _open(tmp_path, _Clock(), max_bytes=1 << 20)
     folder = tmp_path / "m" / "outcomes" / "date=2026-02-01"
