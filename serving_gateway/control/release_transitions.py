@@ -173,10 +173,15 @@ def _after_step(record: RoutingRecord, release: Release, at: str) -> RoutingReco
 
 
 def approve(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -> RoutingRecord:
-    """The record after a named principal's approval, which a waiting release goes on with."""
+    """The record after a named principal's approval, which a waiting release goes on with.
+
+    The same record where it has that approval already, whose answer may have been lost.
+    """
     release = require_active(record, request.id)
     reason = _require_reason(request.reason)
     if release.state is not ReleaseState.WAITING:
+        if any(one.is_approval and (one.by, one.reason) == (by, reason) for one in release.acts):
+            return record
         raise Conflict(
             f"The release of version {release.version} is {release.state.value} in step "
             f"{release.step}; it does not wait for an approval.",
@@ -191,9 +196,22 @@ def approve(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -
 
 
 def stop(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -> RoutingRecord:
-    """The record with the release ended; while it is watched, that rolls A back and pins it."""
+    """The record with the release ended; while it is watched, that rolls A back and pins it.
+
+    The same record where that very stop has ended it, whose answer may have been lost.
+    """
+    if _is_its_end(record.release, request, by):
+        return record
     release = require_active(record, request.id)
     return _stop(record, release, at, by, _require_reason(request.reason))
+
+
+def _is_its_end(release: Release | None, request: ReleaseDecision, by: str) -> bool:
+    """Whether a release has ended by this very stop."""
+    if release is None or release.state in ACTIVE or request.id not in {None, release.id}:
+        return False
+    acts = [(one.verdict, one.by, one.reason) for one in release.acts[-1:]]
+    return acts == [(Verdict.STOP, by, _cut(request.reason))]
 
 
 def _stop(record: RoutingRecord, release: Release, at: str, by: str, reason: str) -> RoutingRecord:
@@ -348,4 +366,8 @@ def _require_reason(reason: str) -> str:
             field="reason",
             code="reason_required",
         )
+    return _cut(reason)
+
+
+def _cut(reason: str) -> str:
     return reason.strip()[:_REASON_CHARACTERS]

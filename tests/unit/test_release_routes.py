@@ -53,8 +53,10 @@ async def test_release_goes_through_its_steps_to_the_switch_and_is_watched(
     assert await client.answers() == "B2"
     assert (await client.advance()).json()["release"]["state"] == "waiting"
     assert "approval" in (await client.switch()).json()["error"]
-    approved = await client.http.post("/release/approve", json={"reason": "looks good"})
-    assert approved.json()["release"]["state"] == "cleared", approved.text
+    for is_new in (True, False):  # the second time as a client does whose answer was lost
+        approved = await client.http.post("/release/approve", json={"reason": "looks good"})
+        assert approved.json()["release"]["state"] == "cleared", approved.text
+        assert approved.json()["changed"] is is_new
     switched = await client.switch()
     assert switched.status_code == 200, switched.text
     now = await client.routing()
@@ -78,7 +80,9 @@ async def test_stop_puts_a_back_and_while_watching_rolls_back(client: ReleaseCli
     assert (stopped.status_code, stopped.json()["release"]["state"]) == (200, "stopped")
     assert await client.answers() == "A1"
     again = await client.stop()
-    assert (again.status_code, again.json()["code"]) == (409, "release_ended")
+    assert (again.status_code, again.json()["changed"]) == (200, False)
+    late = await client.http.post("/release/stop", json={"reason": "another one's"})
+    assert (late.status_code, late.json()["code"]) == (409, "release_ended")
 
     assert (await client.begin(SPLIT, approval="none")).status_code == 200
     await client.advance()

@@ -217,7 +217,20 @@ def test_what_changes_no_routing_leaves_a_release_alone() -> None:
         (lambda: begin(ON_1, 1), "already_in_production"),
         (lambda: begin(begin(), plan=WAITS_LAST), "release_active"),
         (lambda: stop(ON_1), "no_release"),
-        (lambda: stop(stop(begin())), "release_ended"),
+        (
+            lambda: releases.stop(stop(begin()), ReleaseDecision("no"), AT, "token:bob"),
+            "release_ended",
+        ),
+        (
+            lambda: releases.stop(stop(begin()), ReleaseDecision("no", "other"), AT, "token:ann"),
+            "release_changed",
+        ),
+        (
+            lambda: releases.approve(
+                approve(cleared(WAITS_LAST)), ReleaseDecision("looks good"), AT, "token:bob"
+            ),
+            "release_not_waiting",
+        ),
         (lambda: approve(begin()), "release_not_waiting"),
         (lambda: advance(cleared()), "release_not_running"),
         (lambda: advance(begin(plan=WAITS_FIRST)), "release_not_running"),
@@ -244,6 +257,17 @@ def test_a_change_that_the_state_forbids_is_refused(act: Callable[[], object], c
     with pytest.raises((Conflict, NotFound, InvalidInput)) as caught:
         act()
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("plan", [WAITS_FIRST, WAITS_LAST])
+def test_a_decision_whose_answer_was_lost_is_repeated_without_a_change(plan: ReleasePlan) -> None:
+    approved = approve(begin(plan=plan) if plan is WAITS_FIRST else cleared(plan))
+    assert approve(approved) is approved
+    stopped = stop(approved)
+    assert stop(stopped) is stopped
+    back = stop(watching())
+    assert release_of(back).state is State.ROLLED_BACK
+    assert stop(back) is back
 
 
 def test_a_reload_is_let_through_when_it_is_none_of_the_release() -> None:
