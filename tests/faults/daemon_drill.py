@@ -89,6 +89,7 @@ class Drill:
             while len(self.served(model)) < 2:
                 assert self.run(f"{model}_chain").succeeded
             self.machine.settled(model)
+        self._undo_rollback("timed")
         file = self.machine.models / "quick" / "defs.yaml"
         if "release:" in file.read_text():
             return
@@ -102,6 +103,13 @@ class Drill:
         # The daemon looks for new definitions once a minute, and when it starts.
         with self.machine.without_daemon():
             reload_definitions(self.machine.settings.dagster_url)
+
+    def _undo_rollback(self, model: str) -> None:
+        """Have the newest version in production, from which a rollback leads to the one before."""
+        newest = max(self.served(model))
+        if self.machine.production(model) != newest:
+            body = {"version": newest, "mode": "ssot", "unpin": True, "reason": "for the next one"}
+            self.machine.call("POST", model, "/variant/A/reload", json=body)
 
     def run(self, job: str) -> ChainResult:
         """Launch a job and follow its run to the end."""
