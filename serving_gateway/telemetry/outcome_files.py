@@ -11,10 +11,10 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ _FAN_IN: Final = 32
 """Small files of one day that become one; as many of those again."""
 _LARGE_BYTES: Final = 1_048_576
 """Size in memory from which the rows of a file are not merged any more. In the file equal ones take
-next to no room, so that by its size those of one repeated without end would all be read at once."""
+next to no room, so that by its size one with a single outcome, repeated, would never be large."""
 _GRACE_SECONDS: Final = 60.0
 """How long merged files stay for readers that have listed them."""
 _STALE_SECONDS: Final = 3600.0
@@ -68,7 +68,7 @@ class OutcomeFiles:
         """Write an Arrow table to a file of this day; OSError when it cannot be written."""
         day = log_day(datetime.fromtimestamp(self._clock(), UTC).date())
         folder = self._directory / model_name / OUTCOMES_FOLDER / day
-        self._write(folder, 0, table)
+        self._write(folder, 0, iter([table]))
 
     def tidy(self, *, everything: bool = False) -> None:
         """Merge small files, and remove those that were; OSError when that cannot be done."""
@@ -86,15 +86,19 @@ class OutcomeFiles:
             if at <= now:
                 self._delete_oldest(folder)
 
-    def _write(self, folder: Path, level: int, table: Any) -> None:
+    def _write(self, folder: Path, level: int, tables: Iterator[Any]) -> None:
         import pyarrow.parquet as pq
 
         _make_durable(folder)
         name = f"{self._replica}-{int(self._clock())}-{next(self._numbers):06d}.parquet"
         staged, path = folder / f".{name}.staged", folder / name
+        first, size = next(tables), 0
         try:
             with staged.open("wb") as file:
-                pq.write_table(table, file)
+                with pq.ParquetWriter(file, first.schema) as writer:
+                    for table in chain([first], tables):
+                        writer.write_table(table)
+                        size += table.nbytes
                 file.flush()
                 os.fsync(file.fileno())
             staged.replace(path)
@@ -104,18 +108,14 @@ class OutcomeFiles:
             raise
         _sync(folder)
         self._next_check.setdefault(folder.parent, 0.0)
-        if table.nbytes < _LARGE_BYTES:
+        if size < _LARGE_BYTES:
             self._small[folder, level].append(path)
 
     def _merge(self, folder: Path, level: int) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         paths = self._small.pop((folder, level))
         there = [path for path in paths if path.exists()]  # the others were the oldest, or erased
         if there:
-            tables = [pq.ParquetFile(path).read() for path in there]
-            self._write(folder, level + 1, pa.concat_tables(tables))
+            self._write(folder, level + 1, _row_groups(there))
             due = self._clock() + _GRACE_SECONDS
             self._merged += [(due, path) for path in there]
         self._delete_oldest(folder.parent)
@@ -139,6 +139,21 @@ class OutcomeFiles:
                     yield about.st_mtime, path, about.st_size
                 elif path.suffix == ".staged" and self._clock() - about.st_mtime > _STALE_SECONDS:
                     delete(path)
+
+
+def _row_groups(paths: Sequence[Path]) -> Iterator[Any]:
+    """The rows of files, as many at once as make a large file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    held: list[Any] = []
+    for path in paths:
+        held.append(pq.ParquetFile(path).read())
+        if sum(table.nbytes for table in held) >= _LARGE_BYTES:
+            yield pa.concat_tables(held)
+            held.clear()
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _make_durable(folder: Path) -> None:

@@ -102,6 +102,20 @@ def test_merged_files_are_merged_again(tmp_path: Path) -> None:
     assert pq.ParquetFile(merged).metadata.num_rows == 4 * 4
 
 
+def test_merge_holds_no_more_rows_than_make_a_large_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_two = 2 * _table("p").nbytes
+    monkeypatch.setattr("serving_gateway.telemetry.outcome_files._LARGE_BYTES", of_two)
+    files = _open(tmp_path, _Clock())
+    for number in range(4):
+        files.write("m", _table(f"{number}"))
+    files.tidy(everything=True)
+    [merged] = _files(tmp_path)
+    assert pq.ParquetFile(merged).num_row_groups == 2
+    assert _ids(tmp_path) == ["0", "1", "2", "3"]
+
+
 def test_files_are_large_by_what_they_take_in_memory(tmp_path: Path) -> None:
     clock = _Clock()
     files = _open(tmp_path, clock)
