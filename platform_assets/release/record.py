@@ -62,7 +62,6 @@ def decision_events(
     instance: dg.DagsterInstance,
 ) -> tuple[dg.AssetMaterialization, list[dg.AssetCheckEvaluation]]:
     """Return the record of a decision, or of a state that others brought a release into."""
-    numbers = {one.guard.value: [one.low, one.value, one.high] for one in guards}
     shown: dict[str, Any] = {
         "version": release.version,
         "verdict": verdict.value,
@@ -73,10 +72,11 @@ def decision_events(
     if guards:
         shown["guardrails"] = table(_row(one) for one in guards)
         shown["evidence"] = _evidence(spec, release, guards, now, instance)
+        numbers = {one.guard.value: [one.low, one.value, one.high] for one in guards}
+        shown[NUMBERS] = dg.MetadataValue.json(numbers)
     if release.acts:
         shown["acts"] = dg.MetadataValue.md("\n".join(map(_act_line, release.acts)))
     shown[RELEASE_ID] = release.id
-    shown[NUMBERS] = dg.MetadataValue.json(numbers)
     made = dg.AssetMaterialization(release_key(spec), description=reason, metadata=shown)
     return made, [guard_evaluation(spec, release, one) for one in guards]
 
@@ -151,7 +151,9 @@ def _past_points(
         is_watch = made.metadata["state"].value == ReleaseState.WATCHING.value
         if found.value != release.id or is_watch != is_after_switch:
             break
-        numbers: Any = made.metadata[NUMBERS].value
+        if (shown := made.metadata.get(NUMBERS)) is None:
+            continue
+        numbers: Any = shown.value
         bounds = {Guard(name): GuardBounds(*three) for name, three in numbers.items()}
         points.insert(0, EvidencePoint(record.timestamp, bounds))
     return points
