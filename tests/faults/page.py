@@ -76,7 +76,11 @@ def _long(cases: Sequence[Case], results: Mapping[str, Result]) -> list[str]:
 def _described(result: Result | None) -> str:
     if result is None:
         return "not run yet"
-    figures = ", ".join(f"{name} {_short(value)}" for name, value in result.figures.items())
+    # Lists and what is empty say nothing on a line.
+    told = {
+        name: one for name, one in result.figures.items() if not isinstance(one, list) and one != {}
+    }
+    figures = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
     verdict = "good" if result.is_good else "**failed**"
     return f"{verdict} in {result.seconds:,.0f} s: {figures} ({result.date[:10]}, {result.machine})"
 
@@ -84,6 +88,8 @@ def _described(result: Result | None) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return "(" + ", ".join(f"{key} {_short(one)}" for key, one in value.items()) + ")"
+    if isinstance(value, float):
+        value = round(value, 3)
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
