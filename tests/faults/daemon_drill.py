@@ -96,7 +96,7 @@ class Drill:
         steps, minutes, watch = ("[50]", "0.05", "5s")
         if DOWN is _LONG:
             # A step that was just seen is not over before the daemon is killed.
-            steps, minutes, watch = ("[mirror, 50]", "0.2", "60s")
+            steps, minutes, watch = ("[mirror, 50]", "0.5", "60s")
         text = _RELEASE.replace("STEPS", steps).replace("MINUTES", minutes)
         with file.open("a") as opened:
             opened.write(text.replace("WATCH", watch))
