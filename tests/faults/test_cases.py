@@ -1,4 +1,4 @@
-"""The table of cases is true: each test that it names exists, and the page is fresh."""
+"""The tables of cases and removals are true: what they name exists, and the page is fresh."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults.cases import CASES, Case
 from tests.faults.page import README, rewritten
+from tests.faults.removals import REMOVALS, Removal
 from tests.support.servers import ROOT
 
 LONG = [case for case in CASES if case.long]
@@ -43,6 +44,14 @@ def test_long_form_names_what_exists(case: Case) -> None:
         assert reported.search((ROOT / path).read_text(encoding="utf-8"))
     else:
         assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists()
+
+
+@pytest.mark.parametrize("removal", REMOVALS, ids=[one.test for one in REMOVALS])
+def test_removal_names_a_guard_that_is_there(removal: Removal) -> None:
+    assert removal.case in {case.name for case in CASES}
+    assert (ROOT / removal.file).read_text(encoding="utf-8").count(removal.guard) == 1
+    path, _, name = removal.test.partition("::")
+    assert name in names_in(path)
 
 
 def test_names_are_unique_and_page_is_fresh() -> None:

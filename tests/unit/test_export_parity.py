@@ -55,7 +55,9 @@ def test_the_probabilities_of_a_tie_are_compared() -> None:
 def test_nan_is_no_parity() -> None:
     broken = PROBABILITIES.copy()
     broken[0, 0] = np.nan
-    assert not compare(LABELS, broken, LABELS, PROBABILITIES).holds
+    found = compare(LABELS, broken, LABELS, PROBABILITIES)
+    assert not found.holds
+    assert found.differing_rows == (0,)
 
 
 def test_no_rows_prove_nothing() -> None:
