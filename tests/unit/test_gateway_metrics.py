@@ -116,6 +116,15 @@ async def test_scrape_lets_the_loop_go_on(models: int, versions: int) -> None:
     assert await stall_s(metrics.render) < MAX_STALL_S
 
 
+async def test_scrape_is_made_of_parts_that_are_small() -> None:
+    metrics = Metrics("r")
+    for number in range(500):
+        promoted(metrics, f"model_{number}", 3)
+    parts = await metrics.render()
+    assert sum(map(len, parts)) > 2_000_000
+    assert max(map(len, parts)) < 80_000, "none is joined or compressed for long"
+
+
 async def test_compressed_response_lets_the_loop_go_on(tmp_path: Path) -> None:
     app = create_app(Settings(state_dir=tmp_path)).app
     sent: list[MutableMapping[str, Any]] = []
