@@ -1,13 +1,14 @@
 """`python -m tests.faults.removals`: removes guards of the product one by one.
 
-Each time the test that names the guard has to fail. Works on a copy of the tracked files, so that
-nobody's tree is changed. `--only TEXT` takes the guards whose case or file contains it. The exit
+Each time the test that names the guard has to fail. Works on a copy of the tracked files and leaves
+the tree as it is. `--only TEXT` takes the guards whose case or file contains it. The exit
 code is 1 when a test did not miss its guard.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from tests.support.servers import ROOT
 
 _ENVIRONMENTS: Final = (".venv", ".venv-triton")
 _FAILED: Final = 1
-"""pytest's exit code when tests failed; others mean that none ran."""
+"""pytest's exit code when tests failed, or could not begin."""
+_SUMMARY: Final = re.compile(r"^\d+ failed", re.MULTILINE)
+"""How its last line begins when a test has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ def _copy() -> Iterator[Path]:
 
 
 def _is_missed(folder: Path, removal: Removal) -> bool:
-    """Whether the test fails without the guard."""
+    """Whether the test fails without the guard; one that cannot even begin does not count."""
     file = folder / removal.file
     whole = file.read_text("utf-8")
     file.write_text(whole.replace(removal.guard, removal.without), "utf-8")
@@ -184,9 +187,10 @@ def _is_missed(folder: Path, removal: Removal) -> bool:
         )
     finally:
         file.write_text(whole, "utf-8")
-    if done.returncode > _FAILED:
+    is_missed = done.returncode == _FAILED and _SUMMARY.search(done.stdout) is not None
+    if done.returncode and not is_missed:
         sys.stderr.write(done.stdout[-2000:])
-    return done.returncode == _FAILED
+    return is_missed
 
 
 if __name__ == "__main__":
