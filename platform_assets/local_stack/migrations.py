@@ -18,7 +18,7 @@ _KNOWN: Final[dict[tuple[str | None, str | None], ScriptDirectory]] = {}
 
 def read_migrations_once() -> None:
     """Let `ScriptDirectory.from_config` return what it has read before, from now on."""
-    ScriptDirectory.from_config = staticmethod(known_or_read)  # type: ignore[method-assign] # that is meant
+    ScriptDirectory.from_config = staticmethod(known_or_read)  # type: ignore[method-assign] # Alembic has no hook
 
 
 def known_or_read(config: Config) -> ScriptDirectory:

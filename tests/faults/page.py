@@ -76,11 +76,11 @@ def _long(cases: Sequence[Case], results: Mapping[str, Result]) -> list[str]:
 def _described(result: Result | None) -> str:
     if result is None:
         return "not run yet"
-    # Lists and what is empty say nothing on a line.
-    told = {
-        name: one for name, one in result.figures.items() if not isinstance(one, list) and one != {}
-    }
-    figures = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
+    figures = ", ".join(
+        f"{name} {_short(value)}"
+        for name, value in result.figures.items()
+        if not isinstance(value, list) and value != {}  # too long for a line, or empty
+    )
     verdict = "good" if result.is_good else "**failed**"
     return f"{verdict} in {result.seconds:,.0f} s: {figures} ({result.date[:10]}, {result.machine})"
 
