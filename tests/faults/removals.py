@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.faults.guards import REMOVALS, Removal
 from tests.support.pages import tracked_files
 from tests.support.servers import ROOT
 
@@ -28,117 +28,9 @@ _FAILED: Final = 1
 """pytest's exit code when tests failed, or could not begin."""
 _SUMMARY: Final = re.compile(r"^\d+ failed", re.MULTILINE)
 """How its last line begins when a test has failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """A guard in a file, the text without it, and the test that must miss it.
-
-    `case` is the name of one of `cases.CASES`. `guard` stands in the file once.
-    """
-
-    case: str
-    file: str
-    guard: str
-    without: str
-    test: str
-
-
-_KILLED: Final = "tests/faults/test_killed_runs.py::test_a_run_"
-_RELEASES: Final = "tests/faults/test_releases.py::test_"
-_REPOSITORY: Final = "platform_assets/resources/model_repository.py"
-_OF_FILES: Final = "tests/unit/test_model_repository.py::test_"
-
-REMOVALS: Final = (
-    Removal(
-        "run worker killed at every asset",
-        "platform_assets/resources/mlflow.py",
-        "        if existing is not None:\n            return existing\n        source",
-        "        source",
-        _KILLED + "killed_at_every_asset_and_resumed_does_each_thing_once",
-    ),
-    Removal(
-        "cancellation during publishing",
-        _REPOSITORY,
-        "            shutil.rmtree(staging, ignore_errors=True)\n        return True",
-        "            pass\n        return True",
-        _KILLED + "canceled_while_it_publishes_or_switches_leaves_nothing_half_done",
-    ),
-    Removal(
-        "activator killed between READY and commit, and before the acknowledgement",
-        "serving_gateway/control/record_writer.py",
-        "if changed is base and not merged.write:",
-        "if False:",
-        "tests/faults/test_activation.py"
-        "::test_activation_whose_replica_dies_around_the_commit_happens_once",
-    ),
-    Removal(
-        "killed, stopped, slow, erroring",
-        "serving_gateway/control/provenance.py",
-        "held = _on_record(record, model_name, version)",
-        "held = None if _on_record else None",
-        "tests/integration/test_gateway_reload.py"
-        "::test_a_reload_works_without_mlflow_by_what_is_on_record",
-    ),
-    Removal(
-        "every process killed in every step, clocks that jump",
-        "serving_gateway/control/release_control.py",
-        "                router.withdraw(release.id)\n",
-        "",
-        _RELEASES + "stop_without_the_store_is_in_effect_at_once_and_written_later",
-    ),
-    Removal(
-        "every process killed in every step, clocks that jump",
-        "serving_gateway/control/release_watch.py",
-        "await self.store.put(name, self.process_id, evidence, has_ended=has_ended)",
-        "pass",
-        _RELEASES + "what_a_killed_replica_had_counted_is_not_lost",
-    ),
-    Removal(
-        "a flood of outcomes",
-        "serving_gateway/telemetry/outcome_files.py",
-        "        if size < _LARGE_BYTES:",
-        "        if path.stat().st_size < _LARGE_BYTES:",
-        "tests/unit/test_outcome_files.py::test_files_are_large_by_what_they_take_in_memory",
-    ),
-    Removal(
-        "truncated, bit-flipped, digest changed",
-        _REPOSITORY,
-        "if digest != provenance.onnx_sha256:",
-        "if False:",
-        _OF_FILES + "bytes_that_are_not_those_recorded_are_not_packaged",
-    ),
-    Removal(
-        "hostile names",
-        _REPOSITORY,
-        "check_model_name(model_name) / str(version)",
-        "model_name / str(version)",
-        _OF_FILES + "a_name_that_could_leave_the_repository_is_refused",
-    ),
-    Removal(
-        "wrong shape, NaN, another answer than scikit-learn's",
-        "platform_assets/export/parity.py",
-        "np.where(np.isnan(distance), np.inf, distance)",
-        "distance",
-        "tests/unit/test_export_parity.py::test_nan_is_no_parity",
-    ),
-    Removal(
-        "two publishers of one version",
-        _REPOSITORY,
-        "            self._same_or_conflict(target, provenance)\n",
-        "",
-        "tests/faults/test_publishing.py"
-        "::test_of_publishers_of_one_version_one_wins_and_none_mixes",
-    ),
-    Removal(
-        "Triton's admin APIs, on HTTP and gRPC",
-        "platform_assets/local_stack/triton_server.py",
-        '        f"--http-restricted-api={locked}:{CONTROL_HEADER}={control_key}",\n',
-        "",
-        "tests/integration/test_triton_lifecycle.py"
-        "::test_what_changes_the_server_is_locked_over_http",
-    ),
-)
+_ERROR: Final = re.compile(r"^E +(.+)", re.MULTILINE)
+_SAID: Final = 200
+"""Characters of the first error, which tell whoever reads them whether it is about the guard."""
 
 
 def main() -> int:
@@ -152,9 +44,9 @@ def main() -> int:
         for number, removal in enumerate(chosen, 1):
             sys.stderr.write(f"{number} of {len(chosen)}: {removal.case}: {removal.file}\n")
             began = time.monotonic()
-            is_missed = _is_missed(folder, removal)
-            unnoticed += not is_missed
-            said = "its test failed" if is_missed else f"NOT NOTICED by {removal.test}"
+            failure = _failure(folder, removal)
+            unnoticed += failure is None
+            said = f"NOT NOTICED by {removal.test}" if failure is None else f"failed: {failure}"
             sys.stderr.write(f"  {said}, {time.monotonic() - began:,.0f} s\n")
     return 1 if unnoticed else 0
 
@@ -172,8 +64,8 @@ def _copy() -> Iterator[Path]:
         yield folder
 
 
-def _is_missed(folder: Path, removal: Removal) -> bool:
-    """Whether the test fails without the guard; one that cannot even begin does not count."""
+def _failure(folder: Path, removal: Removal) -> str | None:
+    """How the test fails without the guard; None when it passes, or cannot even begin."""
     file = folder / removal.file
     whole = file.read_text("utf-8")
     file.write_text(whole.replace(removal.guard, removal.without), "utf-8")
@@ -187,10 +79,12 @@ def _is_missed(folder: Path, removal: Removal) -> bool:
         )
     finally:
         file.write_text(whole, "utf-8")
-    is_missed = done.returncode == _FAILED and _SUMMARY.search(done.stdout) is not None
-    if done.returncode and not is_missed:
+    if done.returncode == _FAILED and _SUMMARY.search(done.stdout) is not None:
+        said = _ERROR.search(done.stdout)
+        return "" if said is None else said[1][:_SAID]
+    if done.returncode:
         sys.stderr.write(done.stdout[-2000:])
-    return is_missed
+    return None
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from tests.faults.cases import CASES, Case
+from tests.faults.guards import REMOVALS, REMOVED_BY_TESTS, Removal
 from tests.faults.page import README, rewritten
-from tests.faults.removals import REMOVALS, Removal
 from tests.support.servers import ROOT
 
 LONG = [case for case in CASES if case.long]
@@ -52,6 +52,14 @@ def test_removal_names_a_guard_that_is_there(removal: Removal) -> None:
     assert (ROOT / removal.file).read_text(encoding="utf-8").count(removal.guard) == 1
     path, _, name = removal.test.partition("::")
     assert name in names_in(path)
+
+
+def test_each_case_is_seen_to_fail_without_a_guard() -> None:
+    by_tests = REMOVED_BY_TESTS.keys()
+    assert {removal.case for removal in REMOVALS} | by_tests == {case.name for case in CASES}
+    for node in REMOVED_BY_TESTS.values():
+        path, _, name = node.partition("::")
+        assert name in names_in(path), node
 
 
 def test_names_are_unique_and_page_is_fresh() -> None:
