@@ -1,6 +1,6 @@
 """Every fault and abuse case: the tests that prove it in CI, the guard, and its long form.
 
-`test_cases.py` fails when a test that is named here does not exist. What has no test says so.
+`test_cases.py` fails when a test that is named here does not exist.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _CHAIN: Final = "tests/integration/test_full_chain.py::test_"
 _LOADING: Final = "tests/integration/test_serving_loading.py::test_"
 _MLFLOW: Final = "tests/integration/test_mlflow_resource.py::test_"
 _ADOPTION: Final = "tests/integration/test_adoption.py::test_"
+_AGAINST_PRODUCTION: Final = "tests/integration/test_gates_against_production.py::test_"
 _RELEASED: Final = _HERE + "releases.py::test_"
 _SIGNALS: Final = _HERE + "triton_signals.py::test_"
 _OVERLOAD: Final = (
@@ -32,41 +33,36 @@ class Case:
 
     `tests` are node ids without parameters. `long` are the arguments of `python -m` for its long
     form; without any, that is its tests as they are. `figures` names what a long form of pytest
-    reports. `missing` says what of the case has no test.
+    reports.
     """
 
-    area: str
     name: str
     guard: str
-    tests: tuple[str, ...] = ()
+    tests: tuple[str, ...]
     long: tuple[str, ...] = ()
     figures: str | None = None
-    missing: str | None = None
 
 
 def _pytest(node: str) -> tuple[str, ...]:
     return ("pytest", "-q", node, "--timeout", "3600")
 
 
-def _area(area: str, *cases: Case) -> tuple[Case, ...]:
-    assert all(case.area == area for case in cases)
-    return cases
-
-
-_TRITON: Final = _area(
-    "Triton",
+_TRITON: Final = (
     Case(
-        "Triton",
         "kill -9 under load",
         "a lost connection is 503 at once, and the prober finds the version again",
         (
             _GATEWAY + "faults.py::test_the_loss_of_triton_is_answered_at_once_and_heals_by_itself",
             _LIFECYCLE + "kill_9_and_restart_bring_back_exactly_the_persisted_versions",
             _LAPTOP + "a_killed_triton_comes_back_with_exactly_what_served",
+            _SIGNALS + "a_killed_triton_is_answered_for_within_a_second_and_comes_back_by_itself",
         ),
+        _pytest(
+            _SIGNALS + "a_killed_triton_is_answered_for_within_a_second_and_comes_back_by_itself"
+        ),
+        "killed",
     ),
     Case(
-        "Triton",
         "SIGTERM",
         "what runs and what waits is finished; config.pbtxt is replaced after READY",
         (
@@ -77,7 +73,6 @@ _TRITON: Final = _area(
         "sigterm",
     ),
     Case(
-        "Triton",
         "SIGSTOP",
         "staleness of a confirmed READY, deadlines of requests; what waits for nothing is refused",
         (
@@ -91,7 +86,6 @@ _TRITON: Final = _area(
         "stopped",
     ),
     Case(
-        "Triton",
         "restart of one of two under load",
         "requests go to the servers that have the version READY",
         (
@@ -100,7 +94,6 @@ _TRITON: Final = _area(
         ),
     ),
     Case(
-        "Triton",
         "candidate that was not persisted, or whose files are broken",
         "config.pbtxt names verified versions only",
         (
@@ -113,7 +106,6 @@ _TRITON: Final = _area(
         "bad_candidates",
     ),
     Case(
-        "Triton",
         "concurrent control calls",
         "compare-and-set of the routing record, one change at a time",
         (
@@ -124,7 +116,6 @@ _TRITON: Final = _area(
         "control",
     ),
     Case(
-        "Triton",
         "overload",
         "bounds of the queue in requests, bytes and time",
         (
@@ -138,7 +129,6 @@ _TRITON: Final = _area(
         "overload",
     ),
     Case(
-        "Triton",
         "switches under load",
         "a table is replaced as a whole; what a retired version cannot answer the next one does",
         (
@@ -150,10 +140,8 @@ _TRITON: Final = _area(
     ),
 )
 
-_ARTIFACTS: Final = _area(
-    "Artifacts",
+_ARTIFACTS: Final = (
     Case(
-        "Artifacts",
         "truncated, bit-flipped, digest changed",
         "digests in MLflow and provenance.json, checked before each load",
         (
@@ -165,7 +153,6 @@ _ARTIFACTS: Final = _area(
         ),
     ),
     Case(
-        "Artifacts",
         "wrong shape, NaN, another answer than scikit-learn's",
         "parity gates before the switch",
         (
@@ -176,7 +163,6 @@ _ARTIFACTS: Final = _area(
         ),
     ),
     Case(
-        "Artifacts",
         "ONNX with data outside its folder, graphs that exhaust the machine",
         "external data is refused; third-party graphs run in a process with limits first",
         (
@@ -185,7 +171,6 @@ _ARTIFACTS: Final = _area(
         ),
     ),
     Case(
-        "Artifacts",
         "publisher killed at every operation on files",
         "a version is staged, fsynced and renamed",
         (
@@ -196,7 +181,6 @@ _ARTIFACTS: Final = _area(
         "publishing",
     ),
     Case(
-        "Artifacts",
         "two publishers of one version",
         "a version directory is written once",
         (
@@ -205,7 +189,6 @@ _ARTIFACTS: Final = _area(
         ),
     ),
     Case(
-        "Artifacts",
         "full disk",
         "nothing is replaced before all of it is written",
         (
@@ -216,7 +199,6 @@ _ARTIFACTS: Final = _area(
         ),
     ),
     Case(
-        "Artifacts",
         "hostile names",
         "names are checked where paths are made of them",
         (
@@ -226,10 +208,8 @@ _ARTIFACTS: Final = _area(
     ),
 )
 
-_REPLICAS: Final = _area(
-    "Replicas and store",
+_REPLICAS: Final = (
     Case(
-        "Replicas and store",
         "rolling restarts under load",
         "preStop hooks, readiness, a drain before the end",
         (
@@ -239,7 +219,6 @@ _REPLICAS: Final = _area(
         ("tests.benchmarks.rolling", "--rounds", "20"),
     ),
     Case(
-        "Replicas and store",
         "a replica that does not follow",
         "the switch waits for every replica",
         (
@@ -248,24 +227,25 @@ _REPLICAS: Final = _area(
         ),
     ),
     Case(
-        "Replicas and store",
         "rollbacks by four replicas under load",
         "announcements of the store, a table per generation",
         (_GATEWAY + "drills.py::test_twenty_rollbacks_fail_no_request_and_reach_all_replicas",),
         ("tests.benchmarks.drills", "--drills", "1000"),
     ),
     Case(
-        "Replicas and store",
         "clients that disconnect, slow and silent connections",
         "one sweep ends what is overdue; what a client leaves is abandoned",
         (
             _GATEWAY + "limits.py::test_clients_that_disconnect_leave_nothing",
             _GATEWAY + "limits.py::test_slow_and_silent_clients_are_ended",
             "tests/unit/test_connection_limits.py::test_slow_bytes_do_not_extend_the_limit",
+            _HERE + "clients.py::test_a_thousand_clients_that_leave_cost_the_others_nothing",
+            _HERE + "clients.py::test_slow_clients_are_ended_in_time_and_delay_no_other",
         ),
+        _pytest(_HERE + "clients.py"),
+        "clients",
     ),
     Case(
-        "Replicas and store",
         "store down, stopped, down at the start",
         "requests never ask the store; snapshots of the last records",
         (
@@ -279,7 +259,6 @@ _REPLICAS: Final = _area(
         ),
     ),
     Case(
-        "Replicas and store",
         "corrupt records, stale writers, lost commits",
         "compare-and-set, ancestors, the merge of records",
         (
@@ -289,7 +268,6 @@ _REPLICAS: Final = _area(
         ),
     ),
     Case(
-        "Replicas and store",
         "activator killed between READY and commit, and before the acknowledgement",
         "the change is one compare-and-set; a repeated one, asked of the next replica, changes"
         " nothing",
@@ -304,10 +282,8 @@ _REPLICAS: Final = _area(
     ),
 )
 
-_SERVICES: Final = _area(
-    "MLflow, Feast, Redis",
+_SERVICES: Final = (
     Case(
-        "MLflow, Feast, Redis",
         "killed, stopped, slow, erroring",
         "requests never ask MLflow; circuit breakers, deadlines",
         (
@@ -319,7 +295,6 @@ _SERVICES: Final = _area(
         ),
     ),
     Case(
-        "MLflow, Feast, Redis",
         "alias or version moved manually",
         "the registry is a record; Triton and the gateways say what serves",
         (
@@ -328,7 +303,18 @@ _SERVICES: Final = _area(
         ),
     ),
     Case(
-        "MLflow, Feast, Redis",
+        "other features, or another order of them",
+        "the feature contract of version, graph, feature store and gateway is one digest",
+        (
+            _AGAINST_PRODUCTION + "a_feature_store_with_another_contract_is_blocked",
+            _AGAINST_PRODUCTION + "a_graph_with_another_contract_is_blocked",
+            _AGAINST_PRODUCTION
+            + "a_removed_feature_is_blocked_until_the_file_says_that_it_is_meant",
+            "tests/unit/test_gateway_control_plane.py"
+            "::test_other_features_than_the_caller_names_are_refused",
+        ),
+    ),
+    Case(
         "hostile sources and pickles",
         "nothing of the registry is unpickled; sources are read under limits",
         (
@@ -340,10 +326,8 @@ _SERVICES: Final = _area(
     ),
 )
 
-_DAGSTER: Final = _area(
-    "Dagster",
+_DAGSTER: Final = (
     Case(
-        "Dagster",
         "run worker killed at every asset",
         "every asset is idempotent, and a resumed run does each thing once",
         (
@@ -355,7 +339,6 @@ _DAGSTER: Final = _area(
         "killed_runs",
     ),
     Case(
-        "Dagster",
         "two runs at once",
         "turns of a model's steps",
         (
@@ -364,7 +347,6 @@ _DAGSTER: Final = _area(
         ),
     ),
     Case(
-        "Dagster",
         "daemon down for minutes",
         "run keys, cursors and queued runs are stored; a release is part of the routing record",
         (_FIRES + "what_came_due_while_the_daemon_was_down_is_done_once",),
@@ -372,7 +354,6 @@ _DAGSTER: Final = _area(
         "daemon",
     ),
     Case(
-        "Dagster",
         "cancellation during publishing",
         "a version is staged and renamed; a turn ends with its run",
         (_KILLED + "a_run_canceled_while_it_publishes_or_switches_leaves_nothing_half_done",),
@@ -381,10 +362,8 @@ _DAGSTER: Final = _area(
     ),
 )
 
-_ACCESS: Final = _area(
-    "HTTP and access",
+_ACCESS: Final = (
     Case(
-        "HTTP and access",
         "generated requests",
         "every answer is described, and none is a bug",
         (
@@ -395,7 +374,6 @@ _ACCESS: Final = _area(
         "openapi",
     ),
     Case(
-        "HTTP and access",
         "bombs, 100 MB, 1e6 rows, deep JSON, NaN, ragged rows, chunks of a byte",
         "limits on bytes before anything is decoded, decompression under the same limit",
         (
@@ -406,7 +384,6 @@ _ACCESS: Final = _area(
         "abuse",
     ),
     Case(
-        "HTTP and access",
         "request smuggling",
         "a strict parser, and the end of the connection after what two readers cut differently",
         (
@@ -417,7 +394,6 @@ _ACCESS: Final = _area(
         ),
     ),
     Case(
-        "HTTP and access",
         "every route without, or with a wrong credential",
         "a route says what it needs where it is made; a new one is covered at once",
         (
@@ -427,7 +403,6 @@ _ACCESS: Final = _area(
         ),
     ),
     Case(
-        "HTTP and access",
         "Triton's admin APIs, on HTTP and gRPC",
         "restricted APIs, and a gateway that relays inference only",
         (
@@ -437,17 +412,16 @@ _ACCESS: Final = _area(
         ),
     ),
     Case(
-        "HTTP and access",
         "secrets in logs, errors and spans",
         "values of secrets are removed from messages",
         (
             _GATEWAY + "edges.py::test_a_key_is_no_control_token_and_is_never_logged",
             _GATEWAY + "redis_store.py::test_a_redis_that_is_gone_is_reported_without_its_password",
             _GATEWAY + "tracing.py::test_no_span_holds_what_a_client_sent",
+            "tests/unit/test_failure_messages.py::test_a_failure_holds_no_secret_of_the_environment",
         ),
     ),
     Case(
-        "HTTP and access",
         "rotation of keys and tokens under load",
         "several keys, and several tokens of one name, are valid at once",
         (
@@ -459,10 +433,8 @@ _ACCESS: Final = _area(
     ),
 )
 
-_RELEASES: Final = _area(
-    "Releases",
+_RELEASES: Final = (
     Case(
-        "Releases",
         "a candidate that fails or disappears, abort, the store lost",
         "a replica withdraws B by itself; a stop is in effect before it is written",
         (
@@ -474,7 +446,6 @@ _RELEASES: Final = _area(
         ),
     ),
     Case(
-        "Releases",
         "a flood of outcomes",
         "bytes that wait are bounded, calls take turns; the first outcome of a row counts",
         (
@@ -485,7 +456,6 @@ _RELEASES: Final = _area(
         "outcomes",
     ),
     Case(
-        "Releases",
         "other changes, two releases at once, an approval during a restart",
         "each change of routing settles the release within the same record",
         (
@@ -500,7 +470,6 @@ _RELEASES: Final = _area(
         ),
     ),
     Case(
-        "Releases",
         "a version that fails for some clients, on a whole stack (`make release-demo`)",
         "the guardrail `failures`; A answers what B cannot",
         (
@@ -511,14 +480,12 @@ _RELEASES: Final = _area(
         "release_demo",
     ),
     Case(
-        "Releases",
         "twelve bad and six good candidates under load",
         "a confidence sequence for each guardrail; A answers what B cannot",
         (_RELEASED + "candidate_ends_as_it_deserves_and_no_client_notices",),
         ("tests.benchmarks.releases",),
     ),
     Case(
-        "Releases",
         "every process killed in every step, clocks that jump",
         "the release is part of the routing record; the pilot and the replicas go on from it",
         (
@@ -533,10 +500,8 @@ _RELEASES: Final = _area(
     ),
 )
 
-_PROTOCOL: Final = _area(
-    "Protocol",
+_PROTOCOL: Final = (
     Case(
-        "Protocol",
         "state machine over the pure code",
         "the transitions, the merge of records, releases, the policy of versions",
         (
@@ -547,7 +512,6 @@ _PROTOCOL: Final = _area(
         "protocol",
     ),
     Case(
-        "Protocol",
         "state machine over real processes",
         "the same, and what the processes do when one of them dies",
         (_HERE + "real_protocol.py::test_no_step_of_real_processes_breaks_an_invariant",),
@@ -555,7 +519,6 @@ _PROTOCOL: Final = _area(
         "real protocol",
     ),
     Case(
-        "Protocol",
         "histories of clients",
         "tables of one generation, and x-min-generation",
         (
@@ -567,7 +530,6 @@ _PROTOCOL: Final = _area(
         "histories",
     ),
     Case(
-        "Protocol",
         "histories of clients while the network is partitioned",
         "requests never ask the store; a replica without it says so, takes no change, and follows",
         (
@@ -578,7 +540,6 @@ _PROTOCOL: Final = _area(
         "partitions",
     ),
     Case(
-        "Protocol",
         "endurance",
         "records, snapshots and versions that are replaced take the place of the ones before",
         (
@@ -589,7 +550,6 @@ _PROTOCOL: Final = _area(
         "endurance",
     ),
     Case(
-        "Protocol",
         "a million requests",
         "what is held for clients is bounded in bytes",
         (_OVERLOAD,),
@@ -597,7 +557,14 @@ _PROTOCOL: Final = _area(
     ),
 )
 
-CASES: Final = (
-    *(*_TRITON, *_ARTIFACTS, *_REPLICAS, *_SERVICES),
-    *(*_DAGSTER, *_ACCESS, *_RELEASES, *_PROTOCOL),
-)
+AREAS: Final = {
+    "Triton": _TRITON,
+    "Artifacts": _ARTIFACTS,
+    "Replicas and store": _REPLICAS,
+    "MLflow, Feast, Redis": _SERVICES,
+    "Dagster": _DAGSTER,
+    "HTTP and access": _ACCESS,
+    "Releases": _RELEASES,
+    "Protocol": _PROTOCOL,
+}
+CASES: Final = tuple(case for cases in AREAS.values() for case in cases)

@@ -60,10 +60,8 @@ _TRITON: Final = (
     Removal(
         "restart of one of two under load",
         "serving_gateway/triton/inference_call.py",
-        "            self._cluster.suspect(at.server, error.message)\n"
-        "            self._retry(error, at)",
-        "            self._cluster.suspect(at.server, error.message)\n"
-        "            self.finish(error)",
+        "            or not cluster.take_retry()\n",
+        "            or cluster.take_retry()\n",
         "tests/integration/test_triton_losses.py"
         "::test_a_planned_restart_of_either_server_fails_no_request",
     ),
@@ -117,10 +115,11 @@ _ARTIFACTS: Final = (
     ),
     Removal(
         "ONNX with data outside its folder, graphs that exhaust the machine",
-        "platform_assets/export/inspection.py",
-        "    if any(map(onnx.external_data_helper.uses_external_data, tensors)):",
-        "    if not tensors:",
-        "tests/integration/test_adoption.py::test_weights_outside_of_the_file_are_refused",
+        "platform_assets/export/sandbox.py",
+        "        wanted[resource.RLIMIT_AS] = in_use + memory_bytes\n",
+        "        pass\n",
+        "tests/integration/test_adoption.py"
+        "::test_a_graph_that_would_take_the_machine_down_is_refused",
     ),
     Removal(
         "publisher killed at every operation on files",
@@ -176,7 +175,7 @@ _REPLICAS: Final = (
         "            if error := self._unfinished.overdue(now, in_head=self._part == _HEAD):\n"
         "                self.refuse(error)",
         "            pass",
-        _GATEWAY + "limits.py::test_slow_and_silent_clients_are_ended",
+        "tests/faults/test_clients.py::test_slow_clients_are_ended_in_time_and_delay_no_other",
     ),
     Removal(
         "store down, stopped, down at the start",
@@ -217,6 +216,14 @@ _SERVICES: Final = (
         "            if drift(versions, ready):\n",
         "            if set(versions) - set(ready):\n",
         "tests/integration/test_reconcile.py::test_a_version_loaded_from_outside_is_unloaded",
+    ),
+    Removal(
+        "other features, or another order of them",
+        "serving_gateway/control/provenance.py",
+        "    if wanted not in {None, found}:\n",
+        "    if not found:\n",
+        "tests/unit/test_gateway_control_plane.py"
+        "::test_other_features_than_the_caller_names_are_refused",
     ),
     Removal(
         "hostile sources and pickles",

@@ -24,9 +24,9 @@ def names_in(path: str) -> set[str]:
     return {one.name for one in tree.body if isinstance(one, kinds)}
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{one.area}: {one.name}" for one in CASES])
-def test_case_has_tests_that_exist_or_says_what_is_missing(case: Case) -> None:
-    assert case.tests or case.missing
+@pytest.mark.parametrize("case", CASES, ids=[one.name for one in CASES])
+def test_case_has_tests_that_exist(case: Case) -> None:
+    assert case.tests
     for node in case.tests:
         path, _, name = node.partition("::")
         assert name in names_in(path), node

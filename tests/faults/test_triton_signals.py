@@ -1,4 +1,4 @@
-"""Triton is asked to end, or is stopped, at a bad moment: what clients and the disk see."""
+"""Triton is killed, stopped or asked to end at a bad moment: what clients and the disk see."""
 
 from __future__ import annotations
 
@@ -68,6 +68,41 @@ def check_answers(answers: Sequence[Answer]) -> None:
         else:
             assert (one.status, one.retry_after) in {(503, "1"), (504, "1")}, one
         assert one.seconds < _DEADLINE_SECONDS + 1, one
+
+
+async def test_a_killed_triton_is_answered_for_within_a_second_and_comes_back_by_itself(
+    serving: Serving, gateway: RunningGateway
+) -> None:
+    refusals: list[Answer] = []
+    recoveries: list[float] = []
+    async with loaded(gateway) as answers:
+        for _ in range(scale(1, 20)):
+            first = len(answers)
+            await asyncio.to_thread(serving.running.kill)
+            await asyncio.sleep(scale(0.5, 2))
+            await asyncio.to_thread(serving.running.process.start)
+            began = time.monotonic()
+            await asyncio.to_thread(gateway.wait_ready, _RECOVERY_SECONDS)
+            recovered = time.monotonic()
+            recoveries.append(recovered - began)
+            await asyncio.sleep(1)  # of answers
+            refusals += [one for one in answers[first:] if one.status != 200]
+            again = [one.status for one in answers[first:] if one.sent > recovered]
+            assert len(again) > _PER_SECOND / 4
+            assert {*again} == {200}
+    check_answers(answers)
+    assert len(refusals) > _PER_SECOND / 8
+    assert {one.status for one in refusals} == {503}
+    assert max(one.seconds for one in refusals) < _REFUSAL_SECONDS
+    report(
+        "killed",
+        kills=len(recoveries),
+        requests=len(answers),
+        refused=len(refusals),
+        longest_refusal_ms=round(max(one.seconds for one in refusals) * 1e3, 1),
+        longest_answer_ms=round(max(one.seconds for one in answers) * 1e3, 1),
+        longest_recovery_seconds=round(max(recoveries), 2),
+    )
 
 
 async def test_a_stopped_triton_costs_clients_a_second_at_most_and_comes_back_by_itself(
