@@ -135,6 +135,8 @@ _TRITON: Final = (
             _HERE + "histories.py::test_no_client_of_four_replicas_goes_back_or_meets_a_version"
             "_out_of_its_time",
             _GATEWAY + "faults.py::test_a_retired_version_hands_over_without_a_failed_request",
+            "tests/unit/test_dispatcher.py"
+            "::test_request_whose_version_is_retired_meanwhile_gets_the_next",
         ),
         ("tests.benchmarks.switches", "--switches", "500"),
     ),
@@ -256,6 +258,7 @@ _REPLICAS: Final = (
             _GATEWAY
             + "redis_faults.py::test_a_start_without_the_store_resumes_what_triton_still_confirms",
             _GATEWAY + "losses.py::test_the_loss_of_redis_fails_no_request",
+            _GATEWAY + "redis_store.py::test_a_change_that_was_abandoned_does_not_happen_later",
         ),
     ),
     Case(

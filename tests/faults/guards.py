@@ -94,7 +94,8 @@ _TRITON: Final = (
         _INFERENCE + "dispatcher.py",
         "            or not isinstance(error, VariantUnavailable)\n",
         "            or isinstance(error, VariantUnavailable)\n",
-        _GATEWAY + "faults.py::test_a_retired_version_hands_over_without_a_failed_request",
+        "tests/unit/test_dispatcher.py"
+        "::test_request_whose_version_is_retired_meanwhile_gets_the_next",
     ),
 )
 
@@ -182,8 +183,7 @@ _REPLICAS: Final = (
         _REPLICATION + "redis_store.py",
         "if now[1] * 1000000 + now[2] > tonumber(ARGV[3]) then return -1 end\n",
         "",
-        _GATEWAY + "redis_faults.py"
-        "::test_a_stopped_redis_delays_no_request_and_no_refused_change_happens_later",
+        _GATEWAY + "redis_store.py::test_a_change_that_was_abandoned_does_not_happen_later",
     ),
     Removal(
         "corrupt records, stale writers, lost commits",
