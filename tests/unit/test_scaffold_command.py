@@ -14,7 +14,8 @@ import pytest
 
 from platform_assets.components.__main__ import main
 from platform_assets.components.model_file import read_model
-from platform_assets.components.scaffold import inference, writing
+from platform_assets.components.scaffold import baseline, inference, writing
+from platform_assets.components.scaffold.baseline import Score
 from platform_assets.components.scaffold.command import draft_model, make_model
 from platform_assets.components.scaffold.draft import Draft
 from platform_assets.components.scaffold.new import default_folder
@@ -96,6 +97,20 @@ def test_table_without_a_model_leaves_nothing_behind(
         make_model(ModelRequest(str(path), target), tmp_path / "models")
 
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(("mean", "is_close"), [(0.53, True), (0.8, False)])
+def test_floor_that_chance_may_miss_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mean: float, is_close: bool
+) -> None:
+    scores = iter([Score(0.5, 0, 5), Score(mean, 0.02, 5), Score(0.5, 0.02, 5)])
+    monkeypatch.setattr(baseline, "_score", lambda *_: next(scores))
+
+    made(tmp_path, tables.patients)
+
+    (file,) = (tmp_path / "models").glob("*/defs.yaml")
+    said = "so close that the held-out rows may not show it" in file.read_text("utf-8")
+    assert said is is_close
 
 
 def test_times_split_the_evaluation(tmp_path: Path) -> None:

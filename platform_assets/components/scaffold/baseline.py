@@ -109,11 +109,12 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> B
             f"no simple model predicts {spec.target.name} better than one constant answer does: "
             f"{name} has a {measured} in cross-validation, the constant {constant:.2f}"
         )
-    floor = _rounded(min(constant + gain / 2, best.mean - _ERRORS * best.spread), constant)
+    low = best.mean - _ERRORS * best.spread
+    close = "" if low > constant else ", so close that the held-out rows may not show it"
     return Baseline(
-        floor,
+        _rounded(min(constant + gain / 2, low), constant),
         f"between one constant answer ({constant:.2f}) and {name} ({best.mean:.2f} ± "
-        f"{best.spread:.2f} in {best.folds} folds of {len(some):,} rows)",
+        f"{best.spread:.2f} in {best.folds} folds of {len(some):,} rows){close}",
     )
 
 
