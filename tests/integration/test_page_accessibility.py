@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect
 
 from platform_assets.monitoring.page import drift_page
 from platform_assets.monitoring.pictures import drift_picture
@@ -95,6 +95,19 @@ def test_gateway_page_has_no_barriers(window: Page, gateway: RunningGateway) -> 
         window.get_by_role("button", name="Roll variant A back").click()
         expect(window.get_by_role("dialog")).to_be_visible()
         assert_fits(window)
+
+
+def test_names_of_many_models_fit(window: Page, gateway: RunningGateway) -> None:
+    names = [*(f"model_{number}" for number in range(40)), "m" * 63]
+
+    def with_models(route: Route) -> None:
+        status = route.fetch().json()
+        route.fulfill(json={**status, "models": [*status["models"], *names]})
+
+    window.route("**/models", with_models)
+    window.goto(gateway.url)
+    expect(window.get_by_role("link", name=names[-1])).to_be_visible()
+    assert_fits(window)
 
 
 @pytest.mark.parametrize(
