@@ -254,10 +254,9 @@ _DAGSTER: Final = (
     Removal(
         "daemon down for minutes",
         "platform_assets/attempts.py",
-        '            return dg.SkipReason("a run on the source\'s content is under way")\n',
-        "            pass\n",
-        "tests/e2e/test_automation_fires.py"
-        "::test_what_came_due_while_the_daemon_was_down_is_done_once",
+        'run_key=f"{fingerprint} after {after}"',
+        'run_key=f"{fingerprint} at {time.time()}"',
+        "tests/unit/test_automation.py::test_files_are_read_only_when_their_size_or_time_differs",
     ),
     Removal(
         "cancellation during publishing",
