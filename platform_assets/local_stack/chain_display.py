@@ -16,6 +16,10 @@ _RESUME: Final = (
     "The finished steps are kept: go on from the failed one in Dagster (Re-execute, From failure), "
     "or run make chain again."
 )
+_REFUSED: Final = (
+    "A check refuses the same again: change what it names (the model file, the data, a server that "
+    "was away), then run make chain again."
+)
 
 
 class ChainDisplay:
@@ -55,7 +59,8 @@ class ChainDisplay:
             self._console.print(f"[red]The chain failed[/]: {self._page}")
             for event in self._failures:
                 self._print_problem(event)
-            self._console.print(_RESUME, highlight=False)
+            is_refused = any(":" in event.name for event in self._failures)  # <asset>:<check>
+            self._console.print(_REFUSED if is_refused else _RESUME, highlight=False)
 
     def leave(self) -> None:
         """Print that the run, if it was launched, goes on without this process."""

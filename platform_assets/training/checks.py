@@ -45,7 +45,8 @@ def _metric_floor(spec: ModelSpec) -> dg.AssetChecksDefinition:
             description=(
                 said
                 if passed
-                else f"{said}: this model is not registered; production stays as it is"
+                else f"{said}: this model is not registered, and production stays as it is. Give "
+                "it rows or features that tell more, or lower gates.metric_floor"
             )
             or None,
             metadata={

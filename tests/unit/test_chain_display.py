@@ -36,6 +36,11 @@ def test_failed_chain_ends_with_its_reasons_and_what_to_do() -> None:
     first, reason, advice = lines_of(EVENTS, "FAILURE")
     assert first == f"The chain failed: {PAGE}"
     assert reason == "✗ cars/trained_model:is_better 0.7 is below [0.8]"
+    assert advice.startswith("A check refuses the same again: change what it names")
+
+
+def test_chain_whose_step_failed_can_go_on_from_it() -> None:
+    *_, advice = lines_of([*EVENTS[:2], ChainEvent("failure", "cars/onnx_model", "why")], "FAILURE")
     assert advice == (
         "The finished steps are kept: go on from the failed one in Dagster (Re-execute, From "
         "failure), or run make chain again."
