@@ -349,13 +349,14 @@ _OF_RELEASES: Final = (
         _INFERENCE + "dispatcher.py",
         "            request.count_failure(error, is_answered_elsewhere=True)\n",
         "",
-        _RELEASES + "candidate_ends_as_it_deserves_and_no_client_notices",
+        "tests/unit/test_release_watch.py"
+        "::test_a_failing_candidate_loses_its_share_without_a_failed_request",
     ),
     Removal(
         "twelve bad and six good candidates under load",
-        "serving_gateway/contract/release_judgement.py",
-        "    if broken := [one for one in guards if one.verdict is Verdict.STOP]:",
-        "    if broken := [one for one in guards if one.verdict is Verdict.STOP and not guards]:",
+        _INFERENCE + "dispatcher.py",
+        "        if request.is_split and isinstance(error, _FALLBACK):\n",
+        "        if request.is_split and isinstance(error, TooLarge):\n",
         _RELEASES + "candidate_ends_as_it_deserves_and_no_client_notices",
     ),
     Removal(
