@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from platform_assets.prediction_log.locking import locked
 from platform_assets.prediction_log.subjects import Subject, select_rows
-from platform_assets.resources.atomic_files import remove_abandoned, replacing
+from platform_assets.resources.atomic_files import exclusive, remove_abandoned, replacing
 from platform_assets.resources.merged_files import remove_replaced
 from serving_gateway.contract import (
     LOG_DAY,
@@ -29,6 +28,8 @@ from serving_gateway.contract import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LOCK: Final = ".erase.lock"
+"""Locks a model's folder: erasing and merging would undo each other's work."""
 _PASSES: Final = 10
 """Gateways that merge files while rows are erased may bring some back, a few times at most."""
 _SOURCE_ENTITY: Final = "entity"
@@ -64,7 +65,7 @@ def erase(folder: Path, subject: Subject) -> Erasure:
     if not folder.is_dir():
         return done
     # One at a time: two would each bring back what the other erased from a file.
-    with locked(folder):
+    with exclusive(folder / LOCK):
         remove_abandoned(folder, "**/.*.part")
         for day in folder.glob(f"{LOG_DAY}*"):
             remove_replaced(day)
