@@ -120,8 +120,9 @@ class World:
             losses=losses,
             instance=self.instance,
             now=datetime.now(UTC) + self.routing.late,
+            memory=self.memory,
         )
-        return pilot.tick(self.memory, is_busy=is_busy)
+        return pilot.tick(is_busy=is_busy)
 
     @property
     def release(self) -> Release:
