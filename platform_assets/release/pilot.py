@@ -14,7 +14,6 @@ from typing import Final
 import dagster as dg
 from msgspec.structs import replace
 
-from platform_assets.ledger.chain import RELEASE as ENTRY_KIND
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
 from platform_assets.release.alerts import alert_text, refusal_text
@@ -31,7 +30,7 @@ from platform_assets.release.record import decision_events, describe_place
 from platform_assets.resources.gateway import GatewayRefused, GatewayResource, GatewayUnavailable
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.serving.ledger import read_ledger
-from platform_assets.serving.ledger_entries import with_entry
+from platform_assets.serving.ledger_entries import LedgerWriter
 from platform_assets.serving.loads import newest_load
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.switching import PRODUCTION
@@ -232,10 +231,8 @@ class Pilot:
         place = release_place(release)
         if self.memory.place != place:
             self.result.alert = alert_text(self.spec, release, reason)
-            identity = " ".join(map(str, place))
-            made = with_entry(
-                made, self.spec, ENTRY_KIND, self.ledger, self.instance, identity=identity
-            )
+            writer = LedgerWriter(self.spec, self.ledger, self.instance)
+            made = writer.with_act(made, identity=" ".join(map(str, place)))
         self.result.events += [made, *checks]
         self.result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
         self.memory.place, self.memory.recorded_at = place, self.now.timestamp()
