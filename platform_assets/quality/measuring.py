@@ -47,55 +47,37 @@ def measure(
     watched; the latter needs a `scale`, beyond which errors count as that much. Other metrics
     have those of a fixed sample. NaN where the rows do not determine the metric.
     """
-    metric = chosen_metric(spec.evaluation)
+    metric, this = chosen_metric(spec.evaluation), {"version": version}
+    [[right, rows]] = found.database.execute(_RIGHT, this).fetchall()
     if metric.name == _ACCURACY:
-        return _accuracy(found, version)
-    if metric.name == _ABSOLUTE_ERROR and 0 < scale < math.inf:
-        return _absolute_error(found, version, scale)
-    return _of_sample(found, spec, version, metric, classes)
-
-
-def _accuracy(found: MatchedPredictions, version: int) -> VersionQuality:
-    [[right, rows]] = found.database.execute(_RIGHT, {"version": version}).fetchall()
-    trials = Trials(right, rows)
-    bounds, share = trials.bounds(1 - CONFIDENCE), trials.share
-    value = math.nan if share is None else share
-    return VersionQuality(version, rows, value, bounds.low, bounds.high, ANY_TIME, rows)
-
-
-def _absolute_error(found: MatchedPredictions, version: int, scale: float) -> VersionQuality:
-    columns: Mapping[str, Any] = found.database.execute(_ERRORS, {"version": version}).fetchnumpy()
-    errors = np.minimum(np.asarray(columns["error"], dtype=np.float64), scale).tolist()
-    # Of any order of the rows the sums are the same, to the last bit.
-    squares = math.fsum(one * one for one in errors)
-    mean = BoundedMean(len(errors), math.fsum(errors), squares, 0.0, scale)
-    bounds, value = mean.bounds(1 - CONFIDENCE), math.nan if mean.mean is None else mean.mean
-    rows = len(errors)
-    return VersionQuality(version, rows, value, bounds.low, bounds.high, ANY_TIME, rows)
+        trials = Trials(right, rows)
+        value, bounds = trials.share, trials.bounds(1 - CONFIDENCE)
+    elif metric.name == _ABSOLUTE_ERROR and 0 < scale < math.inf:
+        columns: Mapping[str, Any] = found.database.execute(_ERRORS, this).fetchnumpy()
+        errors = np.minimum(np.asarray(columns["error"], dtype=np.float64), scale).tolist()
+        # Of any order of the rows the sums are the same, to the last bit.
+        squares = math.fsum(one * one for one in errors)
+        mean = BoundedMean(rows, math.fsum(errors), squares, 0.0, scale)
+        value, bounds = mean.mean, mean.bounds(1 - CONFIDENCE)
+    else:
+        return _of_sample(found, spec, version, rows, metric, classes)
+    known = math.nan if value is None else value
+    return VersionQuality(version, rows, known, bounds.low, bounds.high, ANY_TIME, rows)
 
 
 def _of_sample(
     found: MatchedPredictions,
     spec: ModelSpec,
     version: int,
+    rows: int,
     metric: Metric,
     classes: Sequence[Label],
 ) -> VersionQuality:
-    version_only = {"version": version}
-    [[_, rows]] = found.database.execute(_RIGHT, version_only).fetchall()
-    chosen = found.database.execute(_ROWS, version_only | {"limit": MAX_ROWS})
+    chosen = found.database.execute(_ROWS, {"version": version, "limit": MAX_ROWS})
     columns: Mapping[str, Any] = chosen.fetchnumpy()
     answers, units = logged_answers(columns, spec, metric, classes)
-    if not len(units):
-        nothing = (math.nan, -math.inf, math.inf, FIXED_SAMPLE)
-        return VersionQuality(version, rows, *nothing, measured_rows=0)
-    found_estimate = estimate_metric(metric, answers, units, CONFIDENCE)
-    return VersionQuality(
-        version,
-        rows,
-        found_estimate.value,
-        found_estimate.low,
-        found_estimate.high,
-        FIXED_SAMPLE,
-        len(units),
-    )
+    measured = math.nan, -math.inf, math.inf
+    if len(units):
+        estimate = estimate_metric(metric, answers, units, CONFIDENCE)
+        measured = estimate.value, estimate.low, estimate.high
+    return VersionQuality(version, rows, *measured, FIXED_SAMPLE, len(units))

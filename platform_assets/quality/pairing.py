@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +23,13 @@ FROM known WHERE version = $a AND b_version = $b AND isfinite(answer) AND isfini
 
 def paired_outcomes(
     folder: Path,
-    model: str,
+    spec: ModelSpec,
     *,
     since: datetime,
     a_version: int,
     b_version: int,
-    spec: ModelSpec,
+    now: datetime,
     score_scale: float = 1.0,
-    now: datetime | None = None,
 ) -> PairedOutcomes | BoundedMean:
     """Compare B's answers with A's on the mirrored rows whose outcome is matured.
 
@@ -43,10 +41,8 @@ def paired_outcomes(
     Raises:
         QualityError: the files cannot be read as a prediction log or as outcomes.
     """
-    until = now or datetime.now(UTC)
     versions = {"a": a_version, "b": b_version}
-    named = replace(spec, model_name=model)
-    with match(folder, named, since=since, until=until, now=until) as found:
+    with match(folder, spec, since=since, until=now, now=now) as found:
         if spec.task is not Task.REGRESSION:
             [counts] = found.database.execute(_WRONG, versions).fetchall()
             return PairedOutcomes(*counts)

@@ -62,11 +62,10 @@ def test_strays_take_no_memory_of_a_joined_release(
     _write_strays(tmp_path)
     found = paired_outcomes(
         tmp_path,
-        "churn",
+        _SPEC,
         since=BEGIN,
         a_version=1,
         b_version=2,
-        spec=_SPEC,
         now=BEGIN + timedelta(days=30),
     )
     assert found == PairedOutcomes(only_b=100, only_a=0, alike=0)
