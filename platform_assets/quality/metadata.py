@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
+from platform_assets.quality.checks import summary
 from platform_assets.quality.history import QUALITY_METADATA, as_metadata, day_points, read_history
 from platform_assets.quality.pictures import quality_picture
 from platform_assets.quality.records import OfflineEstimate, QualityReport
-from platform_assets.quality.verdict import summary
 from platform_assets.resources.metadata import picture, table
 from platform_assets.serving.ledger import read_ledger
 
