@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
 
 from platform_assets.quality.records import QualityReport
+from platform_assets.resources.events import materializations
 
 QUALITY_METADATA: Final = "quality"
 """Metadata key of what the next days' pictures show."""
+_NUMBERS: Final = ("value", "low", "high")
 _DAYS: Final = 60
 _RECORDS: Final = 1_000
 
@@ -35,44 +38,32 @@ def day_points(report: QualityReport) -> list[QualityPoint]:
     ]
 
 
-def as_metadata(report: QualityReport) -> dg.JsonMetadataValue:
-    """Return the metadata that `read_history` reads."""
+def as_metadata(points: Sequence[QualityPoint]) -> dg.JsonMetadataValue:
+    """Return the metadata of the points of a day that `read_history` reads."""
     return dg.MetadataValue.json(
         [
-            {
-                "version": one.version,
-                "value": _finite(one.value),
-                "low": _finite(one.low),
-                "high": _finite(one.high),
+            {"version": one.version}
+            | {
+                name: value if math.isfinite(value := getattr(one, name)) else None
+                for name in _NUMBERS
             }
-            for one in report.versions
+            for one in points
         ]
     )
 
 
 def read_history(instance: dg.DagsterInstance, key: dg.AssetKey, day: str) -> list[QualityPoint]:
     """Return the points of the 60 days before a day, the newest word about each."""
-    records = instance.fetch_materializations(key, limit=_RECORDS).records
     by_day: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        made, own = record.asset_materialization, record.partition_key
-        found = made.metadata.get(QUALITY_METADATA) if made is not None else None
-        if isinstance(found, dg.JsonMetadataValue) and own is not None and own < day:
-            data: Any = found.data
-            by_day.setdefault(own, data)  # the newest materialization comes first
-    days = sorted(by_day)[-_DAYS:]
+    for made in materializations(instance, key.path, _RECORDS):
+        if made.partition and made.partition < day and QUALITY_METADATA in made.metadata:
+            by_day.setdefault(made.partition, made.metadata[QUALITY_METADATA])
     return [
         QualityPoint(
-            one, entry["version"], *(_number(entry[name]) for name in ("value", "low", "high"))
+            one,
+            entry["version"],
+            *(math.nan if entry[name] is None else entry[name] for name in _NUMBERS),
         )
-        for one in days
+        for one in sorted(by_day)[-_DAYS:]
         for entry in by_day[one]
     ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -20,7 +20,8 @@ def quality_metadata(
 ) -> dict[str, Any]:
     """Return what Dagster shows of a report: the newest lines first, then counts."""
     before = read_history(instance, dg.AssetKey(spec.key("live_quality")), report.day)
-    points = [*before, *day_points(report)]
+    today = day_points(report)
+    points = [*before, *today]
     switches = read_ledger(instance, spec)
     counts = report.counts
     shown = {
@@ -40,7 +41,7 @@ def quality_metadata(
         "unusable": counts.unusable,
         "files_set_aside": counts.files_set_aside,
         "floor": report.floor,
-        QUALITY_METADATA: as_metadata(report),
+        QUALITY_METADATA: as_metadata(today),
     }
 
 
