@@ -13,7 +13,7 @@ import numpy as np
 from platform_assets.export.runtime import model_inputs
 from platform_assets.resources.metadata import picture
 from platform_assets.resources.triton import TritonEndpoint, TritonError
-from platform_assets.serving.loaded_version import LoadedVersion
+from platform_assets.serving.loaded_version import LoadedVersion, refused
 from platform_assets.serving.pictures import latency_picture
 
 CLIENTS: Final = (1, 8)
@@ -72,7 +72,7 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
             for clients in CLIENTS
         ]
     except TritonError as error:
-        return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)
+        return refused(metadata, str(error))
     over = [latencies for latencies in measured if latencies.p99_bound > budget]
     return dg.AssetCheckResult(
         passed=not over,

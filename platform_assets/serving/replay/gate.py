@@ -16,7 +16,7 @@ from pydantic import Field
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.samples import SamplesError, SamplesFolder
 from platform_assets.resources.triton import TritonError
-from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, refused
 from platform_assets.serving.replay.asking import VersionAnswers, ask_in_turn
 from platform_assets.serving.replay.comparison import (
     answers_obstacle,
@@ -72,13 +72,13 @@ def replay(
     except ProductionUnknown as error:
         if config.without_comparison:
             return _pass_check(candidate.identity, f"nothing was replayed: {error}")
-        return _fail_check(candidate.identity, str(error))
+        return refused(candidate.identity, str(error))
     except TritonError as error:
         said = f"logged rows were not answered: {error}; {_STAYS}"
-        return _fail_check(candidate.identity, said)
+        return refused(candidate.identity, said)
     except SamplesError as error:
         said = f"nothing was replayed, since the log cannot be read: {error}"
-        return _fail_check(candidate.identity, said, dg.AssetCheckSeverity.WARN)
+        return refused(candidate.identity, said, dg.AssetCheckSeverity.WARN)
 
 
 def _find_production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
@@ -197,19 +197,11 @@ def _check_result(
     }
     broken = broken + by_verdict[ReplayVerdict.BROKEN]
     if broken:
-        return _fail_check(metadata, "; ".join([*broken, _STAYS]))
+        return refused(metadata, "; ".join([*broken, _STAYS]))
     if inconclusive := by_verdict[ReplayVerdict.OPEN]:
-        return _fail_check(metadata, "; ".join(inconclusive), dg.AssetCheckSeverity.WARN)
+        return refused(metadata, "; ".join(inconclusive), dg.AssetCheckSeverity.WARN)
     return _pass_check(metadata, otherwise)
 
 
 def _pass_check(metadata: dict[str, Any], said: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
-
-
-def _fail_check(
-    metadata: dict[str, Any],
-    why: str,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=False, severity=severity, description=why, metadata=metadata)
