@@ -43,31 +43,32 @@ def collect_from_dagster(
     registered = newest("registered_model", is_of_version)
     origin = _origin(registered)
     run_id, fingerprint = origin.get("run_id"), origin.get("data_fingerprint")
-    source = "Dagster, registered_model"
-    records.add(DATA, source, {"fingerprint": fingerprint})
-    records.add(CODE, source, {"code_version": origin.get("code_version")})
     records.add(
-        TRAINING,
-        source,
+        "Dagster, registered_model",
         {
-            "MLflow run": run_id,
-            "Dagster run": origin.get("dagster_run_id"),
-            "metric": registered.get("metric"),
+            DATA: {"fingerprint": fingerprint},
+            CODE: {"code_version": origin.get("code_version")},
+            TRAINING: {
+                "MLflow run": run_id,
+                "Dagster run": origin.get("dagster_run_id"),
+                "metric": registered.get("metric"),
+            },
         },
     )
     if run_id:
         trained = newest("trained_model", lambda one: _origin(one).get("run_id") == run_id)
         names = ("candidate", "training_rows", "evaluation_rows", "threshold")
-        records.add(TRAINING, "Dagster, trained_model", {name: trained.get(name) for name in names})
+        facts = {name: trained.get(name) for name in names}
+        records.add("Dagster, trained_model", {TRAINING: facts})
     packaged = _origin(newest("triton_model_entry", is_of_version))
-    records.add(DIGESTS, "Dagster, triton_model_entry", {"model.onnx": packaged.get("onnx_sha256")})
+    digests = {"model.onnx": packaged.get("onnx_sha256")}
+    records.add("Dagster, triton_model_entry", {DIGESTS: digests})
     if fingerprint:
         read = newest("features", lambda one: one.get(FINGERPRINT_METADATA) == fingerprint)
         stored = {"rows": "dagster/row_count", "entities": "entities", "source": "source"}
-        records.add(
-            DATA, "Dagster, features", {name: read.get(key) for name, key in stored.items()}
-        )
-    records.add(GATES, "Dagster", _gates(instance, model_name, version))
+        facts = {name: read.get(key) for name, key in stored.items()}
+        records.add("Dagster, features", {DATA: facts})
+    records.add("Dagster", {GATES: _gates(instance, model_name, version)})
     _add_release(records, instance, model_name, version)
     for asset in ("gateway_reload", "release"):
         for _, metadata in _materializations(instance, model_name, asset):
