@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from platform_assets.features.sources.casting import quoted
 from platform_assets.model_spec import ModelSpec, Task
 from serving_gateway.contract import DType
 
@@ -92,7 +93,7 @@ def scan(paths: Sequence[str], empty: str) -> str:
     """Select all rows of Parquet files; those of `empty` where there are none."""
     if not paths:
         return empty
-    listed = ", ".join(text(_escape_glob(path)) for path in paths)
+    listed = ", ".join(quoted(_escape_glob(path)) for path in paths)
     options = "union_by_name = true, hive_partitioning = false"
     return f"SELECT * FROM read_parquet([{listed}], {options})"  # noqa: S608 -- quoted paths
 
@@ -125,9 +126,4 @@ def usable(spec: ModelSpec) -> str:
     classes: Sequence[Any] = spec.target.class_names or spec.target.classes
     if not classes:
         return "outcome IS NOT NULL"
-    return f"outcome IN ({', '.join(text(str(one)) for one in classes)})"
-
-
-def text(words: str) -> str:
-    """Write a text as a literal of SQL."""
-    return "'" + words.replace("'", "''") + "'"
+    return f"outcome IN ({', '.join(quoted(str(one)) for one in classes)})"

@@ -24,7 +24,7 @@ from platform_assets.resources.metadata import picture, table
 from platform_assets.resources.source import SourceError
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.scoring.production import NoProductionVersion, production_version
-from platform_assets.scoring.records import BatchPredictions, EntitiesUnknown
+from platform_assets.scoring.records import BatchPredictions
 
 ENTITIES: Final = "entities"
 
@@ -119,7 +119,7 @@ def _failures(spec: ModelSpec, folder: PredictionsFolder) -> Iterator[None]:
             as_failure("", "run again", FeatureStoreError, still_true=still),
         ):
             yield
-    except (NoProductionVersion, SourceError, EntitiesUnknown) as error:
+    except (NoProductionVersion, SourceError) as error:
         raise failure(str(error), error.todo, still_true=still) from error
 
 
