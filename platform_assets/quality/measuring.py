@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from platform_assets.model_spec import Label, ModelSpec
-from platform_assets.quality.logged_answers import logged_answers
+from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.quality.matching import MatchedPredictions
 from platform_assets.quality.records import ANY_TIME, CONFIDENCE, FIXED_SAMPLE, VersionQuality
 from platform_assets.training.floor import estimate_metric
-from platform_assets.training.metrics import Metric, chosen_metric
+from platform_assets.training.metrics import Answers, Metric, chosen_metric
 from serving_gateway.contract import BoundedMean, Trials
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_ROWS: Final = 50_000
 """Rows of a version from which a metric without sums is computed, chosen by a hash of their ids."""
@@ -75,9 +77,48 @@ def _of_sample(
 ) -> VersionQuality:
     chosen = found.database.execute(_ROWS, {"version": version, "limit": MAX_ROWS})
     columns: Mapping[str, Any] = chosen.fetchnumpy()
-    answers, units = logged_answers(columns, spec, metric, classes)
+    answers, units = _logged_answers(columns, spec, metric, classes)
     measured = math.nan, -math.inf, math.inf
     if len(units):
         estimate = estimate_metric(metric, answers, units, CONFIDENCE)
         measured = estimate.value, estimate.low, estimate.high
     return VersionQuality(version, rows, *measured, FIXED_SAMPLE, len(units))
+
+
+def _logged_answers(
+    columns: Mapping[str, Any], spec: ModelSpec, metric: Metric, classes: Sequence[Label]
+) -> tuple[Answers, NDArray[Any]]:
+    """Return the answers, and the entity or request of each row.
+
+    `columns`: `answer`, `outcome`, `probabilities` and `unit`, shape (rows,). Rows of another
+    class than `classes`, or without the probabilities that the metric needs, are left out.
+    """
+    units = np.asarray(columns["unit"], dtype=object)
+    if spec.task is Task.REGRESSION:
+        true, given = (np.asarray(columns[one], np.float64) for one in ("outcome", "answer"))
+        return Answers(true, given), units
+    by_text = {_text(one): one for one in classes}
+    usable = np.isin(columns["outcome"], [*by_text]) & np.isin(columns["answer"], [*by_text])
+    needs_probabilities = metric.largest_steps is None
+    if needs_probabilities:
+        # Of an answer without probabilities it is the shape of a null.
+        of_classes = [np.shape(row) == (len(classes),) for row in columns["probabilities"]]
+        usable &= np.array(of_classes, dtype=bool)
+    probabilities = None
+    if needs_probabilities and usable.any():
+        rows = columns["probabilities"][usable]
+        probabilities = np.stack([np.asarray(row, np.float64) for row in rows])
+    true, labels = (
+        _labels([by_text[text] for text in columns[one][usable]]) for one in ("outcome", "answer")
+    )
+    return Answers(true, labels, probabilities, tuple(classes)), units[usable]
+
+
+def _labels(labels: list[Label]) -> NDArray[Any]:
+    if all(isinstance(one, str) for one in labels):
+        return np.array(labels, dtype=object)
+    return np.array(labels)
+
+
+def _text(label: Label) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.quality.pairing import paired_outcomes
+from platform_assets.quality.comparisons import paired_outcomes
 from platform_assets.quality.records import QualityError
 from platform_assets.resources.samples import SamplesFolder
 from serving_gateway.contract import (

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from platform_assets.model_spec import Gates, Target, Task
+from platform_assets.quality.comparisons import paired_outcomes
 from platform_assets.quality.matching import match
-from platform_assets.quality.pairing import paired_outcomes
 from platform_assets.quality.records import OutcomeCounts
 from serving_gateway.contract import PairedOutcomes
 from tests.support.gateway_harness import ROW, run_gateway

@@ -24,9 +24,9 @@ from platform_assets.model_spec import (
     Target,
     Task,
 )
+from platform_assets.quality.comparisons import paired_outcomes
 from platform_assets.quality.log_files import LogFiles
 from platform_assets.quality.matching import match
-from platform_assets.quality.pairing import paired_outcomes
 from platform_assets.quality.records import OutcomeCounts, QualityError
 from platform_assets.quality.source_outcomes import copy_source_outcomes, outcome_rows
 from platform_assets.resources.source import SourceResource

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from platform_assets.model_spec import Gates, Outcomes, Target, Task
 from platform_assets.quality import matching
-from platform_assets.quality.pairing import paired_outcomes
+from platform_assets.quality.comparisons import paired_outcomes
 from serving_gateway.contract import OUTCOMES_FOLDER, PairedOutcomes
 from tests.support.models import IRIS
 from tests.support.prediction_log import BEGIN, OUTCOMES, Logged, Sent, write_log, write_outcomes

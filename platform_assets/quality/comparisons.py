@@ -1,16 +1,19 @@
-"""Paired comparison of two versions by the outcomes of rows that both answered."""
+"""Outcomes by which two versions are compared: of logged rows, and of rows that both answered."""
 
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.quality.matching import match
+from platform_assets.quality.records import QualityError
+from platform_assets.resources.samples import SamplesError
 from serving_gateway.contract import BoundedMean, PairedOutcomes
 
+_KNOWN: Final = "SELECT id, row, outcome FROM matched WHERE is_matured AND outcome IS NOT NULL"
 _WRONG: Final = """SELECT
     count(*) FILTER (b_answer <> outcome AND answer = outcome),
     count(*) FILTER (b_answer = outcome AND answer <> outcome),
@@ -19,6 +22,23 @@ FROM known WHERE version = $a AND b_version = $b AND b_answer IS NOT NULL"""
 _ERRORS: Final = """SELECT greatest(-1.0, least(1.0,
     (abs(b_answer - outcome) - abs(answer - outcome)) / $scale))::DOUBLE AS difference
 FROM known WHERE version = $a AND b_version = $b AND isfinite(answer) AND isfinite(b_answer)"""
+
+
+def matured_outcomes(
+    root: Path, spec: ModelSpec, since: datetime
+) -> dict[tuple[str, int], str | float]:
+    """Return the matured outcomes of a model's predictions since a time, by id and row.
+
+    Raises:
+        SamplesError: the files cannot be read as a prediction log or as outcomes.
+    """
+    now = datetime.now(UTC)
+    try:
+        with match(root, spec, since=since, until=now, now=now) as found:
+            known = found.database.sql(_KNOWN).fetchall()
+    except QualityError as error:
+        raise SamplesError(str(error)) from error
+    return {(name, row): outcome for name, row, outcome in known}
 
 
 def paired_outcomes(
