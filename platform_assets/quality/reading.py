@@ -5,6 +5,7 @@ A file that is broken, or has a column of another type, would otherwise fail eac
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -71,14 +72,9 @@ def scan(paths: Sequence[str], columns: Mapping[str, str]) -> str:
     if not paths:
         nothing = ", ".join(f"NULL::{_KINDS[kind][0]} AS {name}" for name, kind in columns.items())
         return f"SELECT {nothing} WHERE false"
-    listed = ", ".join(quoted(_escape_glob(path)) for path in paths)
+    listed = ", ".join(quoted(glob.escape(path)) for path in paths)
     options = "union_by_name = true, hive_partitioning = false"
     return f"SELECT * FROM read_parquet([{listed}], {options})"  # noqa: S608 -- quoted paths
-
-
-def _escape_glob(path: str) -> str:
-    """Write a path as a pattern that matches it alone."""
-    return "".join(f"[{one}]" if one in "*?[" else one for one in path)
 
 
 def read_files(list_files: Callable[[], list[str]], read: Callable[[], _T]) -> _T:
