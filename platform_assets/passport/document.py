@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -80,6 +81,14 @@ def digest_facts(package: Mapping[str, Any]) -> dict[str, Any]:
         "provenance.json": package.get("provenance_sha256"),
         "packaged by": package.get("packaged_by"),
     }
+
+
+def parse_json(text: object) -> Any:
+    """Return the value of a JSON text; a text that is none as it is, and None without one."""
+    try:
+        return json.loads(str(text)) if text else None
+    except (ValueError, RecursionError):
+        return str(text)
 
 
 def merge(parts: Iterable[VersionRecords]) -> VersionRecords:

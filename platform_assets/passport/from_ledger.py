@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from platform_assets.passport.document import (
     Period,
     VersionRecords,
     digest_facts,
+    parse_json,
 )
 
 
@@ -109,23 +109,15 @@ def _comparable(at: str) -> str:
     return at.replace("Z", "").replace("+00:00", "")
 
 
-def _decoded(text: object) -> object:
-    try:
-        return json.loads(str(text))
-    except (ValueError, RecursionError):
-        return str(text)
-
-
 def _add_switch(records: VersionRecords, move: _Move) -> None:
     content = move.content
     package = content.get("package") or {}
-    split = package.get("split")
     records.add(
         f"ledger, entry {move.entry}",
         {
             DATA: {
                 "fingerprint": package.get("data_fingerprint"),
-                "split": _decoded(split) if split else None,
+                "split": parse_json(package.get("split")),
             },
             CODE: {name: content.get(name) for name in ("code_version", "feature_contract")},
             TRAINING: {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Any, Final
+from typing import Final
 
 from platform_assets.ledger.verification import Anchor
 from platform_assets.passport.document import (
@@ -14,6 +13,7 @@ from platform_assets.passport.document import (
     TRAINING,
     VersionRecords,
     digest_facts,
+    parse_json,
 )
 from platform_assets.resources.mlflow import SPLIT_TAG, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
@@ -59,7 +59,7 @@ def _anchor(tags: dict[str, str], version: int) -> list[Anchor]:
 def _add_version(records: VersionRecords, tags: dict[str, str]) -> None:
     metrics = {name: value for name, value in tags.items() if name.startswith(_METRIC)}
     digests = {"model.onnx": ONNX_DIGEST_TAG, "signature": SIGNATURE_DIGEST_TAG}
-    split = _json(tags.get(SPLIT_TAG))
+    split = parse_json(tags.get(SPLIT_TAG))
     records.add(
         "MLflow, version",
         {
@@ -80,16 +80,9 @@ def _add_run(records: VersionRecords, tags: dict[str, str]) -> None:
 
     code = {
         "git commit": tags.get("mlflow.source.git.commit"),
-        "environment": _json(tags.get(ENVIRONMENT_TAG)),
+        "environment": parse_json(tags.get(ENVIRONMENT_TAG)),
     }
     records.add("MLflow, run", {CODE: code, TRAINING: {"user": tags.get("mlflow.user")}})
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError:
-        return text
 
 
 def collect_from_repository(
