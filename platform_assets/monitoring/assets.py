@@ -45,11 +45,6 @@ class DriftConfig(dg.Config):
     )
 
 
-def drift_key(spec: ModelSpec) -> dg.AssetKey:
-    """Key of a model's drift report."""
-    return dg.AssetKey([spec.model_name, "drift_report"])
-
-
 def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """Build the asset `drift_report` of one model."""
 
