@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import dagster as dg
@@ -63,9 +64,7 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
         measured = [
             max(
                 candidate.triton.everywhere(
-                    lambda endpoint, clients=clients: _best_round(  # type: ignore[misc] # mypy infers no type for the default
-                        candidate, endpoint, inputs, clients, budget
-                    )
+                    partial(_best_round, candidate, inputs, clients, budget)
                 ),
                 key=lambda latencies: latencies.p99_bound,
             )
@@ -88,10 +87,10 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
 
 def _best_round(
     candidate: LoadedVersion,
-    endpoint: TritonEndpoint,
     inputs: dict[str, np.ndarray[Any, Any]],
     clients: int,
     budget_ms: float,
+    endpoint: TritonEndpoint,
 ) -> Latencies:
     rounds: list[Latencies] = []
     for _ in range(_ROUNDS):
