@@ -86,7 +86,7 @@ def read_logged(
 
     try:
         parts, left_out = read_again(read)
-        found = _newest(parts, rows, left_out)
+        found = _newest(parts, rows, left_out) if parts else None
     except (OSError, ValueError, TypeError) as error:
         raise SamplesError(
             f"the samples in {samples.folder(name)} cannot be read as one table: {error}"
@@ -126,12 +126,10 @@ def _readable_parts(
             yield complete.select(kept), *frames
 
 
-def _newest(parts: list[_Part], rows: int, left_out: Counter[str]) -> LoggedRows | None:
+def _newest(parts: list[_Part], rows: int, left_out: Counter[str]) -> LoggedRows:
     import pandas as pd
     import pyarrow as pa
 
-    if not parts:
-        return None
     tables, candidate, production = zip(*parts, strict=True)
     table = pa.concat_tables(tables, promote_options="permissive")
     times = table[LOG_TIME].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
