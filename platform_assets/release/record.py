@@ -71,10 +71,14 @@ def decision_events(
         "previous_version": release.previous_version,
     }
     if guards:
+        bounds = {one.guard: (one.low, one.value, one.high) for one in guards}
+        points = [*_past_points(spec, release, instance), EvidencePoint(now.timestamp(), bounds)]
+        drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
         shown["guardrails"] = table(_row(one) for one in guards)
-        shown["evidence"] = _evidence(spec, release, guards, now, instance)
-        numbers = {one.guard.value: [one.low, one.value, one.high] for one in guards}
-        shown[NUMBERS] = dg.MetadataValue.json(numbers)
+        shown["evidence"] = picture(drawn, "the bounds of each guardrail over time, and its margin")
+        shown[NUMBERS] = dg.MetadataValue.json(
+            {guard.value: [*three] for guard, three in bounds.items()}
+        )
     if release.acts:
         shown["acts"] = dg.MetadataValue.md("\n".join(map(_act_line, release.acts)))
     shown[RELEASE_ID] = release.id
@@ -122,20 +126,6 @@ def _row(report: GuardReport) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def _evidence(
-    spec: ModelSpec,
-    release: Release,
-    guards: Sequence[GuardReport],
-    now: datetime,
-    instance: dg.DagsterInstance,
-) -> dg.MetadataValue[Any]:
-    bounds = {one.guard: (one.low, one.value, one.high) for one in guards}
-    present = EvidencePoint(now.timestamp(), bounds)
-    points = [*_past_points(spec, release, instance), present]
-    drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
-    return picture(drawn, "the bounds of each guardrail over time, and its margin")
 
 
 def _past_points(
