@@ -11,9 +11,10 @@ import numpy as np
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.quality.matching import MatchedPredictions
 from platform_assets.quality.records import ANY_TIME, CONFIDENCE, FIXED_SAMPLE, VersionQuality
+from platform_assets.resources.records import Estimate
 from platform_assets.training.floor import estimate_metric
 from platform_assets.training.metrics import Answers, Metric, chosen_metric
-from serving_gateway.contract import BoundedMean, Trials
+from serving_gateway.contract import BoundedMean, Interval, Trials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +52,9 @@ def measure(
     """
     metric, this = chosen_metric(spec.evaluation), {"version": version}
     [[right, rows]] = found.database.execute(_RIGHT, this).fetchall()
+    kind, used = ANY_TIME, rows
+    value: float | None = None
+    bounds: Estimate | Interval = Interval(-math.inf, math.inf)
     if metric.name == _ACCURACY:
         trials = Trials(right, rows)
         value, bounds = trials.share, trials.bounds(1 - CONFIDENCE)
@@ -62,27 +66,14 @@ def measure(
         mean = BoundedMean(rows, math.fsum(errors), squares, 0.0, scale)
         value, bounds = mean.mean, mean.bounds(1 - CONFIDENCE)
     else:
-        return _of_sample(found, spec, version, rows, metric, classes)
+        columns = found.database.execute(_ROWS, this | {"limit": MAX_ROWS}).fetchnumpy()
+        answers, units = _logged_answers(columns, spec, metric, classes)
+        kind, used = FIXED_SAMPLE, len(units)
+        if used:
+            bounds = estimate_metric(metric, answers, units, CONFIDENCE)
+            value = bounds.value
     known = math.nan if value is None else value
-    return VersionQuality(version, rows, known, bounds.low, bounds.high, ANY_TIME, rows)
-
-
-def _of_sample(
-    found: MatchedPredictions,
-    spec: ModelSpec,
-    version: int,
-    rows: int,
-    metric: Metric,
-    classes: Sequence[Label],
-) -> VersionQuality:
-    chosen = found.database.execute(_ROWS, {"version": version, "limit": MAX_ROWS})
-    columns: Mapping[str, Any] = chosen.fetchnumpy()
-    answers, units = _logged_answers(columns, spec, metric, classes)
-    measured = math.nan, -math.inf, math.inf
-    if len(units):
-        estimate = estimate_metric(metric, answers, units, CONFIDENCE)
-        measured = estimate.value, estimate.low, estimate.high
-    return VersionQuality(version, rows, *measured, FIXED_SAMPLE, len(units))
+    return VersionQuality(version, rows, known, bounds.low, bounds.high, kind, used)
 
 
 def _logged_answers(
