@@ -101,12 +101,8 @@ def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
             except msgspec.ValidationError:
                 continue
             moves.append(_Move(switch.at or entry.at, switch.version, content, entry.number))
-    return sorted(moves, key=lambda move: _comparable(move.at))
-
-
-def _comparable(at: str) -> str:
     # Both forms of UTC are in use, with and without milliseconds.
-    return at.replace("Z", "").replace("+00:00", "")
+    return sorted(moves, key=lambda move: move.at.replace("Z", "").replace("+00:00", ""))
 
 
 def _add_switch(records: VersionRecords, move: _Move) -> None:

@@ -51,7 +51,8 @@ def find_shortfalls(report: QualityReport) -> list[str]:
     found = []
     for one in report.versions:
         best = one.high if report.higher_is_better else one.low
-        what = f"version {one.version}: {report.metric} is {_bound_phrase(report)} {best:.4g}"
+        side = "at most" if report.higher_is_better else "at least"
+        what = f"version {one.version}: {report.metric} is {side} {best:.4g}"
         if not _meets(report, best, report.floor):
             found.append(f"{what}, and the floor is {report.floor:.4g}")
         offline = report.offline.get(one.version)
@@ -68,10 +69,6 @@ def find_shortfalls(report: QualityReport) -> list[str]:
 def _meets(report: QualityReport, value: float, bound: float) -> bool:
     # NaN, an unknown value, excludes nothing.
     return not (value < bound if report.higher_is_better else value > bound)
-
-
-def _bound_phrase(report: QualityReport) -> str:
-    return "at most" if report.higher_is_better else "at least"
 
 
 def summary(report: QualityReport) -> str:

@@ -19,7 +19,6 @@ from platform_assets.resources.samples import SamplesError, SamplesFolder, read_
 from platform_assets.serving.replay.rows import (
     LogMismatchError,
     complete_rows,
-    missing_columns,
     tensor_frame,
 )
 from serving_gateway.contract import (
@@ -108,8 +107,7 @@ def _readable_parts(
     names = dict.fromkeys(feature.name for one in both for feature in one.features)
     since = datetime.now(UTC) - _OLDEST
     for table in samples.by_file(model_name, None, since, [*names, *_LOGGED], []):
-        lacking = {name for one in both for name in missing_columns(one, table)}
-        if lacking:
+        if lacking := names.keys() - {*table.column_names}:
             left_out[f"the log lacks {', '.join(sorted(lacking))}"] += table.num_rows
             continue
         complete = complete_rows(table, both)
