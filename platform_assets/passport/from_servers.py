@@ -34,6 +34,8 @@ _METRIC: Final = "metric."
 
 def collect_from_mlflow(mlflow: MlflowResource, model_name: str, version: int) -> VersionRecords:
     """Return what MLflow has of a version and its run, and the anchors of the model's ledger."""
+    from platform_assets.resources.environment import ENVIRONMENT_TAG
+
     records = VersionRecords()
     try:
         versions = {one.version: one for one in mlflow.versions(model_name)}
@@ -44,7 +46,12 @@ def collect_from_mlflow(mlflow: MlflowResource, model_name: str, version: int) -
             return records
         _add_version(records, versions[version].tags)
         if run_id := versions[version].run_id:
-            _add_run(records, mlflow.run_tags(run_id))
+            tags = mlflow.run_tags(run_id)
+            code = {
+                "git commit": tags.get("mlflow.source.git.commit"),
+                "environment": parse_json(tags.get(ENVIRONMENT_TAG)),
+            }
+            records.add("MLflow, run", {CODE: code, TRAINING: {"user": tags.get("mlflow.user")}})
     except RegistryError as error:
         records.missing.append(f"MLflow did not return all of its records: {error}.")
     return records
@@ -73,16 +80,6 @@ def _add_version(records: VersionRecords, tags: dict[str, str]) -> None:
             DIGESTS: {name: tags.get(tag) for name, tag in digests.items()},
         },
     )
-
-
-def _add_run(records: VersionRecords, tags: dict[str, str]) -> None:
-    from platform_assets.resources.environment import ENVIRONMENT_TAG
-
-    code = {
-        "git commit": tags.get("mlflow.source.git.commit"),
-        "environment": parse_json(tags.get(ENVIRONMENT_TAG)),
-    }
-    records.add("MLflow, run", {CODE: code, TRAINING: {"user": tags.get("mlflow.user")}})
 
 
 def collect_from_repository(
