@@ -38,9 +38,7 @@ class GateConfig(dg.Config):
     replay: ReplayConfig = Field(default=ReplayConfig())
 
 
-def serving_gates(
-    spec: ModelSpec, outcomes: OutcomeLookup | None = None
-) -> dg.AssetChecksDefinition:
+def serving_gates(spec: ModelSpec, outcomes: OutcomeLookup) -> dg.AssetChecksDefinition:
     """Build the blocking checks of `triton_serving_state`, one step for all of them.
 
     `outcomes` knows the truth of logged rows, where outcomes are recorded.
