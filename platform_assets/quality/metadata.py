@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import dagster as dg
@@ -33,24 +34,18 @@ def quality_metadata(
         for one in report.versions
     ]
     points = [*before, *today]
-    switches = read_ledger(instance, spec)
     counts = report.counts
-    shown = {
-        "picture": picture(quality_picture(report, points, switches), "live quality by day"),
-    }
+    shown: dict[str, Any] = {}
+    if points:
+        drawn = quality_picture(report, points, read_ledger(instance, spec))
+        shown["picture"] = picture(drawn, "live quality by day")
     return {
         "summary": summary(report),
-        **(shown if points else {}),
+        **shown,
         "versions": table(_lines(report)) if report.versions else "none measured",
         "coverage": "unknown" if counts.coverage is None else counts.coverage,
         "dagster/row_count": counts.predictions,
-        **{
-            name: getattr(counts, name)
-            for name in ("matured", "answered", "late", "duplicate", "contradicting")
-        },
-        "unmatched": counts.unmatched,
-        "unusable": counts.unusable,
-        "files_set_aside": counts.files_set_aside,
+        **{name: number for name, number in asdict(counts).items() if name != "predictions"},
         "floor": report.floor,
         QUALITY_METADATA: _as_metadata(today),
     }
