@@ -18,7 +18,7 @@ from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
 from platform_assets.quality.assets import quality_assets
 from platform_assets.quality.automation import quality_schedule
-from platform_assets.quality.lookup import matured_outcomes
+from platform_assets.quality.comparisons import matured_outcomes
 from platform_assets.release.assets import release_asset, release_checks
 from platform_assets.release.jobs import decision_jobs
 from platform_assets.scoring.assets import scoring_assets

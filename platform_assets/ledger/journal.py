@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,42 +80,35 @@ class Journal:
             LedgerError: it cannot be written; the file holds what it held, or at its end an
                 unfinished line, which the next writer removes.
         """
+        with self._locked():
+            entries, added = self.entries(), list[LedgerEntry]()
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            last = entries[-1] if entries else None
+            if last is None and (first := before()) is not None:
+                last = next_entry(self.model_name, last, BEGINNING, first, key, at)
+                added.append(last)
+            # The first entry may tell of it already.
+            for known in reversed([*entries, *added]):
+                if is_same(known):
+                    break
+            else:
+                known = next_entry(self.model_name, last, kind, content, key, at)
+                added.append(known)
+            if added:
+                self._write(added)
+            return known
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with exclusive(self.path.with_suffix(".lock")):
-                return self._append(kind, content, key, is_same, before)
+                yield
         except OSError as error:
             raise LedgerError(
                 f"the ledger {self.path} cannot be written ({error}): make room there and let this "
                 "user write to it"
             ) from error
-
-    def _append(
-        self,
-        kind: str,
-        content: Content,
-        key: DeploymentKey,
-        is_same: Callable[[LedgerEntry], bool],
-        before: Callable[[], Content | None],
-    ) -> LedgerEntry:
-        entries = self.entries()
-        first = before() if not entries else None
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        added: list[LedgerEntry] = []
-        last = entries[-1] if entries else None
-        if first is not None:
-            last = next_entry(self.model_name, last, BEGINNING, first, key, at)
-            added.append(last)
-        # The first entry may tell of it already.
-        for known in reversed([*entries, *added]):
-            if is_same(known):
-                break
-        else:
-            known = next_entry(self.model_name, last, kind, content, key, at)
-            added.append(known)
-        if added:
-            self._write(added)
-        return known
 
     def _write(self, added: Sequence[LedgerEntry]) -> None:
         is_new = not self.path.exists()

@@ -114,31 +114,20 @@ def _verify_signatures(entries: Sequence[LedgerEntry], key: DeploymentKey) -> Fi
                 f"Entry {entry.number} is signed with the key {entry.key} after it was replaced."
             )
         newest = min(ages.get(entry.key, len(ages)), len(ages) if newest is None else newest)
-    found.add(_unsigned(unsigned, is_covered=newest is not None, has_key=bool(ages)))
-    return found
-
-
-def _unsigned(numbers: Sequence[int], *, is_covered: bool, has_key: bool) -> Findings:
-    if not numbers:
-        return Findings()
-    which = f"Entries 1 to {numbers[-1]} are" if len(numbers) > 1 else "Entry 1 is"
-    if is_covered:
-        return Findings(
-            notes=[f"{which} not signed; the first signed entry covers them by its hash."]
+    which = f"Entries 1 to {unsigned[-1]} are" if len(unsigned) > 1 else "Entry 1 is"
+    if unsigned and newest is not None:
+        found.notes.append(f"{which} not signed; the first signed entry covers them by its hash.")
+    elif unsigned and ages:
+        found.problems.append(
+            f"{which} not signed although there is a key. If the deployment has it only since "
+            "then, its next entry covers them."
         )
-    if has_key:
-        return Findings(
-            problems=[
-                f"{which} not signed although there is a key. If the deployment has it only since "
-                "then, its next entry covers them."
-            ]
-        )
-    return Findings(
-        notes=[
+    elif unsigned:
+        found.notes.append(
             f"{which} chained but not signed, since this deployment has no key (LEDGER_KEY): who "
             "can write the file can write it anew as a whole."
-        ]
-    )
+        )
+    return found
 
 
 def _anchor_problems(entries: Sequence[LedgerEntry], anchors: Iterable[Anchor]) -> list[str]:

@@ -45,11 +45,6 @@ class DriftConfig(dg.Config):
     )
 
 
-def drift_key(spec: ModelSpec) -> dg.AssetKey:
-    """Key of a model's drift report."""
-    return dg.AssetKey([spec.model_name, "drift_report"])
-
-
 def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """Build the asset `drift_report` of one model."""
 
@@ -77,7 +72,17 @@ def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
                 "it is unknown whose samples to compare",
                 "take a version to production, or name one as `version` in the configuration",
             )
-        window = _window(samples, spec, version, config)
+        todo = (
+            "look at that folder and remove the files that other programs or older gateways wrote"
+        )
+        with as_failure("", todo, SamplesError):
+            window = samples.window(
+                spec.model_name,
+                version,
+                since=datetime.now(UTC) - timedelta(days=config.days),
+                max_rows=config.max_rows,
+                columns=[*spec.feature_names, LOG_PREDICTION, LOG_SCORE, LOG_ENTITY],
+            )
         with as_failure(
             f"what version {version} was trained on cannot be fetched",
             "bring MLflow back (see `make status`), then materialize this asset again",
@@ -96,18 +101,6 @@ def production_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | N
     # Not the newest materialization: a missed switch is entered after those that followed it.
     ledger = read_ledger(instance, spec)
     return ledger[0].version if ledger else None
-
-
-def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: DriftConfig) -> Samples:
-    todo = "look at that folder and remove the files that other programs or older gateways wrote"
-    with as_failure("", todo, SamplesError):
-        return samples.window(
-            spec.model_name,
-            version,
-            since=datetime.now(UTC) - timedelta(days=config.days),
-            max_rows=config.max_rows,
-            columns=[*spec.feature_names, LOG_PREDICTION, LOG_SCORE, LOG_ENTITY],
-        )
 
 
 def _reference(

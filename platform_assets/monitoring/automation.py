@@ -78,7 +78,8 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
             return dg.SkipReason(f"the report of run {report} was looked at already")
         if calm := _why_no_drift(evaluation):
             return dg.SensorResult(skip_reason=calm, cursor=report)
-        if _training(context.instance, retrain_job):
+        trainings = dg.RunsFilter(job_name=retrain_job.name, statuses=list(UNDER_WAY))
+        if context.instance.get_runs(trainings, limit=1):
             # The place is kept: what comes out of that training decides on the report.
             return dg.SkipReason(f"the report of run {report} warns, and a training is under way")
         try:
@@ -142,11 +143,6 @@ def _has_anything_new(
     except TableNotReadError:
         return True  # the chain says what to run
     return tags.get(DATA_FINGERPRINT_TAG) != content
-
-
-def _training(instance: dg.DagsterInstance, job: Job) -> bool:
-    filters = dg.RunsFilter(job_name=job.name, statuses=list(UNDER_WAY))
-    return bool(instance.get_runs(filters, limit=1))
 
 
 def _newest_verdict(

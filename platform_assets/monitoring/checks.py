@@ -6,7 +6,6 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.monitoring.assets import drift_key
 from platform_assets.monitoring.page import summary
 from platform_assets.monitoring.records import PREDICTION, DriftReport
 
@@ -17,14 +16,14 @@ JUDGED: Final = "judged"
 
 def drift_check_key(spec: ModelSpec) -> dg.AssetCheckKey:
     """Key of a model's drift check."""
-    return dg.AssetCheckKey(drift_key(spec), DRIFT)
+    return dg.AssetCheckKey(dg.AssetKey(spec.key("drift_report")), DRIFT)
 
 
 def drift_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     """Build the check `drift` of one model's report."""
 
     @dg.asset_check(
-        asset=drift_key(spec),
+        asset=spec.key("drift_report"),
         name=DRIFT,
         blocking=False,
         description=(

@@ -77,7 +77,7 @@ class ColumnDrift:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """What was compared and what was measures; `columns` is empty when there were too few rows.
+    """What was compared and measured; `columns` is empty when there were too few rows.
 
     The window has `rows` samples of `units` entities, or requests that named none; fewer than
     `min_rows` are not judged. `not_compared` says what could not be compared, with the reason.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -63,13 +64,31 @@ class VersionRecords:
     missing: list[str] = field(default_factory=list)
     anchors: list[Anchor] = field(default_factory=list)
 
-    def add(self, section: str, source: str, values: Mapping[str, Any]) -> None:
-        """Add the values that are recorded: neither None nor empty."""
-        self.facts.setdefault(section, []).extend(
-            Fact(name, plain_content(value), source)
-            for name, value in values.items()
-            if value is not None and value not in ("", {}, [])
-        )
+    def add(self, source: str, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what a source has recorded by section: values that are neither None nor empty."""
+        for section, values in sections.items():
+            self.facts.setdefault(section, []).extend(
+                Fact(name, plain_content(value), source)
+                for name, value in values.items()
+                if value is not None and value not in ("", {}, [])
+            )
+
+
+def digest_facts(package: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts in what `package_digests` found, at a switch or now."""
+    return {
+        "model.onnx": package.get("onnx_sha256"),
+        "provenance.json": package.get("provenance_sha256"),
+        "packaged by": package.get("packaged_by"),
+    }
+
+
+def parse_json(text: object) -> Any:
+    """Return the value of a JSON text; a text that is none as it is, and None without one."""
+    try:
+        return json.loads(str(text)) if text else None
+    except (ValueError, RecursionError):
+        return str(text)
 
 
 def merge(parts: Iterable[VersionRecords]) -> VersionRecords:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,28 +30,45 @@ def collect_from_dagster(
     instance: dg.DagsterInstance, model_name: str, version: int
 ) -> VersionRecords:
     """Return what Dagster has of a version, and the anchors of the model's ledger."""
+    from platform_assets.features.source import FINGERPRINT_METADATA
+
+    def newest(asset: str, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        found = (one for _, one in _materializations(instance, model_name, asset) if is_wanted(one))
+        return next(found, {})
+
+    def is_of_version(metadata: dict[str, Any]) -> bool:
+        return metadata.get("version") == version
+
     records = VersionRecords()
-    registered = _newest(instance, model_name, "registered_model", version)
-    origin = registered.get("origin") or {}
-    source = "Dagster, registered_model"
-    records.add(DATA, source, {"fingerprint": origin.get("data_fingerprint")})
-    records.add(CODE, source, {"code_version": origin.get("code_version")})
+    registered = newest("registered_model", is_of_version)
+    origin = _origin(registered)
+    run_id, fingerprint = origin.get("run_id"), origin.get("data_fingerprint")
     records.add(
-        TRAINING,
-        source,
+        "Dagster, registered_model",
         {
-            "MLflow run": origin.get("run_id"),
-            "Dagster run": origin.get("dagster_run_id"),
-            "metric": registered.get("metric"),
+            DATA: {"fingerprint": fingerprint},
+            CODE: {"code_version": origin.get("code_version")},
+            TRAINING: {
+                "MLflow run": run_id,
+                "Dagster run": origin.get("dagster_run_id"),
+                "metric": registered.get("metric"),
+            },
         },
     )
-    if run_id := origin.get("run_id"):
-        _add_training(records, instance, model_name, run_id)
-    packaged = _newest(instance, model_name, "triton_model_entry", version).get("origin") or {}
-    records.add(DIGESTS, "Dagster, triton_model_entry", {"model.onnx": packaged.get("onnx_sha256")})
-    if fingerprint := origin.get("data_fingerprint"):
-        _add_rows(records, instance, model_name, fingerprint)
-    records.add(GATES, "Dagster", _gates(instance, model_name, version))
+    if run_id:
+        trained = newest("trained_model", lambda one: _origin(one).get("run_id") == run_id)
+        names = ("candidate", "training_rows", "evaluation_rows", "threshold")
+        facts = {name: trained.get(name) for name in names}
+        records.add("Dagster, trained_model", {TRAINING: facts})
+    packaged = _origin(newest("triton_model_entry", is_of_version))
+    digests = {"model.onnx": packaged.get("onnx_sha256")}
+    records.add("Dagster, triton_model_entry", {DIGESTS: digests})
+    if fingerprint:
+        read = newest("features", lambda one: one.get(FINGERPRINT_METADATA) == fingerprint)
+        stored = {"rows": "dagster/row_count", "entities": "entities", "source": "source"}
+        facts = {name: read.get(key) for name, key in stored.items()}
+        records.add("Dagster, features", {DATA: facts})
+    records.add("Dagster", {GATES: _gates(instance, model_name, version)})
     _add_release(records, instance, model_name, version)
     for asset in ("gateway_reload", "release"):
         for _, metadata in _materializations(instance, model_name, asset):
@@ -68,47 +86,8 @@ def _materializations(
     return [(one.at, plain_metadata(one.metadata)) for one in found]
 
 
-def _newest(
-    instance: dg.DagsterInstance, model_name: str, asset: str, version: int
-) -> dict[str, Any]:
-    found = (
-        metadata
-        for _, metadata in _materializations(instance, model_name, asset)
-        if metadata.get("version") == version
-    )
-    return next(found, {})
-
-
-def _add_training(
-    records: VersionRecords, instance: dg.DagsterInstance, model_name: str, run_id: str
-) -> None:
-    for _, metadata in _materializations(instance, model_name, "trained_model"):
-        if (metadata.get("origin") or {}).get("run_id") == run_id:
-            names = ("candidate", "training_rows", "evaluation_rows", "threshold")
-            records.add(
-                TRAINING, "Dagster, trained_model", {one: metadata.get(one) for one in names}
-            )
-            return
-
-
-def _add_rows(
-    records: VersionRecords, instance: dg.DagsterInstance, model_name: str, fingerprint: str
-) -> None:
-    from platform_assets.features.source import FINGERPRINT_METADATA
-
-    for _, metadata in _materializations(instance, model_name, "features"):
-        if metadata.get(FINGERPRINT_METADATA) == fingerprint:
-            rows = metadata.get("dagster/row_count")
-            records.add(
-                DATA,
-                "Dagster, features",
-                {
-                    "rows": rows,
-                    "entities": metadata.get("entities"),
-                    "source": metadata.get("source"),
-                },
-            )
-            return
+def _origin(metadata: dict[str, Any]) -> dict[str, Any]:
+    return metadata.get("origin") or {}
 
 
 def _gates(instance: dg.DagsterInstance, model_name: str, version: int) -> dict[str, Any]:

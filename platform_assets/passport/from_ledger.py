@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ from platform_assets.passport.document import (
     Act,
     Period,
     VersionRecords,
+    digest_facts,
+    parse_json,
 )
 
 
@@ -62,7 +63,7 @@ def collect_from_ledger(entries: Sequence[LedgerEntry], version: int) -> Version
     for move in ([one for one in moves if "package" in one.content] or moves)[:1]:
         _add_switch(records, move)
     for judged in [one for one in moves if one.content.get("gates")][:1]:
-        records.add(GATES, f"ledger, entry {judged.entry}", judged.content["gates"])
+        records.add(f"ledger, entry {judged.entry}", {GATES: judged.content["gates"]})
     if moves and GATES not in records.facts:
         records.missing.append("The ledger holds no verdicts of the gates for this version.")
     records.acts = [
@@ -100,51 +101,26 @@ def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
             except msgspec.ValidationError:
                 continue
             moves.append(_Move(switch.at or entry.at, switch.version, content, entry.number))
-    return sorted(moves, key=lambda move: _comparable(move.at))
-
-
-def _comparable(at: str) -> str:
     # Both forms of UTC are in use, with and without milliseconds.
-    return at.replace("Z", "").replace("+00:00", "")
-
-
-def _decoded(text: object) -> object:
-    try:
-        return json.loads(str(text))
-    except (ValueError, RecursionError):
-        return str(text)
+    return sorted(moves, key=lambda move: move.at.replace("Z", "").replace("+00:00", ""))
 
 
 def _add_switch(records: VersionRecords, move: _Move) -> None:
-    source, content = f"ledger, entry {move.entry}", move.content
+    content = move.content
     package = content.get("package") or {}
-    split = package.get("split")
     records.add(
-        DATA,
-        source,
+        f"ledger, entry {move.entry}",
         {
-            "fingerprint": package.get("data_fingerprint"),
-            "split": _decoded(split) if split else None,
-        },
-    )
-    records.add(
-        CODE, source, {name: content.get(name) for name in ("code_version", "feature_contract")}
-    )
-    records.add(
-        TRAINING,
-        source,
-        {
-            "MLflow run": content.get("run_id"),
-            "Dagster run of the switch": content.get("dagster_run"),
-        },
-    )
-    records.add(
-        DIGESTS,
-        source,
-        {
-            "model.onnx": package.get("onnx_sha256"),
-            "provenance.json": package.get("provenance_sha256"),
-            "packaged by": package.get("packaged_by"),
+            DATA: {
+                "fingerprint": package.get("data_fingerprint"),
+                "split": parse_json(package.get("split")),
+            },
+            CODE: {name: content.get(name) for name in ("code_version", "feature_contract")},
+            TRAINING: {
+                "MLflow run": content.get("run_id"),
+                "Dagster run of the switch": content.get("dagster_run"),
+            },
+            DIGESTS: digest_facts(package),
         },
     )
     if "problem" in package:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Any, Final
+from typing import Final
 
 from platform_assets.ledger.verification import Anchor
-from platform_assets.passport.document import CODE, DATA, DIGESTS, TRAINING, VersionRecords
+from platform_assets.passport.document import (
+    CODE,
+    DATA,
+    DIGESTS,
+    TRAINING,
+    VersionRecords,
+    digest_facts,
+    parse_json,
+)
 from platform_assets.resources.mlflow import SPLIT_TAG, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger_entries import HEAD_TAG
@@ -27,6 +34,8 @@ _METRIC: Final = "metric."
 
 def collect_from_mlflow(mlflow: MlflowResource, model_name: str, version: int) -> VersionRecords:
     """Return what MLflow has of a version and its run, and the anchors of the model's ledger."""
+    from platform_assets.resources.environment import ENVIRONMENT_TAG
+
     records = VersionRecords()
     try:
         versions = {one.version: one for one in mlflow.versions(model_name)}
@@ -37,7 +46,12 @@ def collect_from_mlflow(mlflow: MlflowResource, model_name: str, version: int) -
             return records
         _add_version(records, versions[version].tags)
         if run_id := versions[version].run_id:
-            _add_run(records, mlflow.run_tags(run_id))
+            tags = mlflow.run_tags(run_id)
+            code = {
+                "git commit": tags.get("mlflow.source.git.commit"),
+                "environment": parse_json(tags.get(ENVIRONMENT_TAG)),
+            }
+            records.add("MLflow, run", {CODE: code, TRAINING: {"user": tags.get("mlflow.user")}})
     except RegistryError as error:
         records.missing.append(f"MLflow did not return all of its records: {error}.")
     return records
@@ -50,50 +64,22 @@ def _anchor(tags: dict[str, str], version: int) -> list[Anchor]:
 
 
 def _add_version(records: VersionRecords, tags: dict[str, str]) -> None:
-    source = "MLflow, version"
     metrics = {name: value for name, value in tags.items() if name.startswith(_METRIC)}
+    digests = {"model.onnx": ONNX_DIGEST_TAG, "signature": SIGNATURE_DIGEST_TAG}
+    split = parse_json(tags.get(SPLIT_TAG))
     records.add(
-        DATA,
-        source,
-        {"fingerprint": tags.get(DATA_FINGERPRINT_TAG), "split": _json(tags.get(SPLIT_TAG))},
-    )
-    records.add(CODE, source, {"code_version": tags.get(CODE_VERSION_TAG)})
-    records.add(
-        TRAINING,
-        source,
+        "MLflow, version",
         {
-            "MLflow run": tags.get(RUN_ID_TAG),
-            "Dagster run": tags.get(DAGSTER_RUN_TAG),
-            "metrics": {name.removeprefix(_METRIC): value for name, value in metrics.items()},
+            DATA: {"fingerprint": tags.get(DATA_FINGERPRINT_TAG), "split": split},
+            CODE: {"code_version": tags.get(CODE_VERSION_TAG)},
+            TRAINING: {
+                "MLflow run": tags.get(RUN_ID_TAG),
+                "Dagster run": tags.get(DAGSTER_RUN_TAG),
+                "metrics": {name.removeprefix(_METRIC): value for name, value in metrics.items()},
+            },
+            DIGESTS: {name: tags.get(tag) for name, tag in digests.items()},
         },
     )
-    records.add(
-        DIGESTS,
-        source,
-        {"model.onnx": tags.get(ONNX_DIGEST_TAG), "signature": tags.get(SIGNATURE_DIGEST_TAG)},
-    )
-
-
-def _add_run(records: VersionRecords, tags: dict[str, str]) -> None:
-    from platform_assets.resources.environment import ENVIRONMENT_TAG
-
-    source = "MLflow, run"
-    records.add(
-        CODE,
-        source,
-        {
-            "git commit": tags.get("mlflow.source.git.commit"),
-            "environment": _json(tags.get(ENVIRONMENT_TAG)),
-        },
-    )
-    records.add(TRAINING, source, {"user": tags.get("mlflow.user")})
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError:
-        return text
 
 
 def collect_from_repository(
@@ -110,22 +96,15 @@ def collect_from_repository(
             f"The files of the version are not in the model repository: {error}."
         )
         return records
-    records.add(DIGESTS, "model repository, now", {"model.onnx": digest})
+    records.add("model repository, now", {DIGESTS: {"model.onnx": digest}})
     packaged = package_digests(model_name, version, repository)
     if "problem" in packaged:
         records.missing.append(
             f"The version in the model repository is not whole: {packaged['problem']}."
         )
         return records
-    source = "model repository, provenance.json"
-    records.add(DATA, source, {"fingerprint": packaged["data_fingerprint"]})
     records.add(
-        DIGESTS,
-        source,
-        {
-            "model.onnx": packaged["onnx_sha256"],
-            "provenance.json": packaged["provenance_sha256"],
-            "packaged by": packaged["packaged_by"],
-        },
+        "model repository, provenance.json",
+        {DATA: {"fingerprint": packaged["data_fingerprint"]}, DIGESTS: digest_facts(packaged)},
     )
     return records

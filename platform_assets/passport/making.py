@@ -11,7 +11,7 @@ import dagster as dg
 from platform_assets.ledger.chain import LedgerEntry
 from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import DeploymentKey
-from platform_assets.passport.document import FORMAT, SECTIONS, Act, Passport, VersionRecords, merge
+from platform_assets.passport.document import FORMAT, SECTIONS, Passport, VersionRecords, merge
 from platform_assets.passport.from_dagster import collect_from_dagster
 from platform_assets.passport.from_ledger import collect_from_ledger, periods
 from platform_assets.passport.from_servers import collect_from_mlflow, collect_from_repository
@@ -59,6 +59,7 @@ def make_passport(sources: Sources, model_name: str, version: int) -> Passport:
     journal = sources.journal(model_name)
     entries = [] if journal is None else journal.entries()
     records = sources.collect(entries, model_name, version)
+    hashes = {entry.hash for entry in entries}
     return Passport(
         format=FORMAT,
         model_name=model_name,
@@ -68,14 +69,9 @@ def make_passport(sources: Sources, model_name: str, version: int) -> Passport:
             section: records.facts[section] for section in SECTIONS if records.facts.get(section)
         },
         periods=periods(entries, version),
-        release=_without_duplicates(records.acts, entries),
+        # Without Dagster's copies of acts that the ledger has.
+        release=[act for act in records.acts if act.content.get(HASH) not in hashes],
         missing=records.missing,
         public_keys=sources.key.public_pem,
         ledger=entries,
     )
-
-
-def _without_duplicates(acts: list[Act], entries: list[LedgerEntry]) -> list[Act]:
-    """Leave out Dagster's copies of acts that the ledger has."""
-    hashes = {entry.hash for entry in entries}
-    return [act for act in acts if act.content.get(HASH) not in hashes]

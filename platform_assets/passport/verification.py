@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
 from platform_assets.ledger.chain import LedgerEntry, parse_line
@@ -31,19 +33,20 @@ def verify_version(
     except LedgerError as error:
         return Findings(problems=[f"{error}."])
     records = sources.collect(_readable(lines), model_name, version)
-    anchors = [*records.anchors, *_anchors(passport)]
+    if passport is not None:
+        records.anchors += [Anchor(one.number, one.hash, "the passport") for one in passport.ledger]
+        for section, facts in passport.facts.items():
+            records.facts.setdefault(section, []).extend(
+                msgspec.structs.replace(one, source=f"passport, {one.source}") for one in facts
+            )
     if journal is None:
         found.notes.append("There is no ledger here to compare with (LEDGER_DIR).")
-    elif not lines and not anchors:
+    elif not lines and not records.anchors:
         found.problems.append(f"The model {model_name} has no ledger at {journal.path}.")
     else:
-        found.add(verify_chain(lines, model_name, sources.key, anchors, rest))
-    recorded = dict(records.facts)
-    for section, facts in ({} if passport is None else passport.facts).items():
-        stated = [msgspec.structs.replace(f, source=f"passport, {f.source}") for f in facts]
-        recorded[section] = [*recorded.get(section, []), *stated]
+        found.add(verify_chain(lines, model_name, sources.key, records.anchors, rest))
     for section, name, what in _COMPARED:
-        values = {f.source: f.value for f in recorded.get(section, ()) if f.name == name}
+        values = {f.source: f.value for f in records.facts.get(section, ()) if f.name == name}
         found.problems += _differences(values, what)
     found.notes += records.missing
     return found
@@ -73,19 +76,12 @@ def verify_passport(sources: Sources, sealed: SealedPassport) -> Findings:
     return found
 
 
-def _anchors(passport: Passport | None) -> list[Anchor]:
-    entries = [] if passport is None else passport.ledger
-    return [Anchor(entry.number, entry.hash, "the passport") for entry in entries]
-
-
 def _readable(lines: list[bytes]) -> list[LedgerEntry]:
     """The entries that can be read; the others are problems of their own."""
     entries = []
     for line in lines:
-        try:
+        with suppress(msgspec.MsgspecError):
             entries.append(parse_line(line))
-        except msgspec.MsgspecError:
-            continue
     return entries
 
 

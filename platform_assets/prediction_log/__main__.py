@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from platform_assets.prediction_log.erasure import Erasure, erase
-from platform_assets.prediction_log.subjects import ClientSubject, EntitySubject, Subject
+from platform_assets.prediction_log.subjects import Subject, client_subject, entity_subject
 from serving_gateway.contract import LOG_KEY_FILE, check_model_name
 
 _WRONG: Final = 1
@@ -75,7 +75,7 @@ def _subject(given: argparse.Namespace) -> Subject:
     if (given.entity is None) is (given.client is None):
         raise ValueError("name either an entity or, by --client, a client; nothing was erased")
     if given.client is None:
-        return EntitySubject(given.entity)
+        return entity_subject(given.entity)
     key = os.environ.get("GATEWAY_SAMPLE_KEY", "").strip()
     if not key:
         try:
@@ -90,7 +90,7 @@ def _subject(given: argparse.Namespace) -> Subject:
                 f"{given.key_file} holds no key: set GATEWAY_SAMPLE_KEY or --key-file to that of "
                 "the gateways; nothing was erased"
             )
-    return ClientSubject.from_id(given.client, key)
+    return client_subject(given.client, key)
 
 
 def _report(found: Erasure, folder: Path) -> int:

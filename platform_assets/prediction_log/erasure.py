@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from platform_assets.prediction_log.locking import locked
-from platform_assets.prediction_log.subjects import Subject, select_rows
-from platform_assets.resources.atomic_files import remove_abandoned, replacing
+from platform_assets.prediction_log.subjects import Subject
+from platform_assets.resources.atomic_files import exclusive, remove_abandoned, replacing
 from platform_assets.resources.merged_files import remove_replaced
 from serving_gateway.contract import (
     LOG_DAY,
@@ -29,6 +28,8 @@ from serving_gateway.contract import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LOCK: Final = ".erase.lock"
+"""Locks a model's folder: erasing and merging would undo each other's work."""
 _PASSES: Final = 10
 """Gateways that merge files while rows are erased may bring some back, a few times at most."""
 _SOURCE_ENTITY: Final = "entity"
@@ -64,7 +65,7 @@ def erase(folder: Path, subject: Subject) -> Erasure:
     if not folder.is_dir():
         return done
     # One at a time: two would each bring back what the other erased from a file.
-    with locked(folder):
+    with exclusive(folder / LOCK):
         remove_abandoned(folder, "**/.*.part")
         for day in folder.glob(f"{LOG_DAY}*"):
             remove_replaced(day)
@@ -88,7 +89,7 @@ def _erase_once(folder: Path, subject: Subject, done: Erasure) -> None:
     for path, some in found.items():
         if some is not None:
             done.rows += _rewrite(
-                path, lambda table: select_rows(subject, table[subject.column]), done
+                path, lambda table: subject.select_rows(table[subject.column]), done
             )
 
 
@@ -107,7 +108,7 @@ def _predictions(path: Path, subject: Subject, done: Erasure) -> set[_Prediction
         return None
     found: set[_Prediction] | None = None
     with _noting(path, done):
-        mine = table.filter(select_rows(subject, table[subject.column]))
+        mine = table.filter(subject.select_rows(table[subject.column]))
         if mine.num_rows:
             has_ids = {LOG_ID, LOG_ROW} <= {*table.column_names}
             pairs = (_ids(mine, LOG_ID).to_pylist(), mine[LOG_ROW].to_pylist()) if has_ids else ()
@@ -139,7 +140,7 @@ def _are_outcomes(table: pa.Table, subject: Subject, predictions: Set[_Predictio
 
     if OUTCOME_ID not in table.column_names:
         if _SOURCE_ENTITY in table.column_names:
-            return select_rows(subject, table[_SOURCE_ENTITY])
+            return subject.select_rows(table[_SOURCE_ENTITY])
         return pa.array([False] * table.num_rows, pa.bool_())
     ids = pa.array({one for one, _ in predictions}, pa.string())
     own = _ids(table, OUTCOME_ID)

@@ -16,8 +16,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from platform_assets.prediction_log.locking import locked
-from platform_assets.resources.atomic_files import remove_abandoned, replacing
+from platform_assets.prediction_log.erasure import LOCK
+from platform_assets.resources.atomic_files import exclusive, remove_abandoned, replacing
 from platform_assets.resources.merged_files import MERGED, remove_replaced, replacing_metadata
 from serving_gateway.contract import LOG_DAY, LOG_SCHEMA_KEY
 
@@ -60,7 +60,7 @@ def merge_ended_days(folder: Path, today: date) -> MergedLog:
     before = after = 0
     if not folder.is_dir():
         return MergedLog(before, after)
-    with locked(folder):
+    with exclusive(folder / LOCK):
         remove_abandoned(folder, "*/.*.part")
         for day in sorted(folder.glob(f"{LOG_DAY}*")):
             if day.is_symlink() or not _has_ended(day, today):

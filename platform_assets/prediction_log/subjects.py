@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from serving_gateway.contract import LOG_CLIENT, LOG_ENTITY, client_hash
 
@@ -12,58 +13,41 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Subject(Protocol):
-    """Chooses rows by the values of one column."""
-
-    @property
-    def column(self) -> str:
-        """Name of the column."""
-
-    def includes(self, value: str) -> bool:
-        """Whether rows with this value are the subject's."""
-
-
 @dataclass(frozen=True, slots=True)
-class EntitySubject:
-    """An entity as the log names it, or `key=value` for all entities of several keys with it."""
+class Subject:
+    """The rows whose value in one column is included."""
 
-    name: str
-    column: str = LOG_ENTITY
+    column: str
+    includes: Callable[[str], bool]
 
-    def includes(self, value: str) -> bool:
-        """Whether it is that entity; numbers and texts that look alike are the same."""
-        key, separator, wanted = self.name.partition("=")
-        if value == self.name or not separator or not value.startswith("{"):
-            return value == self.name
+    def select_rows(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return which rows are the subject's, as booleans without null."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        texts = column.cast(pa.string())
+        names = [name for name in pc.unique(texts).drop_null().to_pylist() if self.includes(name)]
+        return pc.is_in(texts, value_set=pa.array(names, pa.string()))
+
+
+def entity_subject(name: str) -> Subject:
+    """Return an entity as the log names it, or by `key=value` all of several keys that have it."""
+    key, separator, wanted = name.partition("=")
+
+    def includes(value: str) -> bool:
+        if value == name or not separator or not value.startswith("{"):
+            return value == name
         try:
             keys = json.loads(value)
         except (ValueError, RecursionError):
             return False  # an id of one key may be any text
+        # Numbers and texts that look alike are the same.
         return isinstance(keys, dict) and key in keys and str(keys[key]) == wanted
 
-
-@dataclass(frozen=True, slots=True)
-class ClientSubject:
-    """A client by the hash of its id under the key of the gateways."""
-
-    hashed: str
-    column: str = LOG_CLIENT
-
-    @classmethod
-    def from_id(cls, client_id: str, key: str) -> ClientSubject:
-        """The client with this id."""
-        return cls(client_hash(client_id, key.encode()))
-
-    def includes(self, value: str) -> bool:
-        """Whether it is that client."""
-        return value == self.hashed
+    return Subject(LOG_ENTITY, includes)
 
 
-def select_rows(subject: Subject, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return which rows are the subject's, as booleans without null."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    texts = column.cast(pa.string())
-    names = [name for name in pc.unique(texts).drop_null().to_pylist() if subject.includes(name)]
-    return pc.is_in(texts, value_set=pa.array(names, pa.string()))
+def client_subject(client_id: str, key: str) -> Subject:
+    """Return a client, whom the log names by the hash of its id under the key of the gateways."""
+    hashed = client_hash(client_id, key.encode())
+    return Subject(LOG_CLIENT, lambda value: value == hashed)

@@ -10,9 +10,8 @@ import dagster as dg
 
 from platform_assets.features.source import SourceError
 from platform_assets.model_spec import ModelSpec
-from platform_assets.quality.checks import quality_check, quality_check_result
+from platform_assets.quality.checks import quality_check, quality_check_result, summary
 from platform_assets.quality.records import QualityError, QualityReport
-from platform_assets.quality.verdict import summary
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.samples import SamplesFolder

@@ -1,4 +1,4 @@
-"""The check of live quality: it warns, and stops nothing."""
+"""Whether live quality meets the floor and the offline estimate: a check that only warns."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.quality.records import QualityReport
-from platform_assets.quality.verdict import find_shortfalls, summary
+from platform_assets.quality.records import OfflineEstimate, QualityReport, VersionQuality
+from serving_gateway.contract import UNREADABLE_SUFFIX
 
 KEPT: Final = "quality_kept"
 
@@ -40,4 +40,61 @@ def quality_check_result(report: QualityReport) -> dg.AssetCheckResult:
             "judged": bool(report.versions),
             "broken": "\n".join(broken) or "nothing",
         },
+    )
+
+
+def find_shortfalls(report: QualityReport) -> list[str]:
+    """Return a sentence for each floor or offline estimate that a version's bounds exclude.
+
+    A value alone shows nothing: on few rows it may lie anywhere.
+    """
+    found = []
+    for one in report.versions:
+        best = one.high if report.higher_is_better else one.low
+        side = "at most" if report.higher_is_better else "at least"
+        what = f"version {one.version}: {report.metric} is {side} {best:.4g}"
+        if not _meets(report, best, report.floor):
+            found.append(f"{what}, and the floor is {report.floor:.4g}")
+        offline = report.offline.get(one.version)
+        if isinstance(offline, OfflineEstimate):
+            worst = offline.low if report.higher_is_better else offline.high
+            if not _meets(report, best, worst):
+                found.append(
+                    f"{what}, and held-out rows gave {offline.value:.4g} "
+                    f"({offline.low:.4g} to {offline.high:.4g})"
+                )
+    return found
+
+
+def _meets(report: QualityReport, value: float, bound: float) -> bool:
+    # NaN, an unknown value, excludes nothing.
+    return not (value < bound if report.higher_is_better else value > bound)
+
+
+def summary(report: QualityReport) -> str:
+    """Return the report in one sentence."""
+    aside = report.counts.files_set_aside
+    if not aside:
+        return _summary(report)
+    files = "1 file" if aside == 1 else f"{aside} files"
+    return f"{_summary(report)}; {files} of the log cannot be read (*{UNREADABLE_SUFFIX})"
+
+
+def _summary(report: QualityReport) -> str:
+    counts = report.counts
+    if not counts.predictions:
+        return f"no prediction of {report.day} is in the log"
+    if not counts.matured:
+        return f"none of {counts.predictions:,} predictions of {report.day} is matured yet"
+    if not counts.answered:
+        return f"no outcome of {counts.matured:,} matured predictions of {report.day} is known"
+    values = "; ".join(_value(report, one) for one in report.versions)
+    share = f"{counts.coverage:.1%} of {counts.matured:,} matured predictions have an outcome"
+    return f"{values}; {share}"
+
+
+def _value(report: QualityReport, one: VersionQuality) -> str:
+    return (
+        f"version {one.version}: {report.metric} {one.value:.4g} "
+        f"({one.low:.4g} to {one.high:.4g}) on {one.rows:,} rows"
     )

@@ -1,21 +1,29 @@
-"""Measures one day of a model."""
+"""Measures one day of a model, beside what each version's run says of its held-out rows."""
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+
 from platform_assets.features.sources.reader import Log
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.quality.log_files import LogFiles
 from platform_assets.quality.matching import match
 from platform_assets.quality.measuring import matured_versions, measure
-from platform_assets.quality.offline import offline_estimate
-from platform_assets.quality.records import OfflineEstimate, QualityReport, VersionQuality
+from platform_assets.quality.records import (
+    CONFIDENCE,
+    OfflineEstimate,
+    QualityReport,
+    VersionQuality,
+)
 from platform_assets.quality.source_outcomes import copy_source_outcomes
-from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
-from platform_assets.training.metrics import chosen_metric
+from platform_assets.training.floor import estimate_metric
+from platform_assets.training.metrics import Answers, chosen_metric
 
 
 def measure_day(
@@ -40,7 +48,7 @@ def measure_day(
     with match(root, spec, since=day, until=until, now=datetime.now(UTC)) as found:
         counts = found.counts()
         for version in matured_versions(found):
-            classes, estimate = offline_estimate(mlflow, spec, version)
+            classes, estimate = _offline_estimate(mlflow, spec, version)
             scale = estimate.scale if isinstance(estimate, OfflineEstimate) else 0.0
             versions.append(measure(found, spec, version, classes=classes, scale=scale))
             offline[version] = estimate
@@ -54,3 +62,26 @@ def measure_day(
         versions=tuple(versions),
         offline=offline,
     )
+
+
+def _offline_estimate(
+    mlflow: MlflowResource, spec: ModelSpec, version: int
+) -> tuple[tuple[Label, ...], OfflineEstimate | str]:
+    """Return the classes of a version, and its estimate or the reason why there is none.
+
+    Where MLflow cannot be asked, the classes are those of the model file.
+    """
+    target = spec.target
+    classes: tuple[Label, ...] = target.class_names or target.classes
+    try:
+        registered = mlflow.version(spec.model_name, version)
+        classes = registered.signature.classes or classes
+        held_out = mlflow.evaluation_set(registered.run_id)
+    except (RegistryError, ValueError, KeyError) as error:
+        return classes, f"the run of version {version} cannot be read ({error})"
+    answers = Answers(held_out.label_true, held_out.labels, held_out.probabilities, classes)
+    estimate = estimate_metric(chosen_metric(spec.evaluation), answers, held_out.groups, CONFIDENCE)
+    scale = math.nan
+    if spec.task is Task.REGRESSION and len(held_out.label_true):
+        scale = float(np.ptp(held_out.label_true))
+    return classes, OfflineEstimate(estimate.value, estimate.low, estimate.high, scale)

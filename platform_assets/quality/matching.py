@@ -7,7 +7,7 @@ that two files hold, as while small files are merged, counts once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from platform_assets.model_spec import ModelSpec
 from platform_assets.quality import queries
 from platform_assets.quality.log_files import LogFiles
-from platform_assets.quality.reading import read_files
+from platform_assets.quality.reading import OUTCOMES, PREDICTIONS, read_files, scan
 from platform_assets.quality.records import OutcomeCounts, QualityError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MatchedPredictions:
 
     def _count(self) -> OutcomeCounts:
         logged = self.files.predictions(None, self.until)
-        rows = queries.scan(logged, queries.NO_PREDICTIONS)
+        rows = scan(logged, PREDICTIONS)
         self.database.execute(f"CREATE OR REPLACE TEMP VIEW all_log_rows AS {rows}")
         [matched] = self.database.sql(queries.COUNTS).fetchall()
         usable = queries.usable(self.spec)
@@ -99,21 +99,23 @@ def match(
 
 def _join(found: MatchedPredictions, now: datetime) -> None:
     def join() -> None:
-        for view, paths, empty in _sources(found):
-            rows = queries.scan(paths, empty)
+        for view, paths, columns in _sources(found):
+            rows = scan(paths, columns)
             found.database.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
         _compute(found, now)
 
     read_files(lambda: [path for _, paths, _ in _sources(found) for path in paths], join)
 
 
-def _sources(found: MatchedPredictions) -> tuple[tuple[str, list[str], str], ...]:
-    """The views of what is joined: name, files, and what stands for none."""
+def _sources(
+    found: MatchedPredictions,
+) -> tuple[tuple[str, list[str], Mapping[str, str]], ...]:
+    """The views of what is joined: name, files, and their columns."""
     files, source = found.files, found.files.source_outcomes
     return (
-        ("log_rows", files.predictions(found.since, found.until), queries.NO_PREDICTIONS),
-        ("outcome_rows", files.outcomes(found.since), queries.NO_OUTCOMES),
-        ("source_rows", [str(source)] if source.is_file() else [], queries.NO_SOURCE),
+        ("log_rows", files.predictions(found.since, found.until), PREDICTIONS),
+        ("outcome_rows", files.outcomes(found.since), OUTCOMES),
+        ("source_rows", [str(source)] if source.is_file() else [], OUTCOMES),
     )
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from platform_assets.model_spec import Label, ModelSpec
-from platform_assets.quality.logged_answers import logged_answers
+from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.quality.matching import MatchedPredictions
 from platform_assets.quality.records import ANY_TIME, CONFIDENCE, FIXED_SAMPLE, VersionQuality
+from platform_assets.resources.records import Estimate
 from platform_assets.training.floor import estimate_metric
-from platform_assets.training.metrics import Metric, chosen_metric
-from serving_gateway.contract import BoundedMean, Trials
+from platform_assets.training.metrics import Answers, Metric, chosen_metric
+from serving_gateway.contract import BoundedMean, Interval, Trials
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_ROWS: Final = 50_000
 """Rows of a version from which a metric without sums is computed, chosen by a hash of their ids."""
@@ -47,55 +50,66 @@ def measure(
     watched; the latter needs a `scale`, beyond which errors count as that much. Other metrics
     have those of a fixed sample. NaN where the rows do not determine the metric.
     """
-    metric = chosen_metric(spec.evaluation)
+    metric, this = chosen_metric(spec.evaluation), {"version": version}
+    [[right, rows]] = found.database.execute(_RIGHT, this).fetchall()
+    kind, used = ANY_TIME, rows
+    value: float | None = None
+    bounds: Estimate | Interval = Interval(-math.inf, math.inf)
     if metric.name == _ACCURACY:
-        return _accuracy(found, version)
-    if metric.name == _ABSOLUTE_ERROR and 0 < scale < math.inf:
-        return _absolute_error(found, version, scale)
-    return _of_sample(found, spec, version, metric, classes)
+        trials = Trials(right, rows)
+        value, bounds = trials.share, trials.bounds(1 - CONFIDENCE)
+    elif metric.name == _ABSOLUTE_ERROR and 0 < scale < math.inf:
+        columns: Mapping[str, Any] = found.database.execute(_ERRORS, this).fetchnumpy()
+        errors = np.minimum(np.asarray(columns["error"], dtype=np.float64), scale).tolist()
+        # Of any order of the rows the sums are the same, to the last bit.
+        squares = math.fsum(one * one for one in errors)
+        mean = BoundedMean(rows, math.fsum(errors), squares, 0.0, scale)
+        value, bounds = mean.mean, mean.bounds(1 - CONFIDENCE)
+    else:
+        columns = found.database.execute(_ROWS, this | {"limit": MAX_ROWS}).fetchnumpy()
+        answers, units = _logged_answers(columns, spec, metric, classes)
+        kind, used = FIXED_SAMPLE, len(units)
+        if used:
+            bounds = estimate_metric(metric, answers, units, CONFIDENCE)
+            value = bounds.value
+    known = math.nan if value is None else value
+    return VersionQuality(version, rows, known, bounds.low, bounds.high, kind, used)
 
 
-def _accuracy(found: MatchedPredictions, version: int) -> VersionQuality:
-    [[right, rows]] = found.database.execute(_RIGHT, {"version": version}).fetchall()
-    trials = Trials(right, rows)
-    bounds, share = trials.bounds(1 - CONFIDENCE), trials.share
-    value = math.nan if share is None else share
-    return VersionQuality(version, rows, value, bounds.low, bounds.high, ANY_TIME, rows)
+def _logged_answers(
+    columns: Mapping[str, Any], spec: ModelSpec, metric: Metric, classes: Sequence[Label]
+) -> tuple[Answers, NDArray[Any]]:
+    """Return the answers, and the entity or request of each row.
 
-
-def _absolute_error(found: MatchedPredictions, version: int, scale: float) -> VersionQuality:
-    columns: Mapping[str, Any] = found.database.execute(_ERRORS, {"version": version}).fetchnumpy()
-    errors = np.minimum(np.asarray(columns["error"], dtype=np.float64), scale).tolist()
-    # Of any order of the rows the sums are the same, to the last bit.
-    squares = math.fsum(one * one for one in errors)
-    mean = BoundedMean(len(errors), math.fsum(errors), squares, 0.0, scale)
-    bounds, value = mean.bounds(1 - CONFIDENCE), math.nan if mean.mean is None else mean.mean
-    rows = len(errors)
-    return VersionQuality(version, rows, value, bounds.low, bounds.high, ANY_TIME, rows)
-
-
-def _of_sample(
-    found: MatchedPredictions,
-    spec: ModelSpec,
-    version: int,
-    metric: Metric,
-    classes: Sequence[Label],
-) -> VersionQuality:
-    version_only = {"version": version}
-    [[_, rows]] = found.database.execute(_RIGHT, version_only).fetchall()
-    chosen = found.database.execute(_ROWS, version_only | {"limit": MAX_ROWS})
-    columns: Mapping[str, Any] = chosen.fetchnumpy()
-    answers, units = logged_answers(columns, spec, metric, classes)
-    if not len(units):
-        nothing = (math.nan, -math.inf, math.inf, FIXED_SAMPLE)
-        return VersionQuality(version, rows, *nothing, measured_rows=0)
-    found_estimate = estimate_metric(metric, answers, units, CONFIDENCE)
-    return VersionQuality(
-        version,
-        rows,
-        found_estimate.value,
-        found_estimate.low,
-        found_estimate.high,
-        FIXED_SAMPLE,
-        len(units),
+    `columns`: `answer`, `outcome`, `probabilities` and `unit`, shape (rows,). Rows of another
+    class than `classes`, or without the probabilities that the metric needs, are left out.
+    """
+    units = np.asarray(columns["unit"], dtype=object)
+    if spec.task is Task.REGRESSION:
+        true, given = (np.asarray(columns[one], np.float64) for one in ("outcome", "answer"))
+        return Answers(true, given), units
+    by_text = {_text(one): one for one in classes}
+    usable = np.isin(columns["outcome"], [*by_text]) & np.isin(columns["answer"], [*by_text])
+    needs_probabilities = metric.largest_steps is None
+    if needs_probabilities:
+        # Of an answer without probabilities it is the shape of a null.
+        of_classes = [np.shape(row) == (len(classes),) for row in columns["probabilities"]]
+        usable &= np.array(of_classes, dtype=bool)
+    probabilities = None
+    if needs_probabilities and usable.any():
+        rows = columns["probabilities"][usable]
+        probabilities = np.stack([np.asarray(row, np.float64) for row in rows])
+    true, labels = (
+        _labels([by_text[text] for text in columns[one][usable]]) for one in ("outcome", "answer")
     )
+    return Answers(true, labels, probabilities, tuple(classes)), units[usable]
+
+
+def _labels(labels: list[Label]) -> NDArray[Any]:
+    if all(isinstance(one, str) for one in labels):
+        return np.array(labels, dtype=object)
+    return np.array(labels)
+
+
+def _text(label: Label) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label)

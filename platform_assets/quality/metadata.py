@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
 
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.quality.history import QUALITY_METADATA, as_metadata, day_points, read_history
+from platform_assets.quality.checks import summary
 from platform_assets.quality.pictures import quality_picture
-from platform_assets.quality.records import OfflineEstimate, QualityReport
-from platform_assets.quality.verdict import summary
+from platform_assets.quality.records import OfflineEstimate, QualityPoint, QualityReport
+from platform_assets.resources.events import materializations
 from platform_assets.resources.metadata import picture, table
 from platform_assets.serving.ledger import read_ledger
+
+QUALITY_METADATA: Final = "quality"
+"""Metadata key of what the next days' pictures show."""
+_NUMBERS: Final = ("value", "low", "high")
+_DAYS: Final = 60
+_RECORDS: Final = 1_000
 
 
 def quality_metadata(
@@ -20,27 +29,25 @@ def quality_metadata(
 ) -> dict[str, Any]:
     """Return what Dagster shows of a report: the newest lines first, then counts."""
     before = read_history(instance, dg.AssetKey(spec.key("live_quality")), report.day)
-    points = [*before, *day_points(report)]
-    switches = read_ledger(instance, spec)
+    today = [
+        QualityPoint(report.day, one.version, one.value, one.low, one.high)
+        for one in report.versions
+    ]
+    points = [*before, *today]
     counts = report.counts
-    shown = {
-        "picture": picture(quality_picture(report, points, switches), "live quality by day"),
-    }
+    shown: dict[str, Any] = {}
+    if points:
+        drawn = quality_picture(report, points, read_ledger(instance, spec))
+        shown["picture"] = picture(drawn, "live quality by day")
     return {
         "summary": summary(report),
-        **(shown if points else {}),
+        **shown,
         "versions": table(_lines(report)) if report.versions else "none measured",
         "coverage": "unknown" if counts.coverage is None else counts.coverage,
         "dagster/row_count": counts.predictions,
-        **{
-            name: getattr(counts, name)
-            for name in ("matured", "answered", "late", "duplicate", "contradicting")
-        },
-        "unmatched": counts.unmatched,
-        "unusable": counts.unusable,
-        "files_set_aside": counts.files_set_aside,
+        **{name: number for name, number in asdict(counts).items() if name != "predictions"},
         "floor": report.floor,
-        QUALITY_METADATA: as_metadata(report),
+        QUALITY_METADATA: _as_metadata(today),
     }
 
 
@@ -63,3 +70,34 @@ def _lines(report: QualityReport) -> list[dict[str, str]]:
             }
         )
     return lines
+
+
+def _as_metadata(points: Sequence[QualityPoint]) -> dg.JsonMetadataValue:
+    """Return the metadata of the points of a day that `read_history` reads."""
+    return dg.MetadataValue.json(
+        [
+            {"version": one.version}
+            | {
+                name: value if math.isfinite(value := getattr(one, name)) else None
+                for name in _NUMBERS
+            }
+            for one in points
+        ]
+    )
+
+
+def read_history(instance: dg.DagsterInstance, key: dg.AssetKey, day: str) -> list[QualityPoint]:
+    """Return the points of the 60 days before a day, the newest word about each."""
+    by_day: dict[str, list[dict[str, Any]]] = {}
+    for made in materializations(instance, key.path, _RECORDS):
+        if made.partition and made.partition < day and QUALITY_METADATA in made.metadata:
+            by_day.setdefault(made.partition, made.metadata[QUALITY_METADATA])
+    return [
+        QualityPoint(
+            one,
+            entry["version"],
+            *(math.nan if entry[name] is None else entry[name] for name in _NUMBERS),
+        )
+        for one in sorted(by_day)[-_DAYS:]
+        for entry in by_day[one]
+    ]

@@ -10,8 +10,7 @@ from platform_assets.quality.records import OfflineEstimate
 from platform_assets.resources import plots
 
 if TYPE_CHECKING:
-    from platform_assets.quality.history import QualityPoint
-    from platform_assets.quality.records import QualityReport
+    from platform_assets.quality.records import QualityPoint, QualityReport
     from platform_assets.serving.ledger import Entry
 
 _COLOURS: Final = (plots.ACCENT, plots.GOOD, plots.INK, plots.SOFT)

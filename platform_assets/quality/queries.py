@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from platform_assets.features.sources.casting import quoted
 from platform_assets.model_spec import ModelSpec, Task
 from serving_gateway.contract import DType
-
-NO_PREDICTIONS: Final = """SELECT NULL::VARCHAR AS sample_id, NULL::INT AS sample_row,
-    NULL::TIMESTAMPTZ AS sample_time, NULL::VARCHAR AS sample_entity,
-    NULL::BIGINT AS sample_version, NULL::VARCHAR AS sample_prediction,
-    NULL::DOUBLE AS sample_score,
-    NULL::DOUBLE[] AS sample_probabilities, NULL::BIGINT AS sample_b_version,
-    NULL::VARCHAR AS sample_b_prediction, NULL::DOUBLE AS sample_b_score WHERE false"""
-NO_OUTCOMES: Final = """SELECT NULL::VARCHAR AS prediction_id, NULL::INT AS row,
-    NULL::VARCHAR AS outcome, NULL::TIMESTAMPTZ AS observed_at, NULL::TIMESTAMPTZ AS received_at
-    WHERE false"""
-NO_SOURCE: Final = """SELECT NULL::VARCHAR AS entity, NULL::VARCHAR AS outcome,
-    NULL::BIGINT AS known_at, NULL::BIGINT AS number WHERE false"""
 
 SENT: Final = """CREATE OR REPLACE TEMP VIEW sent AS
 SELECT prediction_id AS id, row, {value} AS outcome, epoch_us(received_at) AS received
@@ -88,20 +77,6 @@ UNUSABLE: Final = """SELECT count(*) FROM sent
     WHERE NOT coalesce({usable}, false) AND received >= $since AND received < $until"""
 
 
-def scan(paths: Sequence[str], empty: str) -> str:
-    """Select all rows of Parquet files; those of `empty` where there are none."""
-    if not paths:
-        return empty
-    listed = ", ".join(text(_escape_glob(path)) for path in paths)
-    options = "union_by_name = true, hive_partitioning = false"
-    return f"SELECT * FROM read_parquet([{listed}], {options})"  # noqa: S608 -- quoted paths
-
-
-def _escape_glob(path: str) -> str:
-    """Write a path as a pattern that matches it alone."""
-    return "".join(f"[{one}]" if one in "*?[" else one for one in path)
-
-
 def value(column: str, spec: ModelSpec) -> str:
     """Write in SQL what an outcome's text means."""
     if spec.task is Task.REGRESSION:
@@ -125,9 +100,4 @@ def usable(spec: ModelSpec) -> str:
     classes: Sequence[Any] = spec.target.class_names or spec.target.classes
     if not classes:
         return "outcome IS NOT NULL"
-    return f"outcome IN ({', '.join(text(str(one)) for one in classes)})"
-
-
-def text(words: str) -> str:
-    """Write a text as a literal of SQL."""
-    return "'" + words.replace("'", "''") + "'"
+    return f"outcome IN ({', '.join(quoted(str(one)) for one in classes)})"

@@ -5,12 +5,14 @@ A file that is broken, or has a column of another type, would otherwise fail eac
 
 from __future__ import annotations
 
+import glob
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from platform_assets.features.sources.casting import quoted
 from serving_gateway.contract import (
     LOG_B_PREDICTION,
     LOG_B_SCORE,
@@ -39,7 +41,15 @@ log = logging.getLogger(__name__)
 _ATTEMPTS: Final = 3
 """Files may be merged or rotated away between listing and reading them."""
 _TEXT, _WHOLE, _NUMBER, _TIME, _LIST = "text", "whole numbers", "numbers", "times", "lists"
-_PREDICTIONS: Final[Mapping[str, str]] = {
+_KINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    _TEXT: ("VARCHAR", ("is_string", "is_large_string")),
+    _WHOLE: ("BIGINT", ("is_integer",)),
+    _NUMBER: ("DOUBLE", ("is_floating", "is_integer")),
+    _TIME: ("TIMESTAMPTZ", ("is_timestamp",)),
+    _LIST: ("DOUBLE[]", ("is_list", "is_large_list")),
+}
+"""DuckDB's type for what a column holds, and pyarrow's tests of the type that a file gives it."""
+PREDICTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys((LOG_ID, LOG_ENTITY, LOG_PREDICTION, LOG_B_PREDICTION), _TEXT),
     **dict.fromkeys((LOG_ROW, LOG_VERSION, LOG_B_VERSION), _WHOLE),
     **dict.fromkeys((LOG_SCORE, LOG_B_SCORE), _NUMBER),
@@ -47,7 +57,7 @@ _PREDICTIONS: Final[Mapping[str, str]] = {
     LOG_PROBABILITIES: _LIST,
 }
 """What the columns hold by which files are joined."""
-_OUTCOMES: Final[Mapping[str, str]] = {
+OUTCOMES: Final[Mapping[str, str]] = {
     **dict.fromkeys((OUTCOME_ID, OUTCOME_VALUE, "entity"), _TEXT),
     **dict.fromkeys((OUTCOME_ROW, "known_at", "number"), _WHOLE),
     OUTCOME_RECEIVED: _TIME,
@@ -55,6 +65,16 @@ _OUTCOMES: Final[Mapping[str, str]] = {
 """The same of outcomes that clients sent, and of the copy of a source's."""
 
 _T = TypeVar("_T")
+
+
+def scan(paths: Sequence[str], columns: Mapping[str, str]) -> str:
+    """Write in SQL all rows of Parquet files; of no files none, with `columns`."""
+    if not paths:
+        nothing = ", ".join(f"NULL::{_KINDS[kind][0]} AS {name}" for name, kind in columns.items())
+        return f"SELECT {nothing} WHERE false"
+    listed = ", ".join(quoted(glob.escape(path)) for path in paths)
+    options = "union_by_name = true, hive_partitioning = false"
+    return f"SELECT * FROM read_parquet([{listed}], {options})"  # noqa: S608 -- quoted paths
 
 
 def read_files(list_files: Callable[[], list[str]], read: Callable[[], _T]) -> _T:
@@ -103,7 +123,7 @@ def find_problem(path: Path) -> str | None:
     """Say why a file cannot be used; None when it can, or when the disk is at fault."""
     from pyarrow import ArrowException, parquet
 
-    kinds = _OUTCOMES if OUTCOMES_FOLDER in path.parts[-3:] else _PREDICTIONS
+    kinds = OUTCOMES if OUTCOMES_FOLDER in path.parts[-3:] else PREDICTIONS
     try:
         with path.open("rb") as handle:
             file = parquet.ParquetFile(handle)
@@ -121,17 +141,6 @@ def find_problem(path: Path) -> str | None:
 def _holds(found: pa.DataType, kind: str) -> bool:
     import pyarrow as pa
 
-    kinds = pa.types
-    if kinds.is_dictionary(found):
+    if pa.types.is_dictionary(found):
         found = found.value_type
-    if kinds.is_null(found):
-        return True
-    is_float, is_text = kinds.is_floating(found), kinds.is_string(found)
-    held: Mapping[str, bool] = {
-        _TEXT: is_text or kinds.is_large_string(found),
-        _WHOLE: kinds.is_integer(found),
-        _NUMBER: is_float or kinds.is_integer(found),
-        _TIME: kinds.is_timestamp(found),
-        _LIST: kinds.is_list(found) or kinds.is_large_list(found),
-    }
-    return held[kind]
+    return any(getattr(pa.types, test)(found) for test in ("is_null", *_KINDS[kind][1]))

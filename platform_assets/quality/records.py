@@ -63,6 +63,17 @@ class VersionQuality:
 
 
 @dataclass(frozen=True, slots=True)
+class QualityPoint:
+    """The quality of a version on one day (ISO 8601); NaN or infinite where undetermined."""
+
+    day: str
+    version: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class OfflineEstimate:
     """The metric of a version on its held-out rows.
 

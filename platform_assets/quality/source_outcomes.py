@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from platform_assets.features.source import open_source
+from platform_assets.features.sources.casting import quoted
 from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import ModelSpec, OutcomeTable
 from platform_assets.quality.log_files import LogFiles
-from platform_assets.quality.queries import text
 from platform_assets.resources.atomic_files import replacing
 from platform_assets.resources.source import SourceResource
 
@@ -95,7 +95,7 @@ def _entities(table: pa.Table, spec: OutcomeTable) -> pa.ChunkedArray:
     columns = pa.table({f"k{at}": table[key] for at, key in enumerate(keys)})
     with duckdb.connect() as database:
         database.register("keys", columns)
-        parts = ", ".join(f"{text(key)}, k{at}" for at, key in enumerate(keys))
+        parts = ", ".join(f"{quoted(key)}, k{at}" for at, key in enumerate(keys))
         query = f"SELECT json_object({parts})::VARCHAR AS entity FROM keys"  # noqa: S608 -- names
         found: pa.Table = database.sql(query).to_arrow_table()
     return found["entity"]

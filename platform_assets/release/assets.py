@@ -54,8 +54,8 @@ def release_checks(spec: ModelSpec, steps: ReleaseSpec) -> dg.AssetChecksDefinit
         judged = {}
         if (release := report.release) is not None:
             evidence = report.evidence or ReleaseEvidence(release.id)
-            for one in judge_guards(release.plan, release, evidence):
-                judged[one.guard.value] = guard_evaluation(spec, release, one)
+            guards = judge_guards(release.plan, release, evidence)
+            judged = {one.guard.value: guard_evaluation(spec, release, one) for one in guards}
         for name in sorted(selected):
             found = judged.get(name)
             yield dg.AssetCheckResult(

@@ -37,7 +37,9 @@ def release_obstacle(
             'which ends with a reload of variant A with {"unpin": true} at the gateway'
         )
     # By time where it is not remembered; not by time alone, since clocks differ.
-    is_new = last is None or last.version != version or load.at.timestamp() > _start_time(last)
+    is_new = (
+        last is None or last.version != version or load.at > datetime.fromisoformat(last.started_at)
+    )
     if is_new and load.state.load_id != released_load:
         return None
     how = "" if last is None else f" ({last.state.value})"
@@ -58,10 +60,6 @@ def waiting_note(spec: ModelSpec, load: RecordedLoad | None, release: Release) -
     if release.state is ReleaseState.WATCHING:  # a stop would pin
         return note
     return f"{note}; to begin it at once, stop this one (job {spec.model_name}_stop_release)"
-
-
-def _start_time(release: Release) -> float:
-    return datetime.fromisoformat(release.started_at).timestamp()
 
 
 def open_gates(load: RecordedLoad, instance: dg.DagsterInstance) -> str | None:

@@ -28,35 +28,22 @@ class PersonalDecision(dg.Config):
 
 def decision_jobs(spec: ModelSpec) -> list[dg.JobDefinition]:
     """Build the jobs by which a person approves what a release waits for, and stops it."""
-    model_name = spec.model_name
-    approve = _decision_op(f"{model_name}__approve_release", "approved", spec)
-    stop = _decision_op(f"{model_name}__stop_release", "stopped", spec)
-
-    @dg.job(
-        name=f"{model_name}_approve",
-        tags=rollback_tags(model_name),
-        description=f"Approves what the release of {model_name} waits for. It does not wait for "
-        "other runs.",
+    name = spec.model_name
+    approve = f"Approves what the release of {name} waits for. It does not wait for other runs."
+    stop = (
+        f"Stops the release of {name}: variant A answers all clients. After the switch, while the "
+        "new version is watched, it rolls production back and pins it."
     )
-    def approval() -> None:
-        approve()
-
-    @dg.job(
-        name=f"{model_name}_stop_release",
-        tags=rollback_tags(model_name),
-        description=f"Stops the release of {model_name}: variant A answers all clients. After the "
-        "switch, while the new version is watched, it rolls production back and pins it.",
-    )
-    def stopping() -> None:
-        stop()
-
-    return [approval, stopping]
+    return [
+        _decision_job(spec, f"{name}_approve", f"{name}__approve_release", "approved", approve),
+        _decision_job(spec, f"{name}_stop_release", f"{name}__stop_release", "stopped", stop),
+    ]
 
 
-def _decision_op(
-    name: str, done: Literal["approved", "stopped"], spec: ModelSpec
-) -> dg.OpDefinition:
-    @dg.op(name=name)
+def _decision_job(
+    spec: ModelSpec, name: str, op: str, done: Literal["approved", "stopped"], description: str
+) -> dg.JobDefinition:
+    @dg.op(name=op)
     def decision(
         context: dg.OpExecutionContext, config: PersonalDecision, gateway: GatewayResource
     ) -> None:
@@ -67,7 +54,11 @@ def _decision_op(
         place = describe_place(answer.release)
         context.log.info(f"version {answer.release.version}: {place}{pending}")
 
-    return decision
+    @dg.job(name=name, tags=rollback_tags(spec.model_name), description=description)
+    def job() -> None:
+        decision()
+
+    return job
 
 
 def _decision(config: PersonalDecision, what: str) -> ReleaseDecision:

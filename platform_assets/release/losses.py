@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.quality.pairing import paired_outcomes
+from platform_assets.quality.comparisons import paired_outcomes
 from platform_assets.quality.records import QualityError
 from platform_assets.resources.samples import SamplesFolder
 from serving_gateway.contract import (
@@ -35,14 +35,13 @@ def candidate_losses(root: Path, spec: ModelSpec, release: Release, now: datetim
     previous, candidate = release.previous_version, release.version
     found = paired_outcomes(
         root,
-        spec.model_name,
+        spec,
         since=datetime.fromisoformat(release.since if watching else release.started_at),
         # After the switch the candidate is A, and the version before is mirrored as B.
         a_version=candidate if watching else previous,
         b_version=previous if watching else candidate,
-        spec=spec,
-        score_scale=release.plan.score_scale,
         now=now,
+        score_scale=release.plan.score_scale,
     )
     return _swap(found) if watching else found
 

@@ -11,20 +11,14 @@ from serving_gateway.contract import Guard
 
 
 @dataclass(frozen=True, slots=True)
-class GuardBounds:
-    """What was known of a guard at one time; None without observations, or where nothing bounds."""
-
-    low: float | None
-    value: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class EvidencePoint:
-    """The bounds of all guards at one time, in seconds since the epoch."""
+    """The bounds of all guards at one time, in seconds since the epoch.
+
+    Of each guard the lower bound, the value and the upper bound; None where nothing is known.
+    """
 
     at: float
-    bounds: Mapping[Guard, GuardBounds]
+    bounds: Mapping[Guard, tuple[float | None, ...]]
 
 
 def evidence_picture(points: Sequence[EvidencePoint], margins: Mapping[Guard, float]) -> bytes:
@@ -37,25 +31,22 @@ def evidence_picture(points: Sequence[EvidencePoint], margins: Mapping[Guard, fl
 
 
 def _panel(axes: Any, guard: Guard, margin: float, points: Sequence[EvidencePoint]) -> None:
+    import numpy as np
+
     known = [
-        ((point.at - points[0].at) / 60, bounds)
+        ((point.at - points[0].at) / 60, *bounds)
         for point in points
-        if (bounds := point.bounds.get(guard)) is not None and bounds.value is not None
+        if (bounds := point.bounds.get(guard)) is not None and bounds[1] is not None
     ]
-    minutes = [at for at, _ in known]
-    values = [bounds.value for _, bounds in known]
-    reach = 2.5 * max(abs(margin), *(abs(value or 0.0) for value in values), 1e-9)
-    # What has no bound yet reaches beyond the panel.
-    lows = [max(-reach, -reach if one.low is None else one.low) for _, one in known]
-    highs = [min(reach, reach if one.high is None else one.high) for _, one in known]
+    minutes, lows, values, highs = np.array(known, np.float64).reshape(-1, 4).T
+    reach = 2.5 * max(abs(margin), np.abs(values).max(initial=1e-9))
+    # What has no bound yet, NaN here, reaches beyond the panel.
+    lows, highs = np.fmax(lows, -reach), np.fmin(highs, reach)
     axes.fill_between(minutes, lows, highs, color=plots.ACCENT, alpha=0.2, linewidth=0)
     axes.errorbar(
         minutes,
         values,
-        yerr=[
-            [max(0.0, (v or 0.0) - low) for v, low in zip(values, lows, strict=True)],
-            [max(0.0, high - (v or 0.0)) for v, high in zip(values, highs, strict=True)],
-        ],
+        yerr=[np.maximum(0.0, values - lows), np.maximum(0.0, highs - values)],
         color=plots.ACCENT,
         marker="o",
         markersize=3,

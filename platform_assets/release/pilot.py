@@ -6,14 +6,14 @@ losing it does no harm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
 import dagster as dg
+from msgspec.structs import replace
 
-from platform_assets.ledger.chain import RELEASE as ENTRY_KIND
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
 from platform_assets.release.alerts import alert_text, refusal_text
@@ -27,13 +27,13 @@ from platform_assets.release.losses import Losses
 from platform_assets.release.memory import PilotMemory, TickResult, release_place
 from platform_assets.release.promotion_runs import request_promotion
 from platform_assets.release.record import decision_events, describe_place
-from platform_assets.release.view import read_view
-from platform_assets.resources.gateway import GatewayRefused, GatewayResource
+from platform_assets.resources.gateway import GatewayRefused, GatewayResource, GatewayUnavailable
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.serving.ledger import read_ledger
-from platform_assets.serving.ledger_entries import with_entry
+from platform_assets.serving.ledger_entries import LedgerWriter
 from platform_assets.serving.loads import newest_load
 from platform_assets.serving.records import ServingState
+from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import (
     ACTIVE,
     BoundedMean,
@@ -71,42 +71,57 @@ class Pilot:
     losses: Losses
     instance: dg.DagsterInstance
     now: datetime
+    memory: PilotMemory
+    """Is updated."""
+    result: TickResult = field(default_factory=TickResult)
 
-    def tick(self, memory: PilotMemory, *, is_busy: bool) -> TickResult:
-        """Read the state, and carry out one decision at most; `memory` is updated.
+    def tick(self, *, is_busy: bool) -> TickResult:
+        """Read the state, and carry out one decision at most.
 
         `is_busy` says that a run is loading or switching a version of the model.
 
         Raises:
             GatewayClientError: the gateway cannot be asked, or refuses; nothing changed.
         """
-        view = read_view(self.spec, self.gateway)
-        release = view.report.release if view.report is not None else None
-        result = TickResult()
+        production, report, unreachable = self._read_gateway()
+        release = report.release if report is not None else None
         if release is not None:
-            self._note_change(release, memory, result)
-        if view.report is not None and release is not None and release.state in ACTIVE:
-            self._follow(view.report, release, memory, result)
+            self._note_change(release)
+        if report is not None and release is not None and release.state in ACTIVE:
+            self._follow(report, release)
             if note := waiting_note(self.spec, newest_load(self.instance, self.spec), release):
-                result.summary = f"{result.summary}; {note}"
-        elif view.unreachable is not None:
-            result.summary = f"no release begins: {view.unreachable}"
+                self.result.summary = f"{self.result.summary}; {note}"
+        elif unreachable:
+            self.result.summary = f"no release begins: {unreachable}"
         elif is_busy:
-            result.summary = "a run is loading or switching a version"
+            self.result.summary = "a run is loading or switching a version"
         else:
-            self._begin(view.production, release, memory, result)
-        return result
+            self._begin(production, release)
+        return self.result
 
-    def _begin(
-        self,
-        production: EffectiveVersion | None,
-        last: Release | None,
-        memory: PilotMemory,
-        result: TickResult,
-    ) -> None:
-        load = newest_load(self.instance, self.spec)
-        result.summary = release_obstacle(load, production, last, memory.released_load) or ""
-        if result.summary or load is None:
+    def _read_gateway(self) -> tuple[EffectiveVersion | None, ReleaseReport | None, str]:
+        """Production, its release, and why a replica cannot be asked: then production is unknown.
+
+        One replica that answers is enough to stop a release by.
+        """
+        name = self.spec.model_name
+        try:
+            statuses = self.gateway.model_statuses(name)
+        except GatewayUnavailable as error:
+            report, problem = self.gateway.release(name), str(error)
+            # Its newest counts are missing, and they may be what is bad.
+            report = replace(report, evidence_problem=report.evidence_problem or problem)
+            return None, report, problem
+        if not statuses:
+            return None, None, ""
+        newest = max(statuses, key=lambda one: one.routing.generation)
+        production = newest.effective.get(PRODUCTION)
+        return production, None if production is None else self.gateway.release(name), ""
+
+    def _begin(self, production: EffectiveVersion | None, last: Release | None) -> None:
+        memory, load = self.memory, newest_load(self.instance, self.spec)
+        self.result.summary = release_obstacle(load, production, last, memory.released_load) or ""
+        if self.result.summary or load is None:
             return
         is_known = memory.waiting_load == load.state.load_id
         if not is_known or self.now.timestamp() >= memory.asked_at + _ASK_AGAIN_S:
@@ -114,15 +129,15 @@ class Pilot:
             memory.waiting_load, memory.asked_at = load.state.load_id, self.now.timestamp()
             memory.obstacle = open_gates(load, self.instance) or ""
             if not memory.obstacle and production is not None:
-                memory.obstacle = self._begin_release(load.state, memory, result)
+                memory.obstacle = self._begin_release(load.state)
             if memory.obstacle and memory.obstacle == reported:
-                result.alert = ""  # people have it already
+                self.result.alert = ""  # people have it already
         if memory.obstacle:
-            result.summary = f"version {load.state.version} waits: {memory.obstacle}"
+            self.result.summary = f"version {load.state.version} waits: {memory.obstacle}"
         elif production is None:
-            self._promote_first(load.state, result)
+            self._promote_first(load.state)
 
-    def _begin_release(self, state: ServingState, memory: PilotMemory, result: TickResult) -> str:
+    def _begin_release(self, state: ServingState) -> str:
         """Begin a release; return why the version cannot be released yet, else an empty text."""
         reason = f"version {state.version} passed its gates"
         try:
@@ -139,28 +154,25 @@ class Pilot:
             return str(error)
         except GatewayRefused as refusal:
             # It may last, such as a warm-up that fails: without a message it would go unnoticed.
-            result.alert = refusal_text(self.spec, state.version, str(refusal))
+            self.result.alert = refusal_text(self.spec, state.version, str(refusal))
             return str(refusal)
-        memory.released_load = state.load_id
-        self._record(begun, (), Verdict.GO, reason, memory, result)
+        self.memory.released_load = state.load_id
+        self._record(begun, (), Verdict.GO, reason)
         return ""
 
-    def _promote_first(self, state: ServingState, result: TickResult) -> None:
+    def _promote_first(self, state: ServingState) -> None:
         """Switch to the first version at once: there is none to compare it with."""
         if ledger := read_ledger(self.instance, self.spec, limit=1):
-            result.summary = (
+            self.result.summary = (
                 f"nothing is in production, where version {ledger[0].version} was: restore that "
                 f"one by the job {self.spec.model_name}_rollback"
             )
             return
-        self._promote(f"first version, load {state.load_id}", result)
+        self._promote(f"first version, load {state.load_id}")
 
-    def _follow(
-        self, report: ReleaseReport, release: Release, memory: PilotMemory, result: TickResult
-    ) -> None:
+    def _follow(self, report: ReleaseReport, release: Release) -> None:
         evidence = report.evidence or ReleaseEvidence(release.id)
-        losses = self._joined_losses(release, memory)
-        guards = judge_guards(release.plan, release, evidence, losses)
+        guards = judge_guards(release.plan, release, evidence, self._joined_losses(release))
         verdict, reason = decide(release, guards, evidence, self.now)
         if report.stop_pending:
             verdict, reason = Verdict.NOT_YET, "a stop is in effect and not yet written down"
@@ -171,22 +183,16 @@ class Pilot:
             and report.evidence_problem
         ):
             verdict, reason = Verdict.NOT_YET, report.evidence_problem
-        result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
+        self.result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
         if verdict is not Verdict.NOT_YET:
-            self._advance(release, guards, verdict, reason, memory, result)
-        elif self.now.timestamp() >= memory.recorded_at + NOT_YET_S:
-            self._record(release, guards, verdict, reason, memory, result)
+            self._advance(release, guards, verdict, reason)
+        elif self.now.timestamp() >= self.memory.recorded_at + NOT_YET_S:
+            self._record(release, guards, verdict, reason)
         if release.state is ReleaseState.CLEARED and verdict is Verdict.NOT_YET:
-            self._promote(f"release {release.id}", result)
+            self._promote(f"release {release.id}")
 
     def _advance(
-        self,
-        release: Release,
-        guards: tuple[GuardReport, ...],
-        verdict: Verdict,
-        reason: str,
-        memory: PilotMemory,
-        result: TickResult,
+        self, release: Release, guards: tuple[GuardReport, ...], verdict: Verdict, reason: str
     ) -> None:
         request = ReleaseAdvance(release.id, release.state, release.step, verdict, reason)
         try:
@@ -194,58 +200,52 @@ class Pilot:
         except GatewayRefused as refusal:
             if refusal.status != HTTPStatus.CONFLICT:
                 raise
-            result.summary = f"looks again, since the release changed: {refusal}"
+            self.result.summary = f"looks again, since the release changed: {refusal}"
             return
-        self._record(done, guards, verdict, reason, memory, result)
+        self._record(done, guards, verdict, reason)
         if done.state is ReleaseState.CLEARED:
-            self._promote(f"release {done.id}", result)
+            self._promote(f"release {done.id}")
 
-    def _promote(self, purpose: str, result: TickResult) -> None:
+    def _promote(self, purpose: str) -> None:
         request = request_promotion(self.spec.model_name, purpose, self.instance)
+        result = self.result
         if isinstance(request, str):
             result.summary = f"{result.summary}; {request}" if result.summary else request
         else:
             result.requests.append(request)
 
-    def _note_change(self, release: Release, memory: PilotMemory, result: TickResult) -> None:
+    def _note_change(self, release: Release) -> None:
         """Record where others brought the release: a person, a replica, or the switch."""
-        if memory.place == release_place(release):
+        if self.memory.place == release_place(release):
             return
         act = release.acts[-1] if release.acts else None
         reason = release.reason or (f"{act.by}: {act.reason}" if act else "it began")
-        verdict = act.verdict if act else Verdict.NOT_YET
-        self._record(release, (), verdict, reason, memory, result)
+        self._record(release, (), act.verdict if act else Verdict.NOT_YET, reason)
 
     def _record(
-        self,
-        release: Release,
-        guards: tuple[GuardReport, ...],
-        verdict: Verdict,
-        reason: str,
-        memory: PilotMemory,
-        result: TickResult,
+        self, release: Release, guards: tuple[GuardReport, ...], verdict: Verdict, reason: str
     ) -> None:
         made, checks = decision_events(
             self.spec, release, guards, verdict, reason, self.now, self.instance
         )
-        if memory.place != release_place(release):
-            result.alert = alert_text(self.spec, release, reason)
-            identity = " ".join(map(str, release_place(release)))
-            made = with_entry(
-                made, self.spec, ENTRY_KIND, self.ledger, self.instance, identity=identity
-            )
-        result.events += [made, *checks]
-        result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
-        memory.place, memory.recorded_at = release_place(release), self.now.timestamp()
+        place = release_place(release)
+        if self.memory.place != place:
+            self.result.alert = alert_text(self.spec, release, reason)
+            writer = LedgerWriter(self.spec, self.ledger, self.instance)
+            made = writer.with_act(made, identity=" ".join(map(str, place)))
+        self.result.events += [made, *checks]
+        self.result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
+        self.memory.place, self.memory.recorded_at = place, self.now.timestamp()
 
-    def _joined_losses(self, release: Release, memory: PilotMemory) -> PairedLosses | None:
+    def _joined_losses(self, release: Release) -> PairedLosses | None:
         """The outcome guard's evidence, of a minute ago at most."""
         if Guard.OUTCOME not in release.plan.guardrails:
             return None
+        memory, now = self.memory, self.now.timestamp()
         side = f"{release.id} {release.state is ReleaseState.WATCHING}"
-        if memory.joined_for != side or self.now.timestamp() >= memory.joined_at + _JOIN_OUTCOMES_S:
+        if memory.joined_for != side or now >= memory.joined_at + _JOIN_OUTCOMES_S:
             found = self.losses(self.spec, release, self.now)
             memory.paired = found if isinstance(found, PairedOutcomes) else None
             memory.mean = found if isinstance(found, BoundedMean) else None
-            memory.joined_for, memory.joined_at = side, self.now.timestamp()
+            memory.joined_for, memory.joined_at = side, now
         return memory.paired or memory.mean

@@ -9,7 +9,8 @@ from typing import Any, Final
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.release.pictures import EvidencePoint, GuardBounds, evidence_picture
+from platform_assets.release.pictures import EvidencePoint, evidence_picture
+from platform_assets.resources.events import materializations
 from platform_assets.resources.metadata import picture, plain_markdown, table
 from serving_gateway.contract import (
     Guard,
@@ -70,10 +71,14 @@ def decision_events(
         "previous_version": release.previous_version,
     }
     if guards:
+        bounds = {one.guard: (one.low, one.value, one.high) for one in guards}
+        points = [*_past_points(spec, release, instance), EvidencePoint(now.timestamp(), bounds)]
+        drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
         shown["guardrails"] = table(_row(one) for one in guards)
-        shown["evidence"] = _evidence(spec, release, guards, now, instance)
-        numbers = {one.guard.value: [one.low, one.value, one.high] for one in guards}
-        shown[NUMBERS] = dg.MetadataValue.json(numbers)
+        shown["evidence"] = picture(drawn, "the bounds of each guardrail over time, and its margin")
+        shown[NUMBERS] = dg.MetadataValue.json(
+            {guard.value: [*three] for guard, three in bounds.items()}
+        )
     if release.acts:
         shown["acts"] = dg.MetadataValue.md("\n".join(map(_act_line, release.acts)))
     shown[RELEASE_ID] = release.id
@@ -123,37 +128,20 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _evidence(
-    spec: ModelSpec,
-    release: Release,
-    guards: Sequence[GuardReport],
-    now: datetime,
-    instance: dg.DagsterInstance,
-) -> dg.MetadataValue[Any]:
-    present = EvidencePoint(
-        now.timestamp(), {one.guard: GuardBounds(one.low, one.value, one.high) for one in guards}
-    )
-    points = [*_past_points(spec, release, instance), present]
-    drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
-    return picture(drawn, "the bounds of each guardrail over time, and its margin")
-
-
 def _past_points(
     spec: ModelSpec, release: Release, instance: dg.DagsterInstance
 ) -> list[EvidencePoint]:
     """The points of earlier records of a release on the same side of its switch, oldest first."""
     is_after_switch = release.state in _AFTER_SWITCH
     points: list[EvidencePoint] = []
-    for record in instance.fetch_materializations(release_key(spec), limit=_POINTS).records:
-        made = record.asset_materialization
-        if made is None or (found := made.metadata.get(RELEASE_ID)) is None:
+    for made in materializations(instance, spec.key(RELEASE), _POINTS):
+        found = made.metadata
+        if RELEASE_ID not in found:
             continue
-        is_watch = made.metadata["state"].value == ReleaseState.WATCHING.value
-        if found.value != release.id or is_watch != is_after_switch:
+        is_watch = found["state"] == ReleaseState.WATCHING.value
+        if found[RELEASE_ID] != release.id or is_watch != is_after_switch:
             break
-        if (shown := made.metadata.get(NUMBERS)) is None:
-            continue
-        numbers: Any = shown.value
-        bounds = {Guard(name): GuardBounds(*three) for name, three in numbers.items()}
-        points.insert(0, EvidencePoint(record.timestamp, bounds))
+        if NUMBERS in found:
+            bounds = {Guard(name): tuple(three) for name, three in found[NUMBERS].items()}
+            points.insert(0, EvidencePoint(made.at.timestamp(), bounds))
     return points

@@ -66,9 +66,9 @@ def release_pilot_sensor(
         for spec in specs:
             if spec.release is None:
                 continue
-            name, before = spec.model_name, memories.get(spec.model_name, PilotMemory())
+            name = spec.model_name
             # A copy: a tick that fails leaves the memory as it was, so the next one repeats it.
-            memory = replace(before)
+            memory = replace(memories.get(name, PilotMemory()))
             pilot = Pilot(
                 spec=spec,
                 steps=spec.release,
@@ -78,9 +78,10 @@ def release_pilot_sensor(
                 losses=losses,
                 instance=context.instance,
                 now=datetime.now(UTC),
+                memory=memory,
             )
             try:
-                result = pilot.tick(memory, is_busy=name in busy)
+                result = pilot.tick(is_busy=name in busy)
             except (GatewayClientError, ValueError) as error:
                 said.append(f"{name}: nothing was changed: {error}")
                 if isinstance(error, GatewayUnavailable):

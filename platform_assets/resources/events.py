@@ -16,6 +16,7 @@ class Materialized(NamedTuple):
     """When it was recorded, in UTC."""
     run_id: str
     """Of Dagster; empty where it was recorded without a run."""
+    partition: str | None
     metadata: dict[str, Any]
 
 
@@ -28,6 +29,7 @@ def materializations(
         Materialized(
             datetime.fromtimestamp(record.timestamp, UTC),
             record.run_id or "",
+            record.partition_key,
             {name: value.value for name, value in made.metadata.items()},
         )
         for record in records

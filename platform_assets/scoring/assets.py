@@ -24,7 +24,7 @@ from platform_assets.resources.metadata import picture, table
 from platform_assets.resources.source import SourceError
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.scoring.production import NoProductionVersion, production_version
-from platform_assets.scoring.records import BatchPredictions, EntitiesUnknown
+from platform_assets.scoring.records import BatchPredictions
 
 ENTITIES: Final = "entities"
 
@@ -67,7 +67,12 @@ def scoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
         with _failures(spec, predictions):
             version = production_version(spec, gateway, triton)
         path = predictions.path(spec.model_name, version.version, scored_at)
-        tables = _newest_tables(context, spec, online_features)
+        # Feature tables are read apart from the model's own one.
+        shared = [
+            table_data(context, one.name, dg.AssetKey(one.key("online_features")))
+            for one in spec.tables
+        ]
+        tables = tuple(shared) or (online_features,)
         progress = Progress(context.log.info)
         with (
             _failures(spec, predictions),
@@ -86,17 +91,6 @@ def scoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(value=made, metadata=_metadata(made, config, spec, seconds))
 
     return [batch_predictions]
-
-
-def _newest_tables(
-    context: dg.AssetExecutionContext, spec: ModelSpec, own: FeatureData
-) -> tuple[FeatureData, ...]:
-    """What the model's own table holds, or its feature tables, which are read apart from it."""
-    read = [
-        table_data(context, one.name, dg.AssetKey(one.key("online_features")))
-        for one in spec.tables
-    ]
-    return tuple(read) or (own,)
 
 
 @contextmanager
@@ -119,7 +113,7 @@ def _failures(spec: ModelSpec, folder: PredictionsFolder) -> Iterator[None]:
             as_failure("", "run again", FeatureStoreError, still_true=still),
         ):
             yield
-    except (NoProductionVersion, SourceError, EntitiesUnknown) as error:
+    except (NoProductionVersion, SourceError) as error:
         raise failure(str(error), error.todo, still_true=still) from error
 
 

@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Dagster reads them.
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
@@ -14,6 +15,9 @@ from platform_assets.scoring.records import BatchPredictions, SampledRow
 
 _NO_LOOKUPS: Final = "features_off"
 """Code of a gateway's refusal when it has no feature store, or the version no feature service."""
+_ROUNDING: Final = 1e-6
+"""Probabilities of 32 bits that were summed up in batches of other sizes differ by no more, nor do
+predictions as a part of the larger one."""
 
 
 def scoring_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
@@ -31,8 +35,6 @@ def scoring_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     def equals_online(
         batch_predictions: BatchPredictions, gateway: GatewayResource
     ) -> dg.AssetCheckResult:
-        from platform_assets.scoring.equality import compare_answers
-
         sample, version = batch_predictions.sample, batch_predictions.version
         try:
             features, answers = _ask(version, sample, gateway)
@@ -78,3 +80,49 @@ def _ask(
             if refusal.code != _NO_LOOKUPS:
                 raise
     return "sent", ask_gateway_rows(version, [one.values for one in sample], gateway)
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """How many rows were compared, how many are equal to the last digit, and which differ."""
+
+    rows: int
+    identical: int
+    largest_difference: float
+    differing: tuple[str, ...]
+
+
+def compare_answers(
+    sample: Sequence[SampledRow],
+    predictions: Sequence[Any],
+    probabilities: Sequence[Sequence[float]],
+) -> Equality:
+    """Compare the sample with answers; `probabilities` is empty for a regression."""
+    identical, largest, differing = 0, 0.0, []
+    rows = zip(sample, predictions, probabilities or [()] * len(sample), strict=True)
+    for row, prediction, shares in rows:
+        pairs = list(zip(row.probabilities, shares, strict=True))
+        is_number = isinstance(row.prediction, float)
+        if is_number:
+            pairs = [(row.prediction, float(prediction))]
+        distances = [_distance(*pair, is_relative=is_number) for pair in pairs]
+        largest = max([largest, *distances])
+        is_same = is_number or row.prediction == prediction
+        identical += is_same and not any(distances)
+        # Of two classes that are as likely, or at the threshold, the last digit decides.
+        is_equal = is_same or any(distances)
+        if not is_equal or max(distances, default=0.0) > _ROUNDING:
+            differing.append(
+                f"{list(row.values)}: {row.prediction!r} {list(row.probabilities)} in the file, "
+                f"{prediction!r} {list(shares)} by the gateway"
+            )
+    return Equality(len(sample), identical, largest, tuple(differing))
+
+
+def _distance(one: float, other: float, *, is_relative: bool) -> float:
+    """The difference of two numbers in 32 bits."""
+    import numpy as np
+
+    left, right = float(np.float32(one)), float(np.float32(other))
+    size = max(abs(left), abs(right)) if is_relative else 1.0
+    return abs(left - right) / size if left != right else 0.0

@@ -37,12 +37,8 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredPart:
-    """A part of the file, and its rows among those that are compared."""
-
-    table: pa.RecordBatch
-    sample: tuple[SampledRow, ...]
+ScoredPart = tuple[pa.RecordBatch, tuple[SampledRow, ...]]
+"""A part of the file, and its rows among those that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ class Scorer:
             usable.select(self.keys).take(picked).to_pylist(),
             [one.take(picked) for one in answers],
         )
-        return ScoredPart(pa.record_batch(cast, schema=schema), sample)
+        return pa.record_batch(cast, schema=schema), sample
 
     def _sampled(
         self,

@@ -7,9 +7,11 @@ from datetime import datetime
 from pathlib import Path
 
 from platform_assets.features.records import FeatureData
+from platform_assets.features.sources.casting import quoted
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, SourceSpec
-from platform_assets.scoring.records import AS_OF, REASON, ROW, EntitiesUnknown
+from platform_assets.resources.source import SourceError
+from platform_assets.scoring.records import AS_OF, REASON, ROW
 from platform_assets.scoring.rows import InputRows
 from platform_assets.scoring.staging import ParquetStage, stage_file
 
@@ -36,8 +38,8 @@ def open_rows(
 def newest_rows(data: FeatureData, spec: ModelSpec, now: datetime) -> InputRows:
     """Return the newest row of every entity of a model's own table."""
     table = _Table(spec, "t0", spec.feature_names)
-    columns = [_quoted(one) for one in (spec.join_key.name, *spec.feature_names)]
-    reason = f"CASE WHEN NOT {table.is_fresh} THEN {_text(table.expired)} END AS {REASON}"
+    columns = [_identifier(one) for one in (spec.join_key.name, *spec.feature_names)]
+    reason = f"CASE WHEN NOT {table.is_fresh} THEN {quoted(table.expired)} END AS {REASON}"
     return InputRows(
         names=(spec.join_key.name,),
         total=data.entities,
@@ -70,7 +72,7 @@ def joined_rows(
     there is one and requests bring nothing along.
 
     Raises:
-        EntitiesUnknown: there is no file, and the tables do not say which keys go together.
+        SourceError: there is no file, and the tables do not say which keys go together.
     """
     keys = spec.join_key_names
     parts = [
@@ -88,13 +90,13 @@ def joined_rows(
         base, total, names = "read_parquet(getvariable('rows'))", stage.rows, (ROW, *keys)
         files["rows"] = stage.files
     elif len(keys) > 1 or spec.request:
-        raise EntitiesUnknown(
+        raise SourceError(
             f"the tables of {spec.name} do not say which rows there are to score",
             f"give the path of a file with the columns {', '.join((*keys, *spec.request_names))} "
             "as `source` in the configuration of the run",
         )
     else:
-        key = _quoted(keys[0])
+        key = _identifier(keys[0])
         every = " UNION ALL ".join(f"SELECT {key} FROM {part.rows}" for part in parts)
         base, total, names = (
             f"(SELECT DISTINCT {key} FROM ({every}))",
@@ -102,7 +104,7 @@ def joined_rows(
             keys,
         )
     columns = [
-        *(f"r.{_quoted(one)}" for one in (*names, *spec.request_names)),
+        *(f"r.{_identifier(one)}" for one in (*names, *spec.request_names)),
         *(column for part in parts for column in part.columns),
         f"least({', '.join(part.time for part in parts)}) AS {AS_OF}",
         f"coalesce({', '.join(_reasons(parts))}) AS {REASON}",
@@ -117,10 +119,10 @@ def _reasons(parts: Sequence[_Table]) -> Iterator[str]:
     for key in dict.fromkeys(part.key for part in parts):
         own = [part for part in parts if part.key == key]
         names = " and ".join(part.name for part in own)
-        unknown = " AND ".join(f"{part.alias}.{_quoted(key)} IS NULL" for part in own)
-        yield f"CASE WHEN {unknown} THEN {_text(f'no row of {names} has this {key}')} END"
+        unknown = " AND ".join(f"{part.alias}.{_identifier(key)} IS NULL" for part in own)
+        yield f"CASE WHEN {unknown} THEN {quoted(f'no row of {names} has this {key}')} END"
     for part in parts:
-        yield f"CASE WHEN NOT {part.is_fresh} THEN {_text(part.expired)} END"
+        yield f"CASE WHEN NOT {part.is_fresh} THEN {quoted(part.expired)} END"
 
 
 class _Table:
@@ -132,11 +134,12 @@ class _Table:
         is_external = isinstance(table, FeatureTableSpec) and table.is_external
         self.alias, self.name, self.key = alias, table.name, table.join_key.name
         self.rows = f"read_parquet(getvariable('{alias}'))"
-        self.columns = [f"{alias}.{_quoted(name)}" for name in names]
+        key = _identifier(self.key)
+        self.columns = [f"{alias}.{_identifier(name)}" for name in names]
         self.expired = f"values of {self.name} have expired"
         self.is_fresh, self.time, self.newest = "true", "NULL::TIMESTAMPTZ", f"{self.rows} {alias}"
         if table.event_time is not None:
-            key, time = _quoted(self.key), _quoted(table.event_timestamp)
+            time = _identifier(table.event_timestamp)
             self.time = f"{alias}.{time}::TIMESTAMPTZ"
             if ttl := int(table.expires_after.total_seconds()):
                 self.is_fresh = f"({self.time} >= getvariable('now') - INTERVAL {ttl} SECOND)"
@@ -147,14 +150,8 @@ class _Table:
             self.newest = (
                 f"({once} FROM {self.rows} SEMI JOIN ({times}) USING ({key}, {time})) {alias}"
             )
-        self.join = (
-            f"LEFT JOIN {self.newest} ON r.{_quoted(self.key)} = {alias}.{_quoted(self.key)}"
-        )
+        self.join = f"LEFT JOIN {self.newest} ON r.{key} = {alias}.{key}"
 
 
-def _quoted(name: str) -> str:
+def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _text(words: str) -> str:
-    return "'" + words.replace("'", "''") + "'"

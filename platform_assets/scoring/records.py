@@ -24,14 +24,6 @@ SCORED_AT: Final = "prediction_time"
 """When the scoring began, which is the time at which values are expired or not."""
 
 
-class EntitiesUnknown(Exception):
-    """The model's tables do not say which rows there are to score; `todo` says what to do."""
-
-    def __init__(self, message: str, todo: str) -> None:
-        super().__init__(message)
-        self.todo = todo
-
-
 @dataclass(frozen=True, slots=True)
 class SampledRow:
     """A row as a client writes it, in signature order, and what Triton answered.

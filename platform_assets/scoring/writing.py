@@ -63,10 +63,10 @@ class PredictionWriter:
                 self.spec, self.version, rows.names, rows.keys, reader.schema, self.scored_at, every
             )
             with replacing(path) as file, parquet.ParquetWriter(file, scorer.schema) as writer:
-                for part in self._parts(scorer, reader):
-                    writer.write_batch(part.table)
-                    sample += part.sample
-                    done += part.table.num_rows
+                for part, compared in self._parts(scorer, reader):
+                    writer.write_batch(part)
+                    sample += compared
+                    done += part.num_rows
                     self.progress.at("scoring", done, rows.total)
                 writer.close()
                 rows.check_current()

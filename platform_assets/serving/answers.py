@@ -73,32 +73,26 @@ def ask_gateway_entities(
 def _ask_in_batches(
     asked: RegisteredVersion, rows: Sequence[Row], ask: Callable[[Sequence[Row]], PredictResponse]
 ) -> tuple[list[Any], list[list[float]]]:
+    """Ask in batches that the gateway takes: what its own limits are is for it to say."""
     labels: list[Any] = []
     probabilities: list[list[float]] = []
-    for answer in _answers(rows, asked.signature, ask):
+    step, start = min(_BATCH_ROWS, asked.signature.max_batch_rows), 0
+    while start < len(rows):
+        try:
+            answer = ask(rows[start : start + step])
+        except GatewayRefused as refusal:
+            if refusal.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or step == 1:
+                raise
+            step = max(1, step // 2)
+            continue
         if answer.version != asked.version:
             raise GatewayClientError(
                 f"POST /predict was answered by version {answer.version}, not {asked.version}"
             )
         labels += answer.predictions
         probabilities += answer.probabilities or []
+        start += step
     return labels, probabilities
-
-
-def _answers(
-    rows: Sequence[Row], signature: Signature, ask: Callable[[Sequence[Row]], PredictResponse]
-) -> Iterator[PredictResponse]:
-    """Ask in batches that the gateway takes: what its own limits are is for it to say."""
-    step, start = min(_BATCH_ROWS, signature.max_batch_rows), 0
-    while start < len(rows):
-        try:
-            yield ask(rows[start : start + step])
-        except GatewayRefused as refusal:
-            if refusal.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or step == 1:
-                raise
-            step = max(1, step // 2)
-        else:
-            start += step
 
 
 def json_rows(signature: Signature, features: pd.DataFrame) -> list[list[Any]]:

@@ -23,9 +23,7 @@ from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import ModelStatus
 
 
-def serving_checks(
-    spec: ModelSpec, outcomes: OutcomeLookup | None = None
-) -> list[dg.AssetChecksDefinition]:
+def serving_checks(spec: ModelSpec, outcomes: OutcomeLookup) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `triton_serving_state` and `gateway_reload` of one model.
 
     `outcomes` knows the truth of logged rows, where outcomes are recorded.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -22,7 +21,7 @@ from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.resources.triton_api import READY
 from platform_assets.serving.compatibility import frame_contract, signature_differences
 from platform_assets.serving.latency import triton_latency
-from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, refused
 from platform_assets.serving.promotion import GATES, LOAD_ID, NO_REGRESSION
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.regression import RegressionConfig, no_regression
@@ -39,9 +38,7 @@ class GateConfig(dg.Config):
     replay: ReplayConfig = Field(default=ReplayConfig())
 
 
-def serving_gates(
-    spec: ModelSpec, outcomes: OutcomeLookup | None = None
-) -> dg.AssetChecksDefinition:
+def serving_gates(spec: ModelSpec, outcomes: OutcomeLookup) -> dg.AssetChecksDefinition:
     """Build the blocking checks of `triton_serving_state`, one step for all of them.
 
     `outcomes` knows the truth of logged rows, where outcomes are recorded.
@@ -139,7 +136,7 @@ def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
         indexes = dict(triton.everywhere(lambda one: (one.url, one.index(state.model_name))))
         endpoint = triton.version_ready(state.model_name, state.version)
     except TritonError as error:
-        return _refused(metadata, f"Triton could not be asked: {error}")
+        return refused(metadata, f"Triton could not be asked: {error}")
     problems = []
     for url, index in indexes.items():
         entry = next((one for one in index if one.version == state.version), None)
@@ -174,12 +171,12 @@ def triton_parity(candidate: LoadedVersion) -> dg.AssetCheckResult:
     try:
         answers = candidate.answers
     except TritonError as error:
-        return _refused(candidate.identity, f"version {version} did not answer: {error}")
+        return refused(candidate.identity, f"version {version} did not answer: {error}")
     try:
         candidate.answer_blank_row()
     except TritonError as error:
         why = f"version {version} did not answer {BLANK_ROW}: {error}; production stays where it is"
-        return _refused(candidate.identity, why)
+        return refused(candidate.identity, why)
     for answer in answers:
         verdict = parity_check(
             "triton_parity",
@@ -206,7 +203,7 @@ def schema_compatible(candidate: LoadedVersion) -> dg.AssetCheckResult:
             return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
         old = candidate.recorded(production).signature
     except ProductionUnknown as error:
-        return _refused(metadata, str(error))
+        return refused(metadata, str(error))
     breaking = signature_differences(old, candidate.registered.signature)
     return dg.AssetCheckResult(
         passed=allowed or not breaking,
@@ -237,7 +234,7 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
             "gateway signature": feature_contract(signature.features),
         }
     except (FeatureStoreError, ExportError, OSError) as error:
-        return _refused(candidate.identity, f"a contract could not be read: {error}")
+        return refused(candidate.identity, f"a contract could not be read: {error}")
     other = [where for where, digest in digests.items() if digest != spec.column_contract]
     return dg.AssetCheckResult(
         passed=not other,
@@ -250,7 +247,3 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
             ),
         },
     )
-
-
-def _refused(metadata: dict[str, Any], why: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=False, description=why, metadata=metadata)

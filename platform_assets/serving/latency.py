@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import dagster as dg
@@ -13,7 +14,7 @@ import numpy as np
 from platform_assets.export.runtime import model_inputs
 from platform_assets.resources.metadata import picture
 from platform_assets.resources.triton import TritonEndpoint, TritonError
-from platform_assets.serving.loaded_version import LoadedVersion
+from platform_assets.serving.loaded_version import LoadedVersion, refused
 from platform_assets.serving.pictures import latency_picture
 
 CLIENTS: Final = (1, 8)
@@ -63,16 +64,14 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
         measured = [
             max(
                 candidate.triton.everywhere(
-                    lambda endpoint, clients=clients: _best_round(  # type: ignore[misc] # mypy infers no type for the default
-                        candidate, endpoint, inputs, clients, budget
-                    )
+                    partial(_best_round, candidate, inputs, clients, budget)
                 ),
                 key=lambda latencies: latencies.p99_bound,
             )
             for clients in CLIENTS
         ]
     except TritonError as error:
-        return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)
+        return refused(metadata, str(error))
     over = [latencies for latencies in measured if latencies.p99_bound > budget]
     return dg.AssetCheckResult(
         passed=not over,
@@ -88,10 +87,10 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
 
 def _best_round(
     candidate: LoadedVersion,
-    endpoint: TritonEndpoint,
     inputs: dict[str, np.ndarray[Any, Any]],
     clients: int,
     budget_ms: float,
+    endpoint: TritonEndpoint,
 ) -> Latencies:
     rounds: list[Latencies] = []
     for _ in range(_ROUNDS):

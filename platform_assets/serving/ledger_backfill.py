@@ -21,7 +21,7 @@ from platform_assets.serving.ledger import (
     parse_reason,
     read_ledger,
 )
-from platform_assets.serving.ledger_entries import enter_switch
+from platform_assets.serving.ledger_entries import LedgerWriter
 from platform_assets.serving.switch_evidence import late_content
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import ModelStatus, Release, ReleaseState, Switch
@@ -54,7 +54,7 @@ def backfill_ledger(
         content = late_content(
             spec, switch, repository, action=made_by.action, by=made_by.name, gap=gap
         )
-        entered = enter_switch(spec, content, chain, instance)
+        entered = LedgerWriter(spec, chain, instance).enter_switch(content)
         made = _materialization(spec, switch, made_by, gap=gap, entered=entered)
         instance.report_runless_asset_event(made)
         recorded.append(switch.generation)

@@ -1,7 +1,7 @@
 """Entries of the ledger's chain: switches, and other acts that materializations report.
 
 Nothing here fails: what moved has moved. What could not be entered is entered later, by
-`enter_missing`; the metadata say which entry it is, or why it is not there yet.
+`LedgerWriter.enter_missing`; the metadata say which entry it is, or why it is not there yet.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Container, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import dagster as dg
@@ -35,131 +35,111 @@ _RECENT: Final = 50
 _LONGEST_TEXT: Final = 4000
 _log = logging.getLogger(__name__)
 
-Metadata = Mapping[str, str | int]
 
+@dataclass(frozen=True, slots=True)
+class LedgerWriter:
+    """Enters what happens to one model into the chain in `folder`."""
 
-def enter(
-    spec: ModelSpec,
-    kind: str,
-    content: Mapping[str, Any],
-    folder: LedgerFolder,
-    instance: dg.DagsterInstance,
-    is_same: Callable[[LedgerEntry], bool] = lambda _: False,
-) -> dict[str, str | int]:
-    """Append an entry unless one that `is_same` is there; return metadata that name it."""
-    try:
-        journal, key = folder.journal(spec.model_name), folder.deployment_key()
-        if journal is None:
-            return {}
-        entry = journal.append(
-            kind,
-            plain_content(content),
-            key,
-            is_same=is_same,
-            before=lambda: _beginning(spec, instance),
+    spec: ModelSpec
+    folder: LedgerFolder
+    instance: dg.DagsterInstance
+
+    def enter_switch(self, content: Mapping[str, Any]) -> dict[str, str | int]:
+        """Append a switch, once: a run that is tried again, and the backfill, may tell of it too.
+
+        `content` has at least `version`, `generation`, `changed` and `reason`. Returns metadata
+        that name the entry.
+        """
+        return self._enter(SWITCH, content, lambda entry: _contains_switch(entry, content))
+
+    def with_act(self, made: dg.AssetMaterialization, identity: str) -> dg.AssetMaterialization:
+        """Return an act of a release with the ledger's entry of it, made now, among its metadata.
+
+        The entry holds the metadata, without pictures. An act of the same `identity` that is made
+        again has the entry of the first.
+        """
+        content = {
+            "description": made.description or "",
+            **plain_metadata(made.metadata),
+            "identity": identity,
+        }
+        entered = self._enter(
+            RELEASE, content, lambda entry: entry.content.get("identity") == identity
         )
-    except (LedgerError, KeyFileError) as error:
-        _log.warning("the ledger of %s lacks an entry: %s", spec.model_name, error)
-        return {CHAIN: f"{_NOT_ENTERED}: {error}"}
-    signed = f"signed with key {entry.key}" if entry.key else "not signed: no LEDGER_KEY"
-    return {CHAIN: f"entry {entry.number}, {signed}", ENTRY: entry.number, HASH: entry.hash}
+        return made.with_metadata({**made.metadata, **entered})
 
+    def enter_missing(self) -> list[str]:
+        """Enter what Dagster has and the chain lacks, oldest first; say what was done.
 
-def enter_switch(
-    spec: ModelSpec,
-    content: Mapping[str, Any],
-    folder: LedgerFolder,
-    instance: dg.DagsterInstance,
-) -> dict[str, str | int]:
-    """Append a switch, once: a run that is tried again, and the backfill, may tell of it too.
+        A writer that could not write, or died before it, left these switches and acts of releases.
+        """
+        journal = self.folder.journal(self.spec.model_name)
+        if journal is None:
+            return []
+        try:
+            entries = journal.entries()
+        except LedgerError as error:
+            return [str(error)]
+        known = {
+            (switch.get("generation"), switch.get("version"))
+            for entry in entries
+            for switch in switches_of(entry)
+        }
+        said = []
+        for entry in reversed(read_ledger(self.instance, self.spec)):
+            if (entry.generation, entry.version) not in known:
+                entered = self.enter_switch({**asdict(entry), "chain": "entered later"})
+                said.append(f"generation {entry.generation}: {entered[CHAIN]}")
+        if self.spec.release is None:
+            return said
+        return said + self._enter_missing_acts(
+            {str(entry.content.get("identity")) for entry in entries}
+        )
 
-    `content` has at least `version`, `generation`, `changed` and `reason`.
-    """
-    return enter(
-        spec,
-        SWITCH,
-        content,
-        folder,
-        instance,
-        lambda entry: _contains_switch(entry, dict(content)),
-    )
-
-
-def with_entry(
-    made: dg.AssetMaterialization,
-    spec: ModelSpec,
-    kind: str,
-    folder: LedgerFolder,
-    instance: dg.DagsterInstance,
-    *,
-    identity: str = "",
-) -> dg.AssetMaterialization:
-    """Return a materialization with the ledger's entry of it, made now, among its metadata.
-
-    The entry holds the metadata, without pictures. With an `identity`, a materialization that is
-    made again has the entry of the first.
-    """
-    content = {"description": made.description or "", **plain_metadata(made.metadata)}
-    if identity:
-        content["identity"] = identity
-    entered = enter(
-        spec,
-        kind,
-        content,
-        folder,
-        instance,
-        lambda entry: bool(identity) and entry.content.get("identity") == identity,
-    )
-    return made.with_metadata({**made.metadata, **entered})
-
-
-def enter_missing(spec: ModelSpec, folder: LedgerFolder, instance: dg.DagsterInstance) -> list[str]:
-    """Enter what Dagster has and the chain lacks, oldest first; say what was done.
-
-    A writer that could not write, or died before it, left these switches and acts of releases.
-    """
-    journal = folder.journal(spec.model_name)
-    if journal is None:
-        return []
-    try:
-        entries = journal.entries()
-    except LedgerError as error:
-        return [str(error)]
-    known = {
-        (switch.get("generation"), switch.get("version"))
-        for entry in entries
-        for switch in switches_of(entry)
-    }
-    said = []
-    for entry in reversed(read_ledger(instance, spec)):
-        if (entry.generation, entry.version) not in known:
-            content = {**asdict(entry), "chain": "entered later"}
-            entered = enter_switch(spec, content, folder, instance)
-            said.append(f"generation {entry.generation}: {entered[CHAIN]}")
-    if spec.release is None:
+    def _enter_missing_acts(self, known: Container[str]) -> list[str]:
+        """Enter what the pilot could not; `known` are the identities of the entries there are."""
+        key = dg.AssetKey(self.spec.key("release"))
+        said = []
+        for record in reversed(self.instance.fetch_materializations(key, limit=_RECENT).records):
+            made, identity = record.asset_materialization, f"Dagster record {record.storage_id}"
+            if made is None or identity in known:
+                continue
+            if str(plain_metadata(made.metadata).get(CHAIN, "")).startswith(_NOT_ENTERED):
+                late = self.with_act(made, identity)
+                said.append(f"release: {plain_metadata(late.metadata)[CHAIN]}")
         return said
-    identities = {str(entry.content.get("identity")) for entry in entries}
-    return said + _enter_missing_acts(spec, folder, instance, identities)
 
+    def _enter(
+        self, kind: str, content: Mapping[str, Any], is_same: Callable[[LedgerEntry], bool]
+    ) -> dict[str, str | int]:
+        """Append an entry unless one that `is_same` is there; return metadata that name it."""
+        name = self.spec.model_name
+        try:
+            journal, key = self.folder.journal(name), self.folder.deployment_key()
+            if journal is None:
+                return {}
+            entry = journal.append(
+                kind, plain_content(content), key, is_same=is_same, before=self._beginning
+            )
+        except (LedgerError, KeyFileError) as error:
+            _log.warning("the ledger of %s lacks an entry: %s", name, error)
+            return {CHAIN: f"{_NOT_ENTERED}: {error}"}
+        signed = f"signed with key {entry.key}" if entry.key else "not signed: no LEDGER_KEY"
+        return {CHAIN: f"entry {entry.number}, {signed}", ENTRY: entry.number, HASH: entry.hash}
 
-def _enter_missing_acts(
-    spec: ModelSpec, folder: LedgerFolder, instance: dg.DagsterInstance, known: Container[str]
-) -> list[str]:
-    """Enter what the pilot could not; `known` are the identities of the entries that are there."""
-    key = dg.AssetKey(spec.key("release"))
-    said = []
-    for record in reversed(instance.fetch_materializations(key, limit=_RECENT).records):
-        made, identity = record.asset_materialization, f"Dagster record {record.storage_id}"
-        if made is None or identity in known:
-            continue
-        if str(plain_metadata(made.metadata).get(CHAIN, "")).startswith(_NOT_ENTERED):
-            late = with_entry(made, spec, RELEASE, folder, instance, identity=identity)
-            said.append(f"release: {plain_metadata(late.metadata)[CHAIN]}")
-    return said
+    def _beginning(self) -> dict[str, Any] | None:
+        older = read_ledger(self.instance, self.spec, limit=_FAR_BACK)
+        if not older:
+            return None
+        return {
+            "note": "The chain begins here. The switches below are older: they are what Dagster's "
+            "records said at this time, which nothing protected until now.",
+            "switches": plain_content([asdict(entry) for entry in reversed(older)]),
+        }
 
 
 def anchors(metadata: Mapping[str, Any], source: str) -> list[Anchor]:
-    """Return what metadata of `enter` say of an entry; nothing where they name none."""
+    """Return what metadata of `LedgerWriter` say of an entry; nothing where they name none."""
     if isinstance(metadata.get(ENTRY), int) and metadata.get(HASH):
         return [Anchor(metadata[ENTRY], str(metadata[HASH]), source)]
     return []
@@ -195,17 +175,6 @@ def plain_content(value: Any) -> Any:
     half = _LONGEST_TEXT // 2
     # Of the acts of a release the newest, at the end, is in no entry before.
     return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} ... {text[-half:]}"
-
-
-def _beginning(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, Any] | None:
-    older = read_ledger(instance, spec, limit=_FAR_BACK)
-    if not older:
-        return None
-    return {
-        "note": "The chain begins here. The switches below are older: they are what Dagster's "
-        "records said at this time, which nothing protected until now.",
-        "switches": plain_content([asdict(entry) for entry in reversed(older)]),
-    }
 
 
 def _contains_switch(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:

@@ -24,6 +24,15 @@ from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import MODEL_FILE
 
 
+def refused(
+    metadata: dict[str, Any],
+    why: str,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    """Return the verdict of a gate that the version does not pass; an error keeps it out."""
+    return dg.AssetCheckResult(passed=False, severity=severity, description=why, metadata=metadata)
+
+
 class ProductionUnknown(Exception):
     """What is in production, or what that version reads, cannot be found out."""
 

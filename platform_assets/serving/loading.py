@@ -14,6 +14,7 @@ from platform_assets.export.triton_config import (
     to_text,
     with_versions,
 )
+from platform_assets.resources.metadata import listed
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import (
     TritonEndpoint,
@@ -53,7 +54,7 @@ def load_beside(
     triton.ready_versions(packaged.model_name)  # nothing is done while one of them is down
     reason = _mismatch(packaged, repository)
     if not reason:
-        reason = _load_everywhere(packaged, triton, repository, timeout_s, log)
+        reason = _Loading(packaged, repository, timeout_s, log).load_everywhere(triton)
     ready = triton.ready_versions(packaged.model_name)
     return ServingState(
         model_name=packaged.model_name,
@@ -77,35 +78,6 @@ def _mismatch(packaged: PackagedVersion, repository: ModelRepository) -> str:
     return f"not loaded: the repository holds digest {found}, packaged was {packaged.sha256}"
 
 
-def _load_everywhere(
-    packaged: PackagedVersion,
-    triton: TritonResource,
-    repository: ModelRepository,
-    timeout_s: float,
-    log: Log,
-) -> str:
-    """Load a version on every server and persist it; return why it was not, else ""."""
-    name = packaged.model_name
-    loading = _Loading(packaged, repository, timeout_s, log)
-    try:
-        triton.everywhere(loading.load)
-        ready = triton.ready_anywhere(name)
-        repository.persist_config(name, to_text(loading.config(ready)))
-        log(f"READY now: {_listed(ready)}; config.pbtxt names them")
-        # A server that started meanwhile may have read the file as it was.
-        triton.everywhere(loading.load_unless_ready)
-    except _NotLoadedError as refusal:
-        loading.restore()
-        return str(refusal)
-    except RepositoryError as refusal:
-        loading.restore()
-        return f"not kept: {refusal}"
-    except TritonError:
-        loading.restore()
-        raise
-    return ""
-
-
 class _NotLoadedError(Exception):
     """A server does not have the version READY; the message says why."""
 
@@ -125,6 +97,26 @@ class _Loading:
         self._loaded: list[tuple[TritonEndpoint, tuple[int, ...]]] = []
         """Servers that have the version, and what they had READY before."""
 
+    def load_everywhere(self, triton: TritonResource) -> str:
+        """Load the version on every server and persist it; return why it was not, else ""."""
+        try:
+            triton.everywhere(self.load)
+            ready = triton.ready_anywhere(self._name)
+            self._repository.persist_config(self._name, to_text(self.config(ready)))
+            self._log(f"READY now: {listed(ready)}; config.pbtxt names them")
+            # A server that started meanwhile may have read the file as it was.
+            triton.everywhere(self.load_unless_ready)
+        except _NotLoadedError as refusal:
+            self.restore()
+            return str(refusal)
+        except RepositoryError as refusal:
+            self.restore()
+            return f"not kept: {refusal}"
+        except TritonError:
+            self.restore()
+            raise
+        return ""
+
     def config(self, versions: Collection[int]) -> ModelConfig:
         """The configuration that serves these versions, the new one's where they differ."""
         return beside(self._candidate, self._persisted, versions)
@@ -135,7 +127,7 @@ class _Loading:
         versions = versions_to_load(
             self._version, ready=before, verified=self._verified, broken=self._broken
         )
-        self._log(f"READY before: {_listed(before)}; loading {_listed(versions)}")
+        self._log(f"READY before: {listed(before)}; loading {listed(versions)}")
         refusal = "Triton gives no reason"
         try:
             endpoint.load(self._name, load_override(self.config(versions)))
@@ -248,7 +240,3 @@ def persisted_versions(repository: ModelRepository, model_name: str) -> tuple[in
     """Versions that a restarted Triton would load, ascending."""
     text = repository.persisted_config(model_name)
     return () if text is None else served_versions(from_text(text))
-
-
-def _listed(versions: Collection[int]) -> str:
-    return ", ".join(map(str, versions)) or "none"

@@ -54,10 +54,8 @@ def replay_picture(
 ) -> bytes:
     """Draw both versions' scores for the same rows, and their differences, as a PNG."""
     figure, (left, right) = plots.canvas(9, 3.4, ratios=(1, 1))
-    ends = [float(bound(one)) for bound, one in (
-        (min, production), (min, candidate), (max, production), (max, candidate)
-    )]  # fmt: skip
-    left.plot((min(ends), max(ends)), (min(ends), max(ends)), color=plots.MUTED, linewidth=1)
+    ends = min(production.min(), candidate.min()), max(production.max(), candidate.max())
+    left.plot(ends, ends, color=plots.MUTED, linewidth=1)
     for rows, color, name in (
         (~is_relabelled, plots.ACCENT, "same label"),
         (is_relabelled, plots.BAD, "another label"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -19,14 +19,12 @@ class Drift:
         return bool(self.lost or self.gained)
 
     @classmethod
-    def union(cls, drifts: Iterable[Drift]) -> Drift:
+    def union(cls, drifts: Collection[Drift]) -> Drift:
         """Put together how each of several servers differs."""
-        lost: set[int] = set()
-        gained: set[int] = set()
-        for one in drifts:
-            lost.update(one.lost)
-            gained.update(one.gained)
-        return cls(tuple(sorted(lost)), tuple(sorted(gained)))
+        return cls(
+            lost=tuple(sorted({version for one in drifts for version in one.lost})),
+            gained=tuple(sorted({version for one in drifts for version in one.gained})),
+        )
 
 
 def drift(verified: Collection[int], ready: Collection[int]) -> Drift:

@@ -1,7 +1,5 @@
 """`serving_proof`: the evidence of a switch, kept as files and as metadata."""
 
-from typing import Any
-
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
@@ -13,7 +11,7 @@ from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.ledger import read_ledger
 from platform_assets.serving.promotion import COMPARISON
 from platform_assets.serving.proof import PROOF_PAGE, collect_proof
-from platform_assets.serving.records import GateVerdict, Promotion
+from platform_assets.serving.records import Promotion
 from platform_assets.serving.turns import LEASE, hold
 
 _CONFIRMED = "The switch itself was confirmed by every replica."
@@ -61,11 +59,14 @@ def serving_proof_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             still_true=_CONFIRMED,
         ):
             folder = proof_folder.write(spec.model_name, context.run.run_id, files)
+        verdict = gateway_reload.verdict
+        picture = f"![candidate against production]({verdict.picture})"
         return dg.MaterializeResult(
             value=str(folder),
             metadata={
                 "version": gateway_reload.version,
-                **_verdict_metadata(gateway_reload.verdict),
+                "metric": verdict.metric,
+                **({COMPARISON: dg.MetadataValue.md(picture)} if verdict.picture else {}),
                 "page": dg.MetadataValue.path(str(folder / PROOF_PAGE)),
                 "deployment_ledger": dg.MetadataValue.md(files["deployment_ledger.md"]),
                 **{
@@ -77,13 +78,3 @@ def serving_proof_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         )
 
     return serving_proof
-
-
-def _verdict_metadata(verdict: GateVerdict) -> dict[str, dg.MetadataValue[Any] | str]:
-    """The metric against the floor and production, and the picture of that."""
-    shown: dict[str, dg.MetadataValue[Any] | str] = {"metric": verdict.metric}
-    if verdict.picture:
-        shown[COMPARISON] = dg.MetadataValue.md(
-            f"![candidate against production]({verdict.picture})"
-        )
-    return shown

@@ -36,22 +36,20 @@ class Evidence:
     def claims(self) -> dict[str, bool]:
         """The two halves of being in production, and whether each held."""
         version, ready = self.promotion.version, self.ready_servers
+        generation = self.promotion.answer.generation
         replicas = {one.id for status in self.statuses for one in status.replicas}
+        is_followed = all(
+            confirmed_version(status, PRODUCTION) == version
+            and not replicas_behind(status, generation)
+            for status in self.statuses
+        )
         return {
             f"Triton has version {version} READY: {sum(ready)} of {len(ready)} servers.": all(
                 ready
             ),
             f"Every gateway replica has reloaded onto it: {len(replicas)} asked, generation "
-            f"{self.promotion.answer.generation} or later.": self._is_followed(),
+            f"{generation} or later.": is_followed,
         }
-
-    def _is_followed(self) -> bool:
-        generation = self.promotion.answer.generation
-        return all(
-            confirmed_version(status, PRODUCTION) == self.promotion.version
-            and not replicas_behind(status, generation)
-            for status in self.statuses
-        )
 
 
 def proof_page(evidence: Evidence, files: Mapping[str, str]) -> str:

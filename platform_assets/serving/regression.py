@@ -22,7 +22,7 @@ from platform_assets.resources.triton import TritonError
 from platform_assets.serving.comparison import Comparison, ComparisonVerdict, compare
 from platform_assets.serving.compatibility import align_probabilities, comparison_obstacle
 from platform_assets.serving.ledger import BEST_VERSION
-from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, refused
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.serving.promotion import COMPARISON, OWN_METRIC
 from platform_assets.training.floor import describe_metric, estimate_metric, judge_floor
@@ -70,7 +70,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     try:
         answers = measured_answers(candidate, candidate.answers[0])
     except TritonError as error:
-        return _failed(metadata, f"version {candidate.state.version} did not answer: {error}")
+        return refused(metadata, f"version {candidate.state.version} did not answer: {error}")
     rows = len(candidate.evaluation.groups)
     measured = estimate_metric(metric, answers, candidate.evaluation.groups, spec.gates.confidence)
     verdict = judge_floor(metric, measured, floor, rows, spec.gates)
@@ -83,7 +83,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
         BEST_VERSION: candidate.state.version,
     }
     if not verdict.passed:
-        return _failed(metadata, f"{verdict.reason}; production stays where it is")
+        return refused(metadata, f"{verdict.reason}; production stays where it is")
     return _compare_with_references(candidate, answers, config, verdict.reason, metadata)
 
 
@@ -284,7 +284,3 @@ def _combined_verdict(
         description=". ".join(reference.description for reference in references),
         metadata=metadata,
     )
-
-
-def _failed(metadata: dict[str, Any], why: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=False, description=why, metadata=metadata)

@@ -17,7 +17,7 @@ from platform_assets.serving.ledger import (
     switch_metadata,
     switch_reason,
 )
-from platform_assets.serving.ledger_entries import enter_switch, head_tags
+from platform_assets.serving.ledger_entries import LedgerWriter, head_tags
 from platform_assets.serving.loads import newest_load
 from platform_assets.serving.promotion import (
     NO_REGRESSION,
@@ -103,7 +103,7 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             content = switch_content(
                 spec, switch, model_repository, by="", dagster_run=run_id, gates=gates
             )
-            entered = enter_switch(spec, content, ledger, instance)
+            entered = LedgerWriter(spec, ledger, instance).enter_switch(content)
             newest = newest_load(instance, spec)
             retirement = retire_surplus(
                 spec,

@@ -17,7 +17,7 @@ from platform_assets.resources.model_repository import ModelRepository, Reposito
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.run_tags import rollback_tags
 from platform_assets.serving.ledger import ROLLBACK, read_ledger, switch_metadata, switch_reason
-from platform_assets.serving.ledger_entries import enter_switch, head_tags
+from platform_assets.serving.ledger_entries import LedgerWriter, head_tags
 from platform_assets.serving.loading import persisted_versions, serve_exactly
 from platform_assets.serving.promotion import record_in_registry
 from platform_assets.serving.switch_evidence import switch_content
@@ -85,7 +85,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         content = switch_content(
             spec, switched, model_repository, by=config.by, dagster_run=context.run.run_id
         )
-        entered = enter_switch(spec, content, ledger, context.instance)
+        entered = LedgerWriter(spec, ledger, context.instance).enter_switch(content)
         record = record_in_registry(
             spec.model_name, answer.version, mlflow, context.log, head_tags(entered)
         )

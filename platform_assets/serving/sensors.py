@@ -20,7 +20,7 @@ from platform_assets.resources.triton import TritonError, TritonResource, Triton
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.checks import compare_alias
 from platform_assets.serving.ledger_backfill import backfill_ledger
-from platform_assets.serving.ledger_entries import enter_missing
+from platform_assets.serving.ledger_entries import LedgerWriter
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
 from platform_assets.serving.turns import CHANGE, LEASE, busy_models
@@ -128,7 +128,7 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
             ]
             said += [
                 f"{spec.model_name}: {line}"
-                for line in enter_missing(spec, ledger, context.instance)
+                for line in LedgerWriter(spec, ledger, context.instance).enter_missing()
             ]
             if registry_answers:
                 try:

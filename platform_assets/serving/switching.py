@@ -30,10 +30,8 @@ class ConfirmedSwitch:
     reason: str
 
 
-def reload(
-    model_name: str, request: ReloadRequest, gateway: GatewayResource, variant: str = PRODUCTION
-) -> ReloadResponse:
-    """Move a variant of the model to the version that `request` names.
+def reload(model_name: str, request: ReloadRequest, gateway: GatewayResource) -> ReloadResponse:
+    """Move production of the model to the version that `request` names.
 
     Raises:
         dagster.Failure: no gateway answers, or it refused; what was served is still served.
@@ -44,7 +42,7 @@ def reload(
         as_failure(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES),
         as_failure(what, unpin, VariantPinned, still_true=_EACH_SERVES),
     ):
-        return gateway.reload(model_name, variant, request)
+        return gateway.reload(model_name, PRODUCTION, request)
 
 
 def roll_back(

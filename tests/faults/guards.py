@@ -42,10 +42,11 @@ _TRITON: Final = (
     Removal(
         "SIGTERM",
         "platform_assets/serving/loading.py",
-        "        triton.everywhere(loading.load)\n        ready = triton.ready_anywhere(name)\n",
-        "        ready = (*triton.ready_anywhere(name), packaged.version)\n"
-        "        repository.persist_config(name, to_text(loading.config(ready)))\n"
-        "        triton.everywhere(loading.load)\n",
+        "            triton.everywhere(self.load)\n"
+        "            ready = triton.ready_anywhere(self._name)\n",
+        "            ready = (*triton.ready_anywhere(self._name), self._version)\n"
+        "            self._repository.persist_config(self._name, to_text(self.config(ready)))\n"
+        "            triton.everywhere(self.load)\n",
         "tests/faults/test_triton_signals.py"
         "::test_sigterm_during_a_load_leaves_what_served_and_the_load_converges",
     ),
@@ -68,10 +69,11 @@ _TRITON: Final = (
     Removal(
         "candidate that was not persisted, or whose files are broken",
         "platform_assets/serving/loading.py",
-        "        triton.everywhere(loading.load)\n        ready = triton.ready_anywhere(name)\n",
-        "        ready = (*triton.ready_anywhere(name), packaged.version)\n"
-        "        repository.persist_config(name, to_text(loading.config(ready)))\n"
-        "        triton.everywhere(loading.load)\n",
+        "            triton.everywhere(self.load)\n"
+        "            ready = triton.ready_anywhere(self._name)\n",
+        "            ready = (*triton.ready_anywhere(self._name), self._version)\n"
+        "            self._repository.persist_config(self._name, to_text(self.config(ready)))\n"
+        "            triton.everywhere(self.load)\n",
         _LOADING + "a_triton_that_dies_after_a_bad_candidate_serves_exactly_what_served",
     ),
     Removal(

@@ -139,7 +139,7 @@ class World:
         for event in events:
             self.instance.report_runless_asset_event(event)
 
-    def pilot(self) -> Pilot:
+    def pilot(self, memory: PilotMemory) -> Pilot:
         """The pilot, as each tick of the sensor makes it."""
         return Pilot(
             spec=dataclasses.replace(IRIS, release=self.steps),
@@ -150,12 +150,13 @@ class World:
             losses=lambda *_: None,
             instance=self.instance,
             now=datetime.now(UTC) + self.late,
+            memory=memory,
         )
 
     def tick(self, after: float = 0.0) -> TickResult:
         """Let the pilot look, with its clock that many seconds further; switch if it says so."""
         self.late += timedelta(seconds=after)
-        result = self.pilot().tick(self.memory, is_busy=False)
+        result = self.pilot(self.memory).tick(is_busy=False)
         for event in result.events:
             self.instance.report_runless_asset_event(event)
         self.report()
@@ -165,7 +166,7 @@ class World:
 
     def die_in_tick(self) -> None:
         """Let a pilot carry out its decision, and lose what it was to say and to remember."""
-        self.pilot().tick(replace(self.memory), is_busy=False)
+        self.pilot(replace(self.memory)).tick(is_busy=False)
         self.report()
 
     def switch(self) -> None:

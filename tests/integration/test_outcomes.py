@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from platform_assets.model_spec import Gates, Target, Task
+from platform_assets.quality.comparisons import paired_outcomes
 from platform_assets.quality.matching import match
-from platform_assets.quality.pairing import paired_outcomes
 from platform_assets.quality.records import OutcomeCounts
-from serving_gateway.contract import DEFAULT_MODEL, PairedOutcomes
+from serving_gateway.contract import PairedOutcomes
 from tests.support.gateway_harness import ROW, run_gateway
 from tests.support.models import IRIS
 from tests.support.servers import RunningTriton, wait_until
@@ -52,5 +52,5 @@ def test_outcomes_of_mirrored_predictions_compare_both_versions(
         predictions=6, matured=6, answered=6, duplicate=1, contradicting=1, unmatched=1
     )
     assert paired_outcomes(
-        root, DEFAULT_MODEL, since=begin, a_version=1, b_version=2, spec=SPEC, now=until
+        root, SPEC, since=begin, a_version=1, b_version=2, now=until
     ) == PairedOutcomes(only_b=3, only_a=3, alike=0)

@@ -33,12 +33,6 @@ CHAIN = automation.chain_job(IRIS)
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "source.csv"
     path.write_text("a,b\n1,2\n")

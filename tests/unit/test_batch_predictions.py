@@ -26,8 +26,7 @@ from platform_assets.resources.gateway import GatewayRefused, GatewayResource
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonRefused
 from platform_assets.scoring.assets import scoring_assets
-from platform_assets.scoring.checks import scoring_checks
-from platform_assets.scoring.equality import compare_answers
+from platform_assets.scoring.checks import compare_answers, scoring_checks
 from platform_assets.scoring.inference import in_order
 from platform_assets.scoring.production import NoProductionVersion, production_version
 from platform_assets.scoring.queries import newest_rows

@@ -19,7 +19,7 @@ from platform_assets.model_spec import EventTime, FeatureSpec, ModelSpec
 from platform_assets.resources.source import ColumnsError, SourceError
 from platform_assets.scoring.inference import with_reasons
 from platform_assets.scoring.queries import joined_rows, newest_rows, open_rows
-from platform_assets.scoring.records import AS_OF, REASON, ROW, EntitiesUnknown
+from platform_assets.scoring.records import AS_OF, REASON, ROW
 from platform_assets.scoring.rows import InputRows
 from platform_assets.scoring.staging import stage_file
 from serving_gateway.contract import DType, Feature
@@ -139,7 +139,7 @@ def test_tables_with_several_keys_or_request_features_need_a_file(
     payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]],
 ) -> None:
     spec, _, made = payments
-    with pytest.raises(EntitiesUnknown) as refused:
+    with pytest.raises(SourceError) as refused:
         joined_rows(made, spec, NOW, None)
     assert "columns customer_id, shop_id, amount as `source`" in refused.value.todo
 

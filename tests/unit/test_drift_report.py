@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.monitoring.assets import drift_key
 from platform_assets.monitoring.records import DriftReport
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from platform_assets.resources.samples import SamplesFolder
@@ -45,7 +44,7 @@ def place(tmp_path: Path) -> Place:
 
 def materialized(result: dg.ExecuteInProcessResult) -> tuple[DriftReport, Any]:
     [event] = result.asset_materializations_for_node("visitors__drift_report")
-    return result.asset_value(drift_key(VISITORS)), event.metadata
+    return result.asset_value(VISITORS.key("drift_report")), event.metadata
 
 
 def failed(result: dg.ExecuteInProcessResult) -> str:

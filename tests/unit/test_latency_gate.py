@@ -27,7 +27,7 @@ def passes(monkeypatch: pytest.MonkeyPatch, slow: float, requests: int) -> int:
     nothing = cast(Any, None)
 
     def fits(clients: int) -> bool:
-        best = latency._best_round(nothing, nothing, {}, clients, BUDGET_MS)
+        best = latency._best_round(nothing, {}, clients, BUDGET_MS, nothing)
         return best.p99_bound <= BUDGET_MS
 
     return sum(all(map(fits, CLIENTS)) for _ in range(RUNS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from platform_assets.ledger.chain import BEGINNING, RELEASE, SWITCH
+from platform_assets.ledger.chain import BEGINNING, SWITCH
 from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import new_private_key
 from platform_assets.ledger.resource import LedgerFolder
@@ -22,11 +21,9 @@ from platform_assets.serving.ledger import PROMOTION, switch_metadata
 from platform_assets.serving.ledger_entries import (
     ENTRY,
     HASH,
-    enter_missing,
-    enter_switch,
+    LedgerWriter,
     head_tags,
     plain_content,
-    with_entry,
 )
 from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch
@@ -35,12 +32,6 @@ from tests.support.models import IRIS
 
 KEY_PEM = new_private_key()
 NOWHERE = MlflowResource(tracking_uri="http://127.0.0.1:9")
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture
@@ -65,7 +56,7 @@ def enter(folder: LedgerFolder, instance: dg.DagsterInstance, switched: Any) -> 
     content = switch_content(
         IRIS, switched, ModelRepository(root="/nowhere"), by="ada", dagster_run="run"
     )
-    return enter_switch(IRIS, content, folder, instance)
+    return LedgerWriter(IRIS, folder, instance).enter_switch(content)
 
 
 def materialize(instance: dg.DagsterInstance, switched: Any, **entered: Any) -> None:
@@ -119,8 +110,10 @@ def test_a_switch_that_could_not_be_entered_is_entered_later(
     assert lost["ledger"].startswith("not entered yet: the ledger ")
     assert head_tags(lost) == {}
     materialize(instance, confirmed(2, 2, "b"), **lost)
-    assert "generation 2: entry 2, signed" in enter_missing(IRIS, folder, instance)[0]
-    assert enter_missing(IRIS, folder, instance) == []
+    assert (
+        "generation 2: entry 2, signed" in LedgerWriter(IRIS, folder, instance).enter_missing()[0]
+    )
+    assert LedgerWriter(IRIS, folder, instance).enter_missing() == []
     assert kinds(folder) == [(SWITCH, 1), (SWITCH, 2)]
     assert journal(folder).entries()[1].content["chain"] == "entered later"
 
@@ -130,8 +123,8 @@ def test_an_old_ledger_begins_its_chain_with_an_entry_that_says_so(
 ) -> None:
     materialize(instance, confirmed(1, 1, "a"))
     materialize(instance, confirmed(2, 2, "b"))
-    assert enter_missing(IRIS, folder, instance) != []
-    assert enter_missing(IRIS, folder, instance) == []
+    assert LedgerWriter(IRIS, folder, instance).enter_missing() != []
+    assert LedgerWriter(IRIS, folder, instance).enter_missing() == []
     enter(folder, instance, confirmed(3, 3, "c"))
     [first, later] = journal(folder).entries()
     assert (first.kind, later.kind) == (BEGINNING, SWITCH)
@@ -141,7 +134,7 @@ def test_an_old_ledger_begins_its_chain_with_an_entry_that_says_so(
     assert verify_chain(lines, IRIS.model_name, folder.deployment_key(), rest=rest).problems == []
 
 
-def test_any_materialization_can_be_entered_once(
+def test_an_act_of_a_release_is_entered_once(
     folder: LedgerFolder, instance: dg.DagsterInstance
 ) -> None:
     made = dg.AssetMaterialization(
@@ -153,8 +146,8 @@ def test_any_materialization_can_be_entered_once(
             "plot": dg.MetadataValue.md("![](data:image/png;base64,AAAA)"),
         },
     )
-    shown = with_entry(made, IRIS, RELEASE, folder, instance, identity="r-1 step 0")
-    again = with_entry(made, IRIS, RELEASE, folder, instance, identity="r-1 step 0")
+    writer = LedgerWriter(IRIS, folder, instance)
+    shown, again = (writer.with_act(made, "r-1 step 0") for _ in range(2))
     assert shown.metadata[ENTRY] == again.metadata[ENTRY]
     assert "plot" in shown.metadata
     [entry] = journal(folder).entries()
@@ -175,15 +168,16 @@ def test_an_act_of_a_release_that_could_not_be_entered_is_entered_later(
         dg.AssetKey([IRIS.model_name, "release"]), metadata={"version": 2, "verdict": "go"}
     )
     for where in (full, folder):
-        instance.report_runless_asset_event(with_entry(made, spec, RELEASE, where, instance))
-    assert "release: entry 2, signed" in enter_missing(spec, folder, instance)[0]
-    assert enter_missing(spec, folder, instance) == []
+        entered = LedgerWriter(spec, where, instance).with_act(made, "r-1 step 0")
+        instance.report_runless_asset_event(entered)
+    assert "release: entry 2, signed" in LedgerWriter(spec, folder, instance).enter_missing()[0]
+    assert LedgerWriter(spec, folder, instance).enter_missing() == []
     assert [entry.content["verdict"] for entry in journal(folder).entries()] == ["go", "go"]
 
 
 def test_without_a_folder_nothing_is_entered(instance: dg.DagsterInstance) -> None:
     assert enter(LedgerFolder(), instance, confirmed(1, 1, "a")) == {}
-    assert enter_missing(IRIS, LedgerFolder(), instance) == []
+    assert LedgerWriter(IRIS, LedgerFolder(), instance).enter_missing() == []
 
 
 def test_a_broken_key_stops_no_switch(tmp_path: Path, instance: dg.DagsterInstance) -> None:

@@ -26,9 +26,10 @@ from platform_assets.model_spec import (
 )
 from platform_assets.quality.assets import quality_assets
 from platform_assets.quality.automation import quality_schedule
-from platform_assets.quality.history import read_history
+from platform_assets.quality.checks import find_shortfalls
 from platform_assets.quality.matching import match
 from platform_assets.quality.measuring import measure
+from platform_assets.quality.metadata import read_history
 from platform_assets.quality.records import (
     ANY_TIME,
     FIXED_SAMPLE,
@@ -37,7 +38,6 @@ from platform_assets.quality.records import (
     QualityReport,
     VersionQuality,
 )
-from platform_assets.quality.verdict import find_shortfalls
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import BoundedMean, DType, Trials

@@ -16,7 +16,7 @@ import pytest
 from platform_assets.prediction_log import merging
 from platform_assets.prediction_log.erasure import erase
 from platform_assets.prediction_log.merging import MergedLog, merge_ended_days
-from platform_assets.prediction_log.subjects import EntitySubject
+from platform_assets.prediction_log.subjects import entity_subject
 from platform_assets.quality.log_files import LogFiles
 from platform_assets.resources import merged_files
 from platform_assets.resources.merged_files import current_files
@@ -167,7 +167,7 @@ def test_an_entity_is_erased_from_files_that_a_killed_merge_left(
         patched.setattr(Path, "unlink", unlink)
         with pytest.raises(Killed):
             merge_ended_days(tmp_path / MODEL, TOMORROW)
-    found = erase(tmp_path / MODEL, EntitySubject("e2"))
+    found = erase(tmp_path / MODEL, entity_subject("e2"))
     assert found.rows == 6, "each once"
     assert ids(day) == all_of(range(6)) - once(*(f"p-{file}-2" for file in range(6)))
     assert len([*day.glob("*.parquet")]) == 1
@@ -241,7 +241,7 @@ def test_merging_while_gateways_write_and_an_entity_is_erased_keeps_each_row_onc
         merge_ended_days(tmp_path / MODEL, TOMORROW)
 
     def forget() -> None:
-        erase(tmp_path / MODEL, EntitySubject("e2"))
+        erase(tmp_path / MODEL, entity_subject("e2"))
 
     threads = [threading.Thread(target=work, args=(step,)) for step in (write, merge, forget)]
     for thread in threads:

@@ -24,9 +24,9 @@ from platform_assets.model_spec import (
     Target,
     Task,
 )
+from platform_assets.quality.comparisons import paired_outcomes
 from platform_assets.quality.log_files import LogFiles
 from platform_assets.quality.matching import match
-from platform_assets.quality.pairing import paired_outcomes
 from platform_assets.quality.records import OutcomeCounts, QualityError
 from platform_assets.quality.source_outcomes import copy_source_outcomes, outcome_rows
 from platform_assets.resources.source import SourceResource
@@ -402,9 +402,7 @@ def test_removed_source_leaves_no_outcomes(tmp_path: Path) -> None:
 
 
 def _paired(root: Path, spec: ModelSpec, **more: float) -> PairedOutcomes | BoundedMean:
-    return paired_outcomes(
-        root, "churn", since=BEGIN, a_version=1, b_version=2, spec=spec, now=LATER, **more
-    )
+    return paired_outcomes(root, spec, since=BEGIN, a_version=1, b_version=2, now=LATER, **more)
 
 
 def test_pairs_are_mirrored_rows_with_matured_outcomes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 from dagster._core.events import DagsterEvent, DagsterEventType
 from rich.console import Console
 
-from platform_assets.ledger.chain import RELEASE, parse_line
+from platform_assets.ledger.chain import parse_line
 from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import DeploymentKey, new_private_key, read_key
 from platform_assets.ledger.resource import LedgerFolder
@@ -37,7 +37,7 @@ from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from platform_assets.serving.ledger import PROMOTION, ROLLBACK, switch_metadata
-from platform_assets.serving.ledger_entries import enter_switch, head_tags, with_entry
+from platform_assets.serving.ledger_entries import LedgerWriter, head_tags
 from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch
 from serving_gateway.contract import ONNX_DIGEST_TAG, Mode, ReloadResponse
@@ -90,7 +90,7 @@ class World:
                 "acts": dg.MetadataValue.md("- 2026-01-02, token:ada: approval: looks good"),
             },
         )
-        made = with_entry(decision, IRIS, RELEASE, self.folder, instance)
+        made = LedgerWriter(IRIS, self.folder, instance).with_act(decision, "r-1 step 0")
         instance.report_runless_asset_event(made)
         self.switch(1, 3, ROLLBACK, "it was wrong")
 
@@ -111,7 +111,7 @@ class World:
         content = switch_content(
             IRIS, switched, self.repository, by="", dagster_run="r", gates=gates
         )
-        entered = enter_switch(IRIS, content, self.folder, self.instance)
+        entered = LedgerWriter(IRIS, self.folder, self.instance).enter_switch(content)
         self.tags[version] |= head_tags(entered)
         made = dg.AssetMaterialization(
             dg.AssetKey(IRIS.key("gateway_reload")),
@@ -147,12 +147,6 @@ class World:
 
     def model(self, version: int) -> Path:
         return self.repository.path(NAME, version) / "model.onnx"
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture

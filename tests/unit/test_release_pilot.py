@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,6 @@ STEPS = ReleaseSpec(
     guardrails={Guard.FAILURES: 0.005},
 )
 MODEL = IRIS.model_name
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 class World:
@@ -120,8 +114,9 @@ class World:
             losses=losses,
             instance=self.instance,
             now=datetime.now(UTC) + self.routing.late,
+            memory=self.memory,
         )
-        return pilot.tick(self.memory, is_busy=is_busy)
+        return pilot.tick(is_busy=is_busy)
 
     @property
     def release(self) -> Release:

@@ -74,7 +74,7 @@ def test_losses_are_the_candidates_on_either_side_of_the_switch(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def paired(_folder: Path, _model: str, **options: Any) -> PairedLosses:
+    def paired(_folder: Path, _spec: object, **options: Any) -> PairedLosses:
         asked.update(options)
         return losses_of_b
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import dagster as dg
-import pytest
 
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.serving.ledger import (
@@ -21,12 +18,6 @@ from platform_assets.serving.ledger import (
 from platform_assets.serving.switching import ConfirmedSwitch
 from serving_gateway.contract import Mode, ReloadResponse
 from tests.support.models import IRIS
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def switch(

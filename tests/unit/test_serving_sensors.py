@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,12 +124,6 @@ def switched(*versions: int, first: int = 1, after: int = 0) -> ModelStatus:
 def routed(status: ModelStatus, **changes: Any) -> ModelStatus:
     """The status with another routing."""
     return replace(status, routing=replace(status.routing, **changes))
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def watch(

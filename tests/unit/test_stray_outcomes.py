@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from platform_assets.model_spec import Gates, Outcomes, Target, Task
 from platform_assets.quality import matching
-from platform_assets.quality.pairing import paired_outcomes
+from platform_assets.quality.comparisons import paired_outcomes
 from serving_gateway.contract import OUTCOMES_FOLDER, PairedOutcomes
 from tests.support.models import IRIS
 from tests.support.prediction_log import BEGIN, OUTCOMES, Logged, Sent, write_log, write_outcomes
@@ -62,11 +62,10 @@ def test_strays_take_no_memory_of_a_joined_release(
     _write_strays(tmp_path)
     found = paired_outcomes(
         tmp_path,
-        "churn",
+        _SPEC,
         since=BEGIN,
         a_version=1,
         b_version=2,
-        spec=_SPEC,
         now=BEGIN + timedelta(days=30),
     )
     assert found == PairedOutcomes(only_b=100, only_a=0, alike=0)

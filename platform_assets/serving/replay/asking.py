@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import sleep
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,42 +30,25 @@ _SECONDS: Final = 60.0
 """After which no further row is asked: slow versions answer fewer."""
 
 
-@dataclass
 class VersionAnswers:
-    """What one version answered, by row; NaN and None where it did not."""
-
-    labels: NDArray[Any]
-    """Shape (rows,), objects."""
-    probabilities: NDArray[np.float64] | None
-    """Shape (rows, classes); None for a regression."""
-    is_answered: NDArray[np.bool_]
-    failures: dict[int, str] = field(default_factory=dict)
-    """Rows that Triton refused to answer, with its reason."""
-    seconds: list[float] = field(default_factory=list)
-    """Of each inference of a single row."""
-
-    @classmethod
-    def empty(cls, asked: RegisteredVersion, rows: int) -> VersionAnswers:
-        """No answers yet."""
-        signature = asked.signature
-        shape = (rows, len(signature.classes))
-        has_probabilities = signature.probabilities_output is not None
-        return cls(
-            labels=np.full(rows, None, dtype=object),
-            probabilities=np.full(shape, np.nan) if has_probabilities else None,
-            is_answered=np.zeros(rows, dtype=np.bool_),
-        )
-
-
-class Respondent:
-    """A version that answers rows over an open connection."""
+    """What one version answers over an open connection, by row; NaN and None until it did."""
 
     def __init__(self, asked: RegisteredVersion, features: pd.DataFrame, infer: Infer) -> None:
-        self.answers = VersionAnswers.empty(asked, len(features))
-        self._asked = asked
-        self._infer = infer
-        self._inputs: Mapping[str, NDArray[Any]] = model_inputs(asked.signature, features)
-        self._outputs = output_names(asked.signature)
+        signature, rows = asked.signature, len(features)
+        self.labels: NDArray[Any] = np.full(rows, None, dtype=object)
+        """Shape (rows,), objects."""
+        self.probabilities: NDArray[np.float64] | None = None
+        """Shape (rows, classes); None for a regression."""
+        if signature.probabilities_output is not None:
+            self.probabilities = np.full((rows, len(signature.classes)), np.nan)
+        self.is_answered: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
+        self.failures: dict[int, str] = {}
+        """Rows that Triton refused to answer, with its reason."""
+        self.seconds: list[float] = []
+        """Of each inference of a single row."""
+        self._asked, self._infer = asked, infer
+        self._inputs: Mapping[str, NDArray[Any]] = model_inputs(signature, features)
+        self._outputs = output_names(signature)
 
     def ask(self, rows: slice) -> None:
         """Let the version answer these rows; of a batch that is refused, each row alone.
@@ -79,24 +61,23 @@ class Respondent:
             self._take(rows)
         except TritonRefused as refusal:
             if rows.stop - rows.start == 1:
-                self.answers.failures[rows.start] = refusal.reason
+                self.failures[rows.start] = refusal.reason
                 return
             for row in range(rows.start, rows.stop):
                 self.ask(slice(row, row + 1))
         else:
             if rows.stop - rows.start == 1 and rows.start < SINGLES:
-                self.answers.seconds.append(time.perf_counter() - began)
+                self.seconds.append(time.perf_counter() - began)
 
     def _take(self, rows: slice) -> None:
         name, version = self._asked.model_name, self._asked.version
         inputs = {name: array[rows] for name, array in self._inputs.items()}
         outputs = self._infer(name, version, inputs, self._outputs)
         labels, probabilities = answers_in(outputs, self._asked.signature)
-        answers = self.answers
-        answers.labels[rows] = labels.tolist()
-        if answers.probabilities is not None:
-            answers.probabilities[rows] = probabilities
-        answers.is_answered[rows] = True
+        self.labels[rows] = labels.tolist()
+        if self.probabilities is not None:
+            self.probabilities[rows] = probabilities
+        self.is_answered[rows] = True
 
 
 def ask_in_turn(
@@ -119,16 +100,16 @@ def ask_in_turn(
     most = min(one.signature.max_batch_rows for one, _ in versions)
     end, asked = time.monotonic() + _SECONDS, 0
     with endpoint.connection("replay logged rows") as infer:
-        respondents = [Respondent(one, frame, infer) for one, frame in versions]
+        answers = [VersionAnswers(one, frame, infer) for one, frame in versions]
         for turn, part in enumerate(_parts(rows, min(BATCH_ROWS, most))):
-            for one in respondents if turn % 2 else reversed(respondents):
+            for one in answers if turn % 2 else reversed(answers):
                 began = time.perf_counter()
                 one.ask(part)
                 pause(_REST * (time.perf_counter() - began))
             asked = part.stop
             if time.monotonic() > end:
                 break
-    return asked, [one.answers for one in respondents]
+    return asked, answers
 
 
 def _parts(rows: int, batch: int) -> Iterator[slice]:

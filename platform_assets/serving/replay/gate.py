@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +14,7 @@ from pydantic import Field
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.samples import SamplesError, SamplesFolder
 from platform_assets.resources.triton import TritonError
-from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, refused
 from platform_assets.serving.replay.asking import VersionAnswers, ask_in_turn
 from platform_assets.serving.replay.comparison import (
     answers_obstacle,
@@ -25,7 +23,12 @@ from platform_assets.serving.replay.comparison import (
     prediction_scores,
 )
 from platform_assets.serving.replay.judging import Finding, ReplayVerdict, judge_replay
-from platform_assets.serving.replay.logged import OutcomeLookup, outdated_answers, true_values
+from platform_assets.serving.replay.logged import (
+    Lookup,
+    OutcomeLookup,
+    outdated_answers,
+    true_values,
+)
 from platform_assets.serving.replay.reading import LoggedRows, NothingToReplayError, read_logged
 from platform_assets.serving.replay.rows import units
 from platform_assets.serving.replay.showing import (
@@ -34,8 +37,6 @@ from platform_assets.serving.replay.showing import (
     row_metadata,
 )
 
-Lookup = Callable[[datetime], Mapping[tuple[str, int], str | float]]
-"""`OutcomeLookup` of one model."""
 _STAYS: Final = "production stays where it is"
 
 
@@ -54,14 +55,14 @@ def replay(
     candidate: LoadedVersion,
     config: ReplayConfig,
     samples: SamplesFolder,
-    outcomes: OutcomeLookup | None = None,
+    outcomes: OutcomeLookup,
 ) -> dg.AssetCheckResult:
     """Let the candidate answer the last logged requests, and judge its answers.
 
     Both versions answer now, on one server, so that the same input is compared; this leaves no
     trace among clients' requests. `outcomes` looks up the true values of logged rows.
     """
-    lookup = partial(outcomes, Path(samples.root), candidate.spec) if outcomes else None
+    lookup = partial(outcomes, Path(samples.root), candidate.spec)
     rows = candidate.spec.gates.replay_rows if config.rows is None else config.rows
     try:
         production = _find_production(candidate, rows)
@@ -72,13 +73,13 @@ def replay(
     except ProductionUnknown as error:
         if config.without_comparison:
             return _pass_check(candidate.identity, f"nothing was replayed: {error}")
-        return _fail_check(candidate.identity, str(error))
+        return refused(candidate.identity, str(error))
     except TritonError as error:
         said = f"logged rows were not answered: {error}; {_STAYS}"
-        return _fail_check(candidate.identity, said)
+        return refused(candidate.identity, said)
     except SamplesError as error:
         said = f"nothing was replayed, since the log cannot be read: {error}"
-        return _fail_check(candidate.identity, said, dg.AssetCheckSeverity.WARN)
+        return refused(candidate.identity, said, dg.AssetCheckSeverity.WARN)
 
 
 def _find_production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
@@ -104,7 +105,7 @@ def _replay_rows(
     production: RegisteredVersion,
     config: ReplayConfig,
     logged: LoggedRows,
-    outcomes: Lookup | None,
+    outcomes: Lookup,
 ) -> dg.AssetCheckResult:
     began, both = time.monotonic(), [(candidate.registered, logged.candidate)]
     if production.version in candidate.triton.ready_versions(production.model_name):
@@ -150,7 +151,7 @@ def _compare_answers(
     production: RegisteredVersion,
     logged: LoggedRows,
     answers: tuple[VersionAnswers, VersionAnswers],
-    outcomes: Lookup | None,
+    outcomes: Lookup,
     metadata: dict[str, Any],
 ) -> list[Finding]:
     spec, new = candidate.spec, candidate.registered.signature
@@ -158,11 +159,10 @@ def _compare_answers(
     held_out = prediction_scores(rows.labels, rows.probabilities, new.classes)
     compared = pair(new, production.signature, *answers, held_out)
     truth = None
-    if outcomes is not None:
-        try:
-            truth = true_values(logged.table, compared, new, outcomes)
-        except SamplesError as error:  # the other guards need no outcomes
-            metadata["outcomes"] = f"not joined: {error}"
+    try:
+        truth = true_values(logged.table, compared, new, outcomes)
+    except SamplesError as error:  # the other guards need no outcomes
+        metadata["outcomes"] = f"not joined: {error}"
     findings = judge_replay(
         compared,
         units(logged.table)[compared.rows],
@@ -197,19 +197,11 @@ def _check_result(
     }
     broken = broken + by_verdict[ReplayVerdict.BROKEN]
     if broken:
-        return _fail_check(metadata, "; ".join([*broken, _STAYS]))
+        return refused(metadata, "; ".join([*broken, _STAYS]))
     if inconclusive := by_verdict[ReplayVerdict.OPEN]:
-        return _fail_check(metadata, "; ".join(inconclusive), dg.AssetCheckSeverity.WARN)
+        return refused(metadata, "; ".join(inconclusive), dg.AssetCheckSeverity.WARN)
     return _pass_check(metadata, otherwise)
 
 
 def _pass_check(metadata: dict[str, Any], said: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
-
-
-def _fail_check(
-    metadata: dict[str, Any],
-    why: str,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=False, severity=severity, description=why, metadata=metadata)

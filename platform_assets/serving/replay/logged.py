@@ -29,6 +29,8 @@ OutcomeLookup = Callable[[Path, ModelSpec, datetime], Mapping[tuple[str, int], s
 """Returns the matured outcomes of what a model answered since a time, by `sample_id` and
 `sample_row`: texts of a classifier, numbers of a regression. The path is the log of all models;
 it raises `SamplesError`."""
+Lookup = Callable[[datetime], Mapping[tuple[str, int], str | float]]
+"""`OutcomeLookup` of one model."""
 _SAME: Final = 1e-3
 """Difference, in spreads, up to which a logged prediction is the one that is answered now."""
 
@@ -52,10 +54,7 @@ def outdated_answers(
 
 
 def true_values(
-    table: pa.Table,
-    compared: ComparedAnswers,
-    new: Signature,
-    lookup: Callable[[datetime], Mapping[tuple[str, int], str | float]],
+    table: pa.Table, compared: ComparedAnswers, new: Signature, lookup: Lookup
 ) -> NDArray[np.object_] | None:
     """Return the matured outcomes of the compared rows as the model's labels or numbers.
 

@@ -19,7 +19,6 @@ from platform_assets.resources.samples import SamplesError, SamplesFolder, read_
 from platform_assets.serving.replay.rows import (
     LogMismatchError,
     complete_rows,
-    missing_columns,
     tensor_frame,
 )
 from serving_gateway.contract import (
@@ -86,7 +85,7 @@ def read_logged(
 
     try:
         parts, left_out = read_again(read)
-        found = _newest(parts, rows, left_out)
+        found = _newest(parts, rows, left_out) if parts else None
     except (OSError, ValueError, TypeError) as error:
         raise SamplesError(
             f"the samples in {samples.folder(name)} cannot be read as one table: {error}"
@@ -108,8 +107,7 @@ def _readable_parts(
     names = dict.fromkeys(feature.name for one in both for feature in one.features)
     since = datetime.now(UTC) - _OLDEST
     for table in samples.by_file(model_name, None, since, [*names, *_LOGGED], []):
-        lacking = {name for one in both for name in missing_columns(one, table)}
-        if lacking:
+        if lacking := names.keys() - {*table.column_names}:
             left_out[f"the log lacks {', '.join(sorted(lacking))}"] += table.num_rows
             continue
         complete = complete_rows(table, both)
@@ -126,12 +124,10 @@ def _readable_parts(
             yield complete.select(kept), *frames
 
 
-def _newest(parts: list[_Part], rows: int, left_out: Counter[str]) -> LoggedRows | None:
+def _newest(parts: list[_Part], rows: int, left_out: Counter[str]) -> LoggedRows:
     import pandas as pd
     import pyarrow as pa
 
-    if not parts:
-        return None
     tables, candidate, production = zip(*parts, strict=True)
     table = pa.concat_tables(tables, promote_options="permissive")
     times = table[LOG_TIME].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()

@@ -27,11 +27,6 @@ class LogMismatchError(Exception):
     """The log holds a feature as another type than a version reads; the message says which."""
 
 
-def missing_columns(signature: Signature, table: pa.Table) -> list[str]:
-    """Return the features that no logged row has."""
-    return [one.name for one in signature.features if one.name not in table.column_names]
-
-
 def complete_rows(table: pa.Table, signatures: Sequence[Signature]) -> pa.Table:
     """Return the rows that all of the versions can read, in their order.
 

@@ -1,17 +1,19 @@
-"""Paired comparison of two versions by the outcomes of rows that both answered."""
+"""Outcomes by which two versions are compared: of logged rows, and of rows that both answered."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.quality.matching import match
+from platform_assets.quality.records import QualityError
+from platform_assets.resources.samples import SamplesError
 from serving_gateway.contract import BoundedMean, PairedOutcomes
 
+_KNOWN: Final = "SELECT id, row, outcome FROM matched WHERE is_matured AND outcome IS NOT NULL"
 _WRONG: Final = """SELECT
     count(*) FILTER (b_answer <> outcome AND answer = outcome),
     count(*) FILTER (b_answer = outcome AND answer <> outcome),
@@ -22,16 +24,32 @@ _ERRORS: Final = """SELECT greatest(-1.0, least(1.0,
 FROM known WHERE version = $a AND b_version = $b AND isfinite(answer) AND isfinite(b_answer)"""
 
 
+def matured_outcomes(
+    root: Path, spec: ModelSpec, since: datetime
+) -> dict[tuple[str, int], str | float]:
+    """Return the matured outcomes of a model's predictions since a time, by id and row.
+
+    Raises:
+        SamplesError: the files cannot be read as a prediction log or as outcomes.
+    """
+    now = datetime.now(UTC)
+    try:
+        with match(root, spec, since=since, until=now, now=now) as found:
+            known = found.database.sql(_KNOWN).fetchall()
+    except QualityError as error:
+        raise SamplesError(str(error)) from error
+    return {(name, row): outcome for name, row, outcome in known}
+
+
 def paired_outcomes(
     folder: Path,
-    model: str,
+    spec: ModelSpec,
     *,
     since: datetime,
     a_version: int,
     b_version: int,
-    spec: ModelSpec,
+    now: datetime,
     score_scale: float = 1.0,
-    now: datetime | None = None,
 ) -> PairedOutcomes | BoundedMean:
     """Compare B's answers with A's on the mirrored rows whose outcome is matured.
 
@@ -43,10 +61,8 @@ def paired_outcomes(
     Raises:
         QualityError: the files cannot be read as a prediction log or as outcomes.
     """
-    until = now or datetime.now(UTC)
     versions = {"a": a_version, "b": b_version}
-    named = replace(spec, model_name=model)
-    with match(folder, named, since=since, until=until, now=until) as found:
+    with match(folder, spec, since=since, until=now, now=now) as found:
         if spec.task is not Task.REGRESSION:
             [counts] = found.database.execute(_WRONG, versions).fetchall()
             return PairedOutcomes(*counts)
