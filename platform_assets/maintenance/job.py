@@ -49,10 +49,10 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
     ) -> None:
         def folders(name: str) -> dict[str, Path]:
             return {
-                "proof": Path(proof_folder.root) / name,
+                "proof": proof_folder.folder(name),
                 "sample": samples.folder(name),
                 "outcome": samples.folder(name) / OUTCOMES_FOLDER,
-                "report": Path(drift_reports.root) / name,
+                "report": drift_reports.folder(name),
                 "prediction": predictions.folder(name),
             }
 
