@@ -13,7 +13,7 @@ from platform_assets.model_spec.training import estimators, metrics
 from platform_assets.training.candidates import Candidate, build
 from platform_assets.training.folds import folds
 from platform_assets.training.metrics import chosen_metric
-from platform_assets.training.preprocessing import TargetEncoding, Texts, pipeline
+from platform_assets.training.preprocessing import Texts, pipeline
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import cross_validate
 from platform_assets.training.splits import split_evaluation
@@ -127,8 +127,7 @@ def _constant(spec: ModelSpec) -> Any:
 
     model = DummyRegressor() if spec.task is Task.REGRESSION else DummyClassifier()
     # One column: the answer is the same, and the others need no preparation.
-    target = TargetEncoding(spec.task is Task.REGRESSION, spec.evaluation.seed)
-    return pipeline(spec.features[:1], model, scaled=False, texts=Texts.PLACES, target=target)
+    return pipeline(spec.features[:1], model, spec, scaled=False, texts=Texts.PLACES)
 
 
 def _score(model: Any, rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Score:
