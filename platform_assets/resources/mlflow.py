@@ -52,7 +52,6 @@ from serving_gateway.contract import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
 __all__ = ["MlflowResource", "MlflowUnavailable", "RegistryError", "RegistryNotFound", "RunLog"]
@@ -203,10 +202,6 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         with self._client_to(f"store {path} with run {run_id}") as client:
             store_artifact(client, run_id, path, data)
 
-    def log_frame(self, run_id: str, path: str, frame: pd.DataFrame) -> None:
-        """Store rows as the run's artifact `path` (a Parquet file), to be looked at later."""
-        self.log_artifact_bytes(run_id, path, frame.to_parquet(index=False))
-
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         """Return the bytes of the run's artifact `path`; they are not interpreted."""
         with (
@@ -224,17 +219,15 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         Those of the last run are kept in memory: most checks of a chain want the same ones.
         """
         if self._evaluation is None or self._evaluation[0] != run_id:
-            self._evaluation = (run_id, self._read_evaluation(run_id))
+            data = self.artifact_bytes(run_id, EVALUATION_ARTIFACT)
+            try:
+                self._evaluation = (run_id, read_evaluation(data))
+            except (ValueError, KeyError, OSError) as exc:
+                raise RegistryError(
+                    f"{EVALUATION_ARTIFACT} of run {run_id} is no evaluation set ({exc}): train "
+                    "again"
+                ) from exc
         return self._evaluation[1]
-
-    def _read_evaluation(self, run_id: str) -> EvaluationSet:
-        data = self.artifact_bytes(run_id, EVALUATION_ARTIFACT)
-        try:
-            return read_evaluation(data)
-        except (ValueError, KeyError, OSError) as exc:
-            raise RegistryError(
-                f"{EVALUATION_ARTIFACT} of run {run_id} is no evaluation set ({exc}): train again"
-            ) from exc
 
     # Versions
 
