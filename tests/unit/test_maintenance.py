@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files as files_of
@@ -124,7 +124,13 @@ def cleaner(
     monkeypatch.setattr(cleaner_module, "find_usage", find_usage)
     chosen = Limits(**{"mlflow_days": 0, "keep": 1, **limits})
     servers: Any = None
-    return Cleaner(instance, servers, lambda _name: folders or {}, chosen, NOW, lambda _line: None)
+    given = folders or {}
+
+    def place(kind: str) -> Callable[[str], Path]:
+        return lambda _name: given[kind]
+
+    places = {kind: place(kind) for kind in given}
+    return Cleaner(instance, servers, places, chosen, NOW, lambda _line: None)
 
 
 def run_of(instance: dg.DagsterInstance, job: str = "best_model_chain", **fields: Any) -> str:
