@@ -31,14 +31,6 @@ _LEAST_GAIN: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
-    """A floor of the metric, and where it lies between which values."""
-
-    floor: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Score:
     """Mean and spread of a metric over folds."""
 
@@ -86,8 +78,8 @@ def _evaluations(spec: ModelSpec) -> Iterator[Evaluation]:
                 yield Evaluation(metric=metric, fraction=fraction, split=split, seed=seed + number)
 
 
-def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Baseline:
-    """Return a floor between a constant answer and the better one of two simple models.
+def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> tuple[float, str]:
+    """Return a floor between a constant answer and the better of two simple models, and why there.
 
     ScaffoldError where neither is better than the constant answer.
     """
@@ -110,7 +102,7 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> B
             f"{name} has a {measured} in cross-validation, the constant {constant:.2f}"
         )
     floor = _rounded(min(constant + gain / 2, best.mean - _ERRORS * best.spread), constant)
-    return Baseline(
+    return (
         floor,
         f"between one constant answer ({constant:.2f}) and {name} ({best.mean:.2f} ± "
         f"{best.spread:.2f} in {best.folds} folds of {len(some):,} rows)",

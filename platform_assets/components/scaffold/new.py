@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
         print(f"no model file was made: {error}", file=sys.stderr)
         return 1
     print("\n".join(outcome.lines()))
-    print(f"next: make chain MODEL={outcome.draft.model_name}")
+    print(f"next: make chain MODEL={outcome.draft.spec.model_name}")
     if folder.absolute() not in {SHIPPED, *model_folders()}:
         print(f"      (for a platform that was started with {MODELS_DIR}={folder})")
     return 0
