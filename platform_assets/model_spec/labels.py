@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
@@ -84,7 +84,10 @@ class KeyedTable(SourceSpec):
     event_time: EventTime | None
     features: tuple[FeatureSpec, ...] = ()
     target: Target
+    weight: WeightColumn | None = None
     code_version: str
+    has_unique_rows: ClassVar[bool] = False
+    """Two transactions may be of one customer, one merchant and one second."""
 
     @property
     def name(self) -> str:
@@ -102,19 +105,10 @@ class KeyedTable(SourceSpec):
         return self.target
 
     @property
-    def has_unique_rows(self) -> bool:
-        """False: two transactions may be of one customer, one merchant and one second."""
-        return False
-
-
-@plain_dataclass(frozen=True, kw_only=True)
-class LabelTable(KeyedTable):
-    """The labels of a model of several tables, as they are read; its features are the request's."""
-
-    event_time: EventTime
-    weight: WeightColumn | None
-
-    @property
     def weight_column(self) -> WeightColumn | None:
         """The column that says how much a row counts, if there is one."""
         return self.weight
+
+
+class LabelTable(KeyedTable):
+    """The labels of a model of several tables, as they are read; its features are the request's."""

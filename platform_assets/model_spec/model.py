@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
+from datetime import timedelta
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -35,13 +36,11 @@ from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, ide
 from platform_assets.model_spec.labels import LabelKey, Labels, LabelTable
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
 from platform_assets.model_spec.outcomes import (
+    LABELS,
     OutcomeRule,
     Outcomes,
     OutcomesInput,
     OutcomeTable,
-    as_outcomes,
-    outcome_rule,
-    source_keys,
 )
 from platform_assets.model_spec.release import ReleaseSpec
 from platform_assets.model_spec.search import Search
@@ -86,9 +85,19 @@ def _given_or_labels(value: object, info: ValidationInfo) -> object:
 
 
 def _outcomes(value: object, info: ValidationInfo) -> object:
+    """Take `outcomes: labels` for what it stands for; anything else as it is."""
     if "labels" not in info.data:
         raise PydanticCustomError(FOLLOWS, "depends on `labels`")
-    return as_outcomes(value, info.data["labels"])
+    if not isinstance(value, str):
+        return value
+    if value != LABELS:
+        raise ValueError(f"{value!r}: write {LABELS}, or a mapping with a `source`")
+    if info.data["labels"] is None:
+        raise ValueError(
+            "needs `labels`, which a model of one table does not have: give the `source` of the "
+            "outcomes"
+        )
+    return {f"{LOADER_ONLY}labels": True}
 
 
 def _model_features(value: object, info: ValidationInfo) -> object:
@@ -290,7 +299,13 @@ class ModelSpec(SourceSpec):
     @property
     def outcome_rule(self) -> OutcomeRule:
         """Which outcome belongs to a prediction, and since when it is final."""
-        return outcome_rule(self.outcomes, self.labels)
+        given = self.outcomes or Outcomes(of_labels=True)
+        delay = given.outcome_delay or (self.labels.outcome_delay if self.labels else None)
+        return OutcomeRule(
+            delay=delay or timedelta(),
+            within=given.within or delay,
+            tolerance=given.tolerance or timedelta(),
+        )
 
     @property
     def outcome_table(self) -> OutcomeTable | None:
@@ -298,7 +313,12 @@ class ModelSpec(SourceSpec):
         outcomes = self.outcomes
         if outcomes is None or (outcomes.source is None and not outcomes.of_labels):
             return None
-        keys = source_keys(self.join_keys, outcomes.entities)
+        columns = {one.column: one.source_column for one in outcomes.entities}
+        keys = self.join_keys
+        if columns:
+            keys = tuple(
+                JoinKey(key.column, key.dtype, source_column=columns[key.name]) for key in keys
+            )
         column = outcomes.outcome or self.target.source_column
         return OutcomeTable(
             model_name=self.model_name,
