@@ -26,6 +26,7 @@ from platform_assets.model_spec.decision import Calibration, Threshold
 from platform_assets.model_spec.feature_source import (
     DEFAULT_TTL,
     FEATURES_SCHEMA,
+    Columns,
     Owner,
     SourceSpec,
     TagKey,
@@ -136,10 +137,6 @@ Features = Annotated[
     BeforeValidator(_model_features, json_schema_input_type=FEATURES_SCHEMA | dict[str, list[str]]),
     Field(min_length=1),
 ]
-RequestFeatures = Annotated[
-    tuple[FeatureSpec, ...],
-    BeforeValidator(as_features, json_schema_input_type=FEATURES_SCHEMA),
-]
 Candidates = Annotated[
     tuple[CandidateSpec, ...],
     BeforeValidator(
@@ -201,7 +198,7 @@ class ModelSpec(SourceSpec):
     """The columns that the model reads, in order: a list of names or of `{name, ...}`, or a mapping
     from name to type or options. With `labels`, a mapping from each feature table to the list of
     its columns."""
-    request: RequestFeatures = ()
+    request: Columns = ()
     """Features that only the caller knows, sent with each request; columns of the labels, declared
     as features are."""
     search: Search | None = None

@@ -38,11 +38,6 @@ class Score:
     spread: float
     folds: int
 
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        return self.spread / math.sqrt(self.folds)
-
 
 def choose_split(rows: Rows, spec: ModelSpec) -> tuple[Evaluation, str, Rows]:
     """Return how rows are held out, why not by default, and those that a training learns from.
@@ -96,22 +91,20 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> t
     name, best = max(scores.items(), key=lambda one: one[1].mean)
     gain = best.mean - constant
     measured = f"{metric.name} {best.mean:.2f} ± {best.spread:.2f}"
-    if not gain > max(_LEAST_GAIN, _ERRORS * best.error):
+    error = best.spread / math.sqrt(best.folds)  # the standard error of the mean
+    if not gain > max(_LEAST_GAIN, _ERRORS * error):
         raise ScaffoldError(
             f"no simple model predicts {spec.target.name} better than one constant answer does: "
             f"{name} has a {measured} in cross-validation, the constant {constant:.2f}"
         )
-    floor = _rounded(min(constant + gain / 2, best.mean - _ERRORS * best.spread), constant)
+    # Two decimals, downwards; just above the constant answer at least.
+    wanted = min(constant + gain / 2, best.mean - _ERRORS * best.spread)
+    floor = max(math.floor(wanted * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
     return (
         floor,
         f"between one constant answer ({constant:.2f}) and {name} ({best.mean:.2f} ± "
         f"{best.spread:.2f} in {best.folds} folds of {len(some):,} rows)",
     )
-
-
-def _rounded(floor: float, constant: float) -> float:
-    """Two decimals, downwards; just above the constant answer at least."""
-    return max(math.floor(floor * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
 
 
 def _constant(spec: ModelSpec) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def default_folder(environ: Mapping[str, str] | None = None) -> Path:
+def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where new models go: the first folder of `MODELS_DIR`, else the shipped one."""
-    folders = model_folders() if environ is None else model_folders(environ)
+    folders = model_folders(environ)
     return folders[1] if len(folders) > 1 else folders[0]
