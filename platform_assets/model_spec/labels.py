@@ -53,6 +53,17 @@ class LabelKey:
     source_column: SourceColumn = ""
     """The column's name in the labels, where it differs."""
 
+    @property
+    def join_key(self) -> JoinKey:
+        """The same as a key of the model."""
+        return JoinKey(self.column, self.dtype, source_column=self.source_column)
+
+
+LabelKeys = Annotated[
+    tuple[LabelKey, ...],
+    BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
+]
+
 
 @dataclass(frozen=True, config=CONFIG)
 class Labels:
@@ -60,11 +71,7 @@ class Labels:
 
     source: Source
     """Where the rows with the labels are; the features of `request` are columns of it as well."""
-    entities: Annotated[
-        tuple[LabelKey, ...],
-        BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
-        Field(min_length=1),
-    ]
+    entities: Annotated[LabelKeys, Field(min_length=1)]
     """The keys of the feature tables: a list of names, or a mapping from the name to the column of
     the labels. The first one is the entity of `evaluation.split`."""
     event_time: Annotated[EventTime, Field(validation_alias="event_timestamp")]

@@ -34,7 +34,7 @@ from platform_assets.model_spec.feature_source import (
     as_features,
 )
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
-from platform_assets.model_spec.labels import LabelKey, Labels, LabelTable
+from platform_assets.model_spec.labels import Labels, LabelTable
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
 from platform_assets.model_spec.outcomes import (
     LABELS,
@@ -80,8 +80,7 @@ def _given_or_labels(value: object, info: ValidationInfo) -> object:
             "belongs to `labels` where there are such: move it there"
         )
     if name == "join_key":
-        first: LabelKey = labels.entities[0]
-        return value or JoinKey(first.column, first.dtype, source_column=first.source_column)
+        return value or labels.entities[0].join_key
     return value or getattr(labels, name)
 
 
@@ -261,10 +260,7 @@ class ModelSpec(SourceSpec):
         """The keys by which a row's features are found."""
         if self.labels is None:
             return (self.join_key,)
-        return tuple(
-            JoinKey(one.column, one.dtype, source_column=one.source_column)
-            for one in self.labels.entities
-        )
+        return tuple(one.join_key for one in self.labels.entities)
 
     @property
     def label_column(self) -> Target:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, StrictStr, model_validator
+from pydantic import Field, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import SkipJsonSchema
 
 from platform_assets.model_spec.columns import EventTime
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, reject
-from platform_assets.model_spec.labels import KeyedTable, LabelKey, as_entities
+from platform_assets.model_spec.labels import KeyedTable, LabelKeys
 from platform_assets.model_spec.source import Source
 
 LABELS: Final = "labels"
@@ -29,10 +29,7 @@ class Outcomes:
     source: Source | None = None
     """The rows with outcomes; without it only outcomes that clients send count. `outcomes: labels`
     reads the source of `labels`."""
-    entities: Annotated[
-        tuple[LabelKey, ...],
-        BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
-    ] = ()
+    entities: LabelKeys = ()
     """The model's keys, if their columns in the source have other names: a list of names, or a
     mapping from the key to the column."""
     outcome: Annotated[StrictStr, Field(min_length=1)] | None = None
