@@ -30,8 +30,12 @@ from platform_assets.training.assets import training_assets
 from platform_assets.training.checks import training_checks
 
 
-def build(spec: ModelSpec) -> dg.Definitions:
-    """Build the assets, checks, jobs, schedules and sensors of a model; no I/O."""
+def build(spec: ModelSpec | FeatureTableSpec) -> dg.Definitions:
+    """Build the assets, checks, jobs, schedules and sensors of a model or a table; no I/O."""
+    return _table(spec) if isinstance(spec, FeatureTableSpec) else _model(spec)
+
+
+def _model(spec: ModelSpec) -> dg.Definitions:
     chain, adoption = automation.chain_job(spec), automation.adoption_job(spec)
     drift, scoring = automation.drift_job(spec), automation.scoring_job(spec)
     quality = automation.quality_job(spec)
@@ -76,8 +80,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
     )
 
 
-def build_table(spec: FeatureTableSpec) -> dg.Definitions:
-    """Build the assets, checks, job, schedule and sensor of a feature table; no I/O."""
+def _table(spec: FeatureTableSpec) -> dg.Definitions:
     job = automation.table_job(spec)
     if spec.is_external:
         return dg.Definitions(assets=table_assets(spec), jobs=[job])

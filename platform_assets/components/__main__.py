@@ -68,7 +68,8 @@ def _report(models: Models) -> int:
     for table in models.tables.values():
         print(f"{table.name}: table of {len(table.features)} columns, from {_place(table)}")
     for spec in models.specs.values():
-        print(f"{spec.name}: {_summary(spec)}")
+        what = f"{spec.task} of {spec.target.name}, {len(spec.features)} features"
+        print(f"{spec.name}: {what}, from {_place(spec)}")
     if not models.specs and not models.tables and not models.problems:
         print("no model files: each is <folder>/<model>/defs.yaml")
         return 1
@@ -111,10 +112,6 @@ def _sources(spec: SourceSpec) -> Iterator[tuple[tuple[str, ...], SourceSpec]]:
     # The label table has the columns of the outcomes, which are its own.
     if spec.outcome_table is not None and spec.outcomes and spec.outcomes.source:
         yield ("outcomes",), spec.outcome_table
-
-
-def _summary(spec: ModelSpec) -> str:
-    return f"{spec.task} of {spec.target.name}, {len(spec.features)} features, from {_place(spec)}"
 
 
 def _place(spec: SourceSpec) -> str:

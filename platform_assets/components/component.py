@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import dagster as dg
 from pydantic import BaseModel, BeforeValidator, RootModel, TypeAdapter
@@ -35,30 +36,35 @@ class TableAttributes(RootModel[Annotated[FeatureTableSpec, _by_names_of_files(F
     """The attributes of a table file, as Dagster wants to have them described."""
 
 
-def build_model(spec: ModelSpec) -> dg.Definitions:
-    """Return the whole chain of one model."""
+def build_definitions(spec: ModelSpec | FeatureTableSpec) -> dg.Definitions:
+    """Return the whole chain of a model, or the assets of a feature table and what reads them."""
     # Here: the slices are imported once a model is built, not to check or document files.
     from platform_assets.model_definitions import build
 
     return build(spec)
 
 
-def build_table(spec: FeatureTableSpec) -> dg.Definitions:
-    """Return the assets of one feature table, and what reads them again."""
-    from platform_assets import model_definitions
-
-    return model_definitions.build_table(spec)
-
-
 @dataclass
-class _FileComponent(dg.Component, dg.Resolvable):
-    """A component of a file whose attributes the class of `model` checks and documents.
+class _FileComponent(dg.Component, dg.Resolvable, ABC):
+    """A component of a file whose attributes the class `checked_by` checks and documents.
 
     Not one that Dagster derives: derived classes take text for any field, and templates in it, so
     that a wrong type would be found late.
     """
 
     attributes: Any
+    checked_by: ClassVar[type[RootModel[Any]]]
+    found_by: ClassVar[list[str]]
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """Return the class that checks and documents a file's attributes."""
+        return cls.checked_by
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """Return who owns the component and how it is found."""
+        return dg.ComponentTypeSpec(owners=["team:ml-platform"], tags=cls.found_by)
 
     @classmethod
     def resolve_from_model(
@@ -68,6 +74,14 @@ class _FileComponent(dg.Component, dg.Resolvable):
     ) -> Self:
         """Return the component with the attributes that `model` checked."""
         return cls(cast("RootModel[Any]", model).root)
+
+    @abstractmethod
+    def spec(self, path: Path) -> ModelSpec | FeatureTableSpec:
+        """Return the model or the table; `path` is its file or the folder of that."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Return the whole chain of the model, or the assets of the table."""
+        return build_definitions(self.spec(context.path))
 
 
 @dg.scaffold_with(TableScaffolder)
@@ -80,16 +94,8 @@ class TabularModel(_FileComponent):
     """
 
     attributes: ModelSpec
-
-    @classmethod
-    def model(cls) -> type[BaseModel]:
-        """Return the class that checks and documents a file's attributes."""
-        return Attributes
-
-    @classmethod
-    def get_spec(cls) -> dg.ComponentTypeSpec:
-        """Return who owns the component and how it is found."""
-        return dg.ComponentTypeSpec(owners=["team:ml-platform"], tags=["model", "tabular"])
+    checked_by = Attributes
+    found_by = ["model", "tabular"]  # noqa: RUF012 # a class variable of the base
 
     def spec(self, path: Path) -> ModelSpec:
         """Return the model; `path` is the model file or its folder.
@@ -99,27 +105,15 @@ class TabularModel(_FileComponent):
         """
         return complete(self.attributes, document_at(path), tables_beside(path))
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Return the whole chain of the model."""
-        return build_model(self.spec(context.path))
-
 
 @dataclass
 class FeatureTable(_FileComponent):
     """A table of features with a key, which any number of models may read."""
 
     attributes: FeatureTableSpec
+    checked_by = TableAttributes
+    found_by = ["features"]  # noqa: RUF012 # a class variable of the base
 
-    @classmethod
-    def model(cls) -> type[BaseModel]:
-        """Return the class that checks and documents a file's attributes."""
-        return TableAttributes
-
-    @classmethod
-    def get_spec(cls) -> dg.ComponentTypeSpec:
-        """Return who owns the component and how it is found."""
-        return dg.ComponentTypeSpec(owners=["team:ml-platform"], tags=["features"])
-
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Return the assets of the table."""
-        return build_table(complete_table(self.attributes, document_at(context.path)))
+    def spec(self, path: Path) -> FeatureTableSpec:
+        """Return the table; `path` is the table file or its folder."""
+        return complete_table(self.attributes, document_at(path))

@@ -6,37 +6,32 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
-from platform_assets.components.component import build_model, build_table
+from platform_assets.components.component import build_definitions
 from platform_assets.components.diagnostics import Diagnostic
 from platform_assets.components.loading import Models
 from platform_assets.components.schema import FILE_NAMES
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 
-Build = Callable[[ModelSpec], dg.Definitions]
-BuildTable = Callable[[FeatureTableSpec], dg.Definitions]
+Build = Callable[[ModelSpec | FeatureTableSpec], dg.Definitions]
 
 _log = logging.getLogger(__name__)
 
 
-def define_models(
-    models: Models, build: Build = build_model, build_table: BuildTable = build_table
-) -> dg.Definitions:
-    """Merge the definitions of every good model; a broken file becomes an asset that says why.
+def define_models(models: Models, build: Build = build_definitions) -> dg.Definitions:
+    """Merge the definitions of every good file; a broken one becomes an asset that says why.
 
-    A model whose `build` raises counts as broken too.
+    A file whose `build` raises counts as broken too.
     """
     broken = models.broken
     parts: list[dg.Definitions] = []
-    makers = {file: partial(build_table, table) for file, table in models.tables.items()}
-    makers |= {file: partial(build, spec) for file, spec in models.specs.items()}
-    for file, make in makers.items():
+    good: dict[Path, ModelSpec | FeatureTableSpec] = {**models.tables, **models.specs}
+    for file, spec in good.items():
         try:
-            parts.append(make())
+            parts.append(build(spec))
         except Exception as error:  # of any kind: the others load
             message = f"{type(error).__name__}: {error}"
             broken[file] = [Diagnostic(file, 1, "definitions", message)]

@@ -112,11 +112,6 @@ def model_files(folder: Path) -> list[Path]:
     return [file for file in candidates if file.exists()]
 
 
-def load_specs(folders: Path | Iterable[Path] | None = None) -> list[ModelSpec]:
-    """Return the models of the good files, in the order of folders and names."""
-    return list(read_models(folders).specs.values())
-
-
 def _clashes(specs: Mapping[Path, ModelSpec | FeatureTableSpec]) -> list[Diagnostic]:
     """Find names that several files claim: the file whose folder has the name keeps it.
 

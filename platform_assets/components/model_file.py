@@ -20,7 +20,7 @@ from platform_assets.components.document import Document, read_document
 from platform_assets.components.messages import explain
 from platform_assets.components.schema import FILE, FILE_NAMES, TABLE_FILE, ModelFile, TableFile
 from platform_assets.components.tables import Tables, problems_of_tables, with_tables
-from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Outcomes, Source
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
 from platform_assets.training.candidates import SEARCH, CandidateError, check_candidates
 from platform_assets.training.own_code import find_module
 
@@ -104,7 +104,9 @@ def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
         ModelFileError: for a folder whose name a model cannot have, a candidate that does not
             exist, or a feature table, column or key that does not.
     """
-    folder = document.path.parent.absolute()
+    folder, outcomes = document.path.parent.absolute(), spec.outcomes
+    if outcomes is not None and outcomes.source is not None:
+        outcomes = replace(outcomes, source=_placed(outcomes.source, folder))
     found = problems_of_tables(spec, tables, partial(_is_written, folder.parent))
     if unknown := [document.diagnostic(*one) for one in found]:
         raise ModelFileError(sorted(unknown, key=lambda one: one.line))
@@ -113,7 +115,7 @@ def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
             spec,
             model_name=spec.model_name or folder.name,
             source=_placed(spec.source, folder),
-            outcomes=_placed_outcomes(spec.outcomes, folder),
+            outcomes=outcomes,
         )
         typed = with_tables(named, tables)
         check_candidates(typed)
@@ -214,12 +216,6 @@ def _placed(source: Source, folder: Path) -> Source:
         files = {name: _absolute(path, folder) for name, path in duckdb.files.items()}
         duckdb = replace(duckdb, files=files)
     return replace(source, file=source.file and _absolute(source.file, folder), duckdb=duckdb)
-
-
-def _placed_outcomes(outcomes: Outcomes | None, folder: Path) -> Outcomes | None:
-    if outcomes is None or outcomes.source is None:
-        return outcomes
-    return replace(outcomes, source=_placed(outcomes.source, folder))
 
 
 def _absolute(file: str, folder: Path) -> str:

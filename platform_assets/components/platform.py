@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import dagster as dg
 
@@ -25,15 +24,11 @@ class Platform(dg.Component, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return resources, sensors and schedules for the models beside this component."""
-        # Here, as in `build_model`: to check model files needs none of it.
+        # Here, as in `build_definitions`: to check model files needs none of it.
         from platform_assets.shared_definitions import resources, watching
 
-        specs = list(read_models(_folder_of_models(context.path)).specs.values())
+        own = context.path if context.path.is_dir() else context.path.parent
+        specs = list(read_models(own.parent).specs.values())
         # The project has an executor of its own, or Dagster's.
         shared = resources().resources or {}
         return dg.Definitions.merge(watching(specs), dg.Definitions(resources=shared))
-
-
-def _folder_of_models(path: Path) -> Path:
-    """The folder beside whose folders the component's own is."""
-    return (path if path.is_dir() else path.parent).parent

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from platform_assets.components.diagnostics import FieldPath
-from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, JoinKey, LabelKey, ModelSpec
+from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, LabelKey, ModelSpec
 from platform_assets.model_spec.fields import suggestion
 
 Tables = Mapping[str, FeatureTableSpec]
@@ -89,11 +89,10 @@ def with_tables(spec: ModelSpec, tables: Tables) -> ModelSpec:
         LabelKey(one.column, types.get(one.column, one.dtype), one.source_column)
         for one in spec.labels.entities
     )
-    first = entities[0]
     return replace(
         spec,
         labels=replace(spec.labels, entities=entities),
-        join_key=JoinKey(first.column, first.dtype, source_column=first.source_column),
+        join_key=entities[0].join_key,
         features=(*stored, *spec.request),
         tables=tuple(used),
     )

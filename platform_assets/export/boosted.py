@@ -45,7 +45,10 @@ def boosted(estimator: Any) -> Convertible | None:
         case _ if _is_of("lightgbm", "LGBMModel", estimator):
             return _light(estimator)
         case _ if _is_of("xgboost", "XGBModel", estimator):
-            return _extreme(estimator)
+            # The weights of dropped trees are left out.
+            if (kind := estimator.booster or "gbtree") != "gbtree":
+                raise ExportError(f"XGBoost with booster={kind} has no exact ONNX converter")
+            return Convertible(estimator)
         case TransformedTargetRegressor():
             return _of_moved_target(estimator)
         case VotingClassifier(estimators_=[only], voting="soft") if model := boosted(only):
@@ -76,13 +79,6 @@ def _of_moved_target(estimator: Any) -> Convertible:
     if inner.exponential:
         raise ExportError("a centred target and an objective with a logarithm do not go together")
     return replace(inner, offset=inner.offset + float(mean.mean_[0]))
-
-
-def _extreme(estimator: Any) -> Convertible:
-    kind = estimator.booster or "gbtree"
-    if kind != "gbtree":  # the weights of dropped trees are left out
-        raise ExportError(f"XGBoost with booster={kind} has no exact ONNX converter")
-    return Convertible(estimator)
 
 
 def _light(estimator: Any) -> Convertible:

@@ -9,25 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def category_converters() -> dict[type, Any]:
-    """Return the converters by class.
-
-    skl2onnx fails on one-hot columns with a group of infrequent categories, and on target encoding
-    of more than two classes.
-    """
-    from sklearn.preprocessing import OneHotEncoder, TargetEncoder
-
-    return {OneHotEncoder: _convert_one_hot, TargetEncoder: _convert_target}
-
-
-def category_shapes() -> dict[type, Any]:
-    """Return what says, by class, how many columns an encoder makes of which type."""
-    from sklearn.preprocessing import OneHotEncoder, TargetEncoder
-
-    return {OneHotEncoder: _one_hot_shape, TargetEncoder: _target_shape}
-
-
-def _one_hot_shape(operator: Any) -> None:
+def one_hot_shape(operator: Any) -> None:
+    """Tell skl2onnx how many columns a `OneHotEncoder` makes, and of which type."""
     from skl2onnx.shape_calculators import one_hot_encoder as usual
 
     encoder = operator.raw_operator
@@ -37,7 +20,8 @@ def _one_hot_shape(operator: Any) -> None:
         usual.calculate_sklearn_one_hot_encoder_output_shapes(operator)
 
 
-def _target_shape(operator: Any) -> None:
+def target_shape(operator: Any) -> None:
+    """Tell skl2onnx how many columns a `TargetEncoder` makes."""
     _declare(operator, len(operator.raw_operator.encodings_))
 
 
@@ -58,7 +42,8 @@ def _reads_texts(operator: Any) -> bool:
     return all(isinstance(one.type, StringTensorType) for one in operator.inputs)
 
 
-def _convert_one_hot(scope: Any, operator: Any, container: Any) -> None:
+def convert_one_hot(scope: Any, operator: Any, container: Any) -> None:
+    """Add the nodes of a `OneHotEncoder`; skl2onnx fails on a group of infrequent categories."""
     from onnx import TensorProto
     from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
 
@@ -85,7 +70,8 @@ def _convert_one_hot(scope: Any, operator: Any, container: Any) -> None:
     _put_together(scope, operator, container, parts)
 
 
-def _convert_target(scope: Any, operator: Any, container: Any) -> None:
+def convert_target(scope: Any, operator: Any, container: Any) -> None:
+    """Add the nodes of a `TargetEncoder`; skl2onnx fails on more than two classes."""
     from onnx import TensorProto
     from skl2onnx.operator_converters.target_encoder import convert_sklearn_target_encoder
 

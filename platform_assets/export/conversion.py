@@ -50,7 +50,10 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     steps = _steps(scoring, signature)
     model = boosted(steps[-1]) or convertible(steps[-1])
     steps = [*steps[:-1], model.estimator]
-    options = _options(steps[-1], signature, raw_scores=decision.reads_scores)
+    options: _Options = {}
+    if signature.probabilities_output is not None:  # as a matrix, or a matrix of scores
+        wanted = {"zipmap": False} | ({"raw_scores": True} if decision.reads_scores else {})
+        options = {id(model.estimator): wanted}
     if is_custom(scoring):
         graph = _convert_custom(scoring, steps, signature, graph_name, options)
     else:
@@ -92,13 +95,6 @@ def _flat(step: Any) -> list[Any]:
     return [inner for _, inner in flat(step)] if isinstance(step, Pipeline) else [step]
 
 
-def _options(model: Any, signature: Signature, *, raw_scores: bool) -> _Options:
-    """What skl2onnx is told of the last step: a matrix of its probabilities, or of its scores."""
-    if signature.probabilities_output is None:
-        return {}
-    return {id(model): {"zipmap": False, **({"raw_scores": True} if raw_scores else {})}}
-
-
 def _convert_custom(
     estimator: Any, steps: list[Any], signature: Signature, name: str, options: _Options
 ) -> Any:
@@ -106,8 +102,8 @@ def _convert_custom(
     own = estimator.named_steps[CUSTOM_STEP]
     require_converters(own)
     paths = [path for path, _ in flat(own)]
-    chosen = over_columns(list(zip(paths, steps, strict=True)), signature)
-    inputs = [(one.name, _tensor_type(one.dtype)([None, 1])) for one in chosen.columns]
+    named, columns = over_columns(list(zip(paths, steps, strict=True)), signature)
+    inputs = [(one.name, _tensor_type(one.dtype)([None, 1])) for one in columns]
 
     def converts(first: Sequence[Any]) -> bool:
         try:
@@ -117,10 +113,10 @@ def _convert_custom(
         return True
 
     try:
-        graph = _convert(chosen.steps, inputs, name, options)
+        graph = _convert([step for _, step in named], inputs, name, options)
     except ExportError as error:
-        raise blamed(chosen.named, converts, error) from error
-    return fed_by(graph, chosen.columns, signature)
+        raise blamed(named, converts, error) from error
+    return fed_by(graph, columns, signature)
 
 
 def _convert(steps: list[Any], inputs: list[Any], name: str, options: _Options) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -34,11 +34,11 @@ class Parity:
     probabilities are compared."""
     largest_probability_difference: float
     """0.0 when the model has no probabilities."""
+    largest_prediction_difference: float
+    """Of a regression, as a part of the spread of what is expected; else 0.0."""
     tolerance: float
     differing_rows: tuple[int, ...]
     """Positions of the first rows that differ, ascending, at most a thousand."""
-    largest_prediction_difference: float = 0.0
-    """Of a regression, as a part of the spread of what is expected; else 0.0."""
 
     @property
     def holds(self) -> bool:
@@ -52,15 +52,7 @@ class Parity:
     def metadata(self) -> dict[str, int | float | str]:
         """Return the numbers for a Dagster check."""
         shown = ", ".join(map(str, self.differing_rows[:_ROWS_SHOWN]))
-        return {
-            "rows": self.rows,
-            "label_mismatches": self.label_mismatches,
-            "rows_tied": self.rows_tied,
-            "largest_probability_difference": self.largest_probability_difference,
-            "largest_prediction_difference": self.largest_prediction_difference,
-            "tolerance": self.tolerance,
-            "differing_rows": shown or "none",
-        }
+        return {**asdict(self), "differing_rows": shown or "none"}
 
 
 def compare(

@@ -33,23 +33,13 @@ class RawColumn:
     dtype: DType
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnSteps:
-    """The steps to convert, the first of which chooses among `columns` by their names."""
-
-    named: list[NamedStep]
-    columns: tuple[RawColumn, ...]
-
-    @property
-    def steps(self) -> list[Any]:
-        """The steps without their names."""
-        return [step for _, step in self.named]
-
-
-def over_columns(named: Sequence[NamedStep], signature: Signature) -> ColumnSteps:
+def over_columns(
+    named: Sequence[NamedStep], signature: Signature
+) -> tuple[list[NamedStep], tuple[RawColumn, ...]]:
     """Return the steps of a fitted pipeline over a frame of the signature's features, to convert.
 
-    The fitted steps are left as they are.
+    The first one chooses among the columns, which are returned as well, by their names. The fitted
+    steps are left as they are.
 
     Raises:
         ExportError: columns of text and of numbers go into one step.
@@ -71,14 +61,18 @@ def over_columns(named: Sequence[NamedStep], signature: Signature) -> ColumnStep
     chosen = []
     for name, step, names in branches:
         wanted = [_column(features[one], double=double) for one in names]
-        _require_one_type(name, wanted)
+        if len({one.dtype is DType.BYTES for one in wanted}) > 1:
+            raise ExportError(
+                f"step {name!r} reads texts and numbers together: give each a step of its own in a "
+                "ColumnTransformer"
+            )
         columns |= {one.name: one for one in wanted}
         chosen.append((name, _followed(step, double=double), [one.name for one in wanted]))
     selector = copy.copy(first)
     selector.transformers_ = chosen
     if double and type(others[-1][1]).__module__.startswith(_SINGLE_PRECISION):
         others.insert(-1, ("single precision", _as("float32")))
-    return ColumnSteps([(path, selector), *others], tuple(columns.values()))
+    return [(path, selector), *others], tuple(columns.values())
 
 
 def _branches(first: Any, names: list[str]) -> list[tuple[str, Any, list[str]]] | None:
@@ -110,15 +104,6 @@ def _column(feature: Feature, *, double: bool) -> RawColumn:
     return RawColumn(
         f"column.{feature.name}", feature, feature.tensor_dtype if plain else DType.FP64
     )
-
-
-def _require_one_type(name: str, columns: Sequence[RawColumn]) -> None:
-    kinds = {one.dtype is DType.BYTES for one in columns}
-    if len(kinds) > 1:
-        raise ExportError(
-            f"step {name!r} reads texts and numbers together: give each a step of its own in a "
-            "ColumnTransformer"
-        )
 
 
 def _followed(step: Any, *, double: bool) -> Any:

@@ -6,7 +6,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from platform_assets.export.category_converters import category_converters, category_shapes
+from platform_assets.export.category_converters import (
+    convert_one_hot,
+    convert_target,
+    one_hot_shape,
+    target_shape,
+)
 from platform_assets.export.inspection import ExportError
 
 _UNARY: Final = {np.abs: "Abs", np.exp: "Exp", np.log: "Log", np.log1p: "Log", np.sqrt: "Sqrt"}
@@ -24,19 +29,21 @@ def converter_options() -> dict[str, Any]:
     `scipy.sparse.csc_array`, which changes no value.
     """
     from sklearn.impute import SimpleImputer
-    from sklearn.preprocessing import FunctionTransformer
+    from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, TargetEncoder
 
     return {
         "custom_parsers": {FunctionTransformer: _parse},
         "custom_shape_calculators": {
             FunctionTransformer: _shape,
             SimpleImputer: imputer_shape,
-            **category_shapes(),
+            OneHotEncoder: one_hot_shape,
+            TargetEncoder: target_shape,
         },
         "custom_conversion_functions": {
             FunctionTransformer: _convert,
             SimpleImputer: convert_imputer,
-            **category_converters(),
+            OneHotEncoder: convert_one_hot,
+            TargetEncoder: convert_target,
         },
     }
 

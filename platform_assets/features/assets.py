@@ -18,7 +18,7 @@ from platform_assets.features.source_asset import read_version_tags, record_sour
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
-from platform_assets.model_spec import FeatureTableSpec, ModelSpec, SourceSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 from platform_assets.resources.failures import as_failure, failure, feast_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.source import SourceResource
@@ -102,7 +102,10 @@ def _features(
 
 
 def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
-    what = "Feature view" if isinstance(spec, FeatureTableSpec) else "Feature service"
+    what, service = "Feature view", {}
+    if isinstance(spec, ModelSpec):
+        what = "Feature service"
+        service = {"feature_service": spec.feature_service, "feature_contract": spec.contract}
 
     @dg.asset(
         **spec.asset("online_features"),
@@ -139,7 +142,7 @@ def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
                 "rows_deleted": changes.deleted,
                 "first_event": span[0].isoformat(),
                 "last_event": span[1].isoformat(),
-                **_service_metadata(spec),
+                **service,
                 "feature_view": spec.feature_view,
                 "online_store": feast.online_store,
                 "feature_store_yaml": dg.MetadataValue.path(str(feast.home / "feature_store.yaml")),
@@ -150,12 +153,6 @@ def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
         )
 
     return online_features
-
-
-def _service_metadata(spec: SourceSpec) -> dict[str, str]:
-    if not isinstance(spec, ModelSpec):
-        return {}
-    return {"feature_service": spec.feature_service, "feature_contract": spec.contract}
 
 
 def _refuse_breaking(spec: FeatureTableSpec, feast: FeastResource) -> None:

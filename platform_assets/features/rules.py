@@ -95,10 +95,11 @@ def check_keys(rows: SourceTable, spec: SourceSpec) -> None:
     """Raise SourceError for an entity with two rows at one time, or a time too long ago."""
     key, time = spec.join_key.name, spec.event_timestamp
     table = rows.table
+    first, last = (pa.scalar(one, table[time].type) for one in (EARLIEST, LATEST))
     refuse_rows(
         rows,
         f"times before {EARLIEST:%Y} or from {LATEST:%Y}, which may stand for unknown ones",
-        {time: pc.or_(*_out_of_reach(table[time]))},
+        {time: pc.or_(pc.less(table[time], first), pc.greater_equal(table[time], last))},
         "fill the true times in, or leave those rows out, and run again",
     )
     if spec.join_key.from_row_number or not spec.has_unique_rows:
@@ -121,11 +122,6 @@ def check_keys(rows: SourceTable, spec: SourceSpec) -> None:
         f"{key} {twice[key]} occurs {twice['count_all']} times{at} ({', '.join(places)})",
         f"keep one row per entity {keep} and run again",
     )
-
-
-def _out_of_reach(times: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    first, last = (pa.scalar(one, times.type) for one in (EARLIEST, LATEST))
-    return pc.less(times, first), pc.greater_equal(times, last)
 
 
 def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:

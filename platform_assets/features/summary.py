@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import MetadataValue
@@ -48,7 +48,9 @@ def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
             "target_picture": MetadataValue.md(target_picture(name, values)),
             "target_quantiles": MetadataValue.json(quantiles),
         }
-    rows = _rows_per_class(source, spec)
+    counted = source.table.group_by(name).aggregate([([], "count_all")])
+    by_label = {row[name]: row["count_all"] for row in counted.to_pylist()}
+    rows = {str(label): by_label[label] for label in source.classes}
     return {
         "labels": labels,
         "target_picture": MetadataValue.md(class_picture(name, rows)),
@@ -56,37 +58,25 @@ def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _rows_per_class(source: SourceTable, spec: ModelSpec) -> dict[str, int]:
-    counted = source.table.group_by(spec.target.name).aggregate([([], "count_all")])
-    by_label = {row[spec.target.name]: row["count_all"] for row in counted.to_pylist()}
-    return {str(label): by_label[label] for label in source.classes}
-
-
 def class_picture(name: str, rows: Mapping[str, int]) -> str:
     """Draw how many rows each class has; the largest ones, if there are many."""
     shown = dict(sorted(rows.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES])
-
-    def draw(axes: Any) -> None:
-        axes.bar(range(len(shown)), list(shown.values()), color=plots.ACCENT)
-        words = [plots.label(label) for label in shown]
-        axes.set_xticks(range(len(shown)), words, rotation=45 if len(shown) > 4 else 0)
-
-    return _picture(name, draw)
+    figure, axes = plots.canvas(6, 3)
+    axes.bar(range(len(shown)), list(shown.values()), color=plots.ACCENT)
+    words = [plots.label(label) for label in shown]
+    axes.set_xticks(range(len(shown)), words, rotation=45 if len(shown) > 4 else 0)
+    return _inlined(name, figure, axes)
 
 
 def target_picture(name: str, values: pa.ChunkedArray) -> str:
     """Draw the histogram of a regression's target."""
     numbers = values.to_numpy()
-
-    def draw(axes: Any) -> None:
-        axes.hist(numbers, bins=_BINS, range=plots.span(numbers), color=plots.ACCENT)
-
-    return _picture(name, draw)
-
-
-def _picture(name: str, draw: Callable[[Any], None]) -> str:
     figure, axes = plots.canvas(6, 3)
-    draw(axes)
+    axes.hist(numbers, bins=_BINS, range=plots.span(numbers), color=plots.ACCENT)
+    return _inlined(name, figure, axes)
+
+
+def _inlined(name: str, figure: Any, axes: Any) -> str:
     axes.set_xlabel(plots.label(name), color=plots.INK)
     axes.set_ylabel("rows", color=plots.INK)
     return plots.inline(plots.png(figure), f"rows by {name}")

@@ -7,6 +7,7 @@ import dagster as dg
 from platform_assets.features.records import data_fingerprint
 from platform_assets.features.source import FINGERPRINT_METADATA
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, table_job_name
+from platform_assets.resources.events import materializations
 
 
 class TableNotReadError(Exception):
@@ -26,11 +27,10 @@ def current_content(
 
 
 def _read_content(table: FeatureTableSpec, instance: dg.DagsterInstance) -> str:
-    event = instance.get_latest_materialization_event(dg.AssetKey(table.key("online_features")))
-    made = event.asset_materialization if event else None
-    known = made.metadata.get(FINGERPRINT_METADATA) if made else None
+    newest = materializations(instance, table.key("online_features"), limit=1)
+    known = newest[0].metadata.get(FINGERPRINT_METADATA) if newest else None
     if known is None:
         raise TableNotReadError(
             f"the feature table {table.name} was never read: run {table_job_name(table.name)}"
         )
-    return str(known.value)
+    return str(known)

@@ -59,8 +59,16 @@ query Follow($runId: ID!, $cursor: String) {
 """
 
 
+Message = dict[str, Any]
+"""An error of GraphQL, of which the `message` counts."""
+AssetKey = dict[str, tuple[str, ...]]
+
+
 class _Part(msgspec.Struct, frozen=True, rename="camel"):
-    """A part of an answer; fields that were not asked for are ignored."""
+    """A part of an answer; fields that were not asked for are ignored.
+
+    What has one field of one type is a mapping, by Dagster's name of the field.
+    """
 
 
 class _Kind(_Part, frozen=True, kw_only=True):
@@ -70,29 +78,18 @@ class _Kind(_Part, frozen=True, kw_only=True):
     message: str = ""
 
 
-class QueryProblem(_Part, frozen=True):
-    """Why a query was refused."""
-
-    message: str
-
-
 class QueryAnswer(_Part, frozen=True):
     """The answer to a query, with data of the query's own shape."""
 
     data: dict[str, Any] | None = None
-    errors: tuple[QueryProblem, ...] = ()
-
-
-class StartedRun(_Part, frozen=True):
-    """A run that was launched."""
-
-    run_id: str
+    errors: tuple[Message, ...] = ()
+    """Why it was refused."""
 
 
 class LaunchOutcome(_Kind, frozen=True):
     """A run that was launched, or why none was."""
 
-    run: StartedRun | None = None
+    run: dict[str, str] | None = None
 
 
 class LocationOutcome(_Kind, frozen=True):
@@ -101,19 +98,13 @@ class LocationOutcome(_Kind, frozen=True):
     location_or_load_error: LocationOutcome | None = None
 
 
-class AssetPath(_Part, frozen=True):
-    """The key of an asset."""
-
-    path: tuple[str, ...]
-
-
 class EvaluatedCheck(_Part, frozen=True):
     """What a check found."""
 
     check_name: str
     success: bool
     severity: str
-    asset_key: AssetPath
+    asset_key: AssetKey
     description: str | None = None
 
 
@@ -122,23 +113,18 @@ class StepError(_Part, frozen=True):
 
     message: str = ""
     class_name: str | None = None
-    causes: tuple[QueryProblem, ...] = ()
-
-
-class FailureNote(_Part, frozen=True):
-    """What a step says of its failure."""
-
-    description: str | None = None
+    causes: tuple[Message, ...] = ()
 
 
 class RunEvent(_Kind, frozen=True):
     """An event of a run."""
 
     step_key: str | None = None
-    asset_key: AssetPath | None = None
+    asset_key: AssetKey | None = None
     evaluation: EvaluatedCheck | None = None
     error: StepError | None = None
-    failure_metadata: FailureNote | None = None
+    failure_metadata: dict[str, str | None] | None = None
+    """What the step says of its failure."""
 
 
 class RunLogs(_Kind, frozen=True):
@@ -148,35 +134,18 @@ class RunLogs(_Kind, frozen=True):
     events: tuple[RunEvent, ...] = ()
 
 
-class RunStatus(_Part, frozen=True):
-    """How a run stands; empty when there is no such run."""
-
-    status: str = ""
-
-
 class FollowAnswer(_Part, frozen=True):
     """All data of the query that follows a run."""
 
     logs_for_run: RunLogs
-    run_or_error: RunStatus
+    run_or_error: dict[str, str]
+    """How the run stands; empty when there is no such run."""
 
 
-class Job(_Part, frozen=True):
-    """A job of the code location."""
-
-    name: str
-
-
-class Jobs(_Part, frozen=True):
-    """The jobs of the code location; none when it is not loaded."""
-
-    jobs: tuple[Job, ...] = ()
-
-
-class LocationEntry(_Part, frozen=True):
-    """A code location of the workspace; None while it loads."""
-
-    location_or_load_error: LocationOutcome | None = None
+Jobs = dict[str, tuple[dict[str, str], ...]]
+"""The jobs of the code location; empty when it is not loaded."""
+LocationEntry = dict[str, LocationOutcome | None]
+"""A code location of the workspace; None while it loads."""
 
 
 class DaemonStatus(_Part, frozen=True):

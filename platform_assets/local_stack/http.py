@@ -27,14 +27,19 @@ def answers_ok(url: str, timeout_s: float = 2.0) -> bool:
         return False
 
 
-def get(url: str, kind: type[Body], timeout_s: float = 10.0) -> Body:
-    """Return the JSON body at `url`.
+def get(url: str | urllib.request.Request, kind: type[Body], timeout_s: float = 10.0) -> Body:
+    """Return the JSON body at an address, or that a request is answered with.
 
     Raises:
         OSError: no answer, or one that is not 2xx.
         ValueError: the answer is not a body of that kind.
     """
-    return _answer(url, kind, timeout_s)
+    with _OPENER.open(url, timeout=timeout_s) as answer:
+        data = answer.read()
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"the answer cannot be read: {error}") from error
 
 
 def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float = 10.0) -> Body:
@@ -42,7 +47,7 @@ def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float =
     request = urllib.request.Request(  # noqa: S310 # our own loopback address
         url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
-    return _answer(request, kind, timeout_s)
+    return get(request, kind, timeout_s)
 
 
 def graphql(
@@ -52,20 +57,13 @@ def graphql(
     body = {"query": query, "variables": variables}
     answer = post(f"{dagster_url}/graphql", body, QueryAnswer, timeout_s)
     if answer.errors or answer.data is None:
-        raise ValueError("; ".join(one.message for one in answer.errors) or "there is no data")
+        raise ValueError(
+            "; ".join(str(one.get("message", one)) for one in answer.errors) or "there is no data"
+        )
     data: Any = answer.data
     try:
         for name in path:
             data = data[name]
         return msgspec.convert(data, kind)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise ValueError(f"the answer cannot be read: {error}") from error
-
-
-def _answer(request: str | urllib.request.Request, kind: type[Body], timeout_s: float) -> Body:
-    with _OPENER.open(request, timeout=timeout_s) as answer:
-        data = answer.read()
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
         raise ValueError(f"the answer cannot be read: {error}") from error

@@ -157,9 +157,8 @@ def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSet
     StackError names a port that is not valid, or that two services claim.
     """
     claimed: dict[int, str] = {}
-    for field in fields(Ports):
-        name = f"{field.name.upper()}_PORT"
-        text = environ.get(name) or str(field.default)
+    for name, default in Ports().named().items():
+        text = environ.get(name) or str(default)
         if not text.isdecimal() or not 0 < int(text) < 65536:
             raise StackError(f"{name}={text!r} is not a port: give a number from 1 to 65535")
         if other := claimed.get(int(text)):

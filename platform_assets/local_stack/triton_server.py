@@ -19,7 +19,6 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -31,19 +30,11 @@ from platform_assets.local_stack.triton_package import (
     prepare_backends,
 )
 from platform_assets.resources.triton_api import CONTROL_HEADER, LOCKED_APIS
+from serving_gateway.contract import CONFIG_FILE
 
-CONFIG_FILE: Final = "config.pbtxt"
+LISTENERS: Final = ("http", "grpc", "metrics")
+"""What Triton listens for, each on a TCP port of its own."""
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # where the kernel puts it, not a choice
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListenAddress:
-    """Where Triton listens: one address, three TCP ports."""
-
-    http_port: int
-    grpc_port: int
-    metrics_port: int
-    address: str = LOOPBACK
 
 
 def triton_arguments(
@@ -51,7 +42,8 @@ def triton_arguments(
     repository: PurePath,
     models: Sequence[str],
     control_key: str,
-    listen: ListenAddress,
+    ports: Mapping[str, int],
+    address: str = LOOPBACK,
     backends: PurePath | None = None,
     shared_memory_prefix: str | None = None,
     exit_timeout_s: int = 10,
@@ -59,9 +51,9 @@ def triton_arguments(
     """Return the options of `tritonserver` (without the program itself).
 
     Only the named `models` are loaded, never `*`: what is not named was not verified. Every local
-    user who may see the process can read `control_key` in its arguments. `backends` and
-    `shared_memory_prefix` (of the python backend) are None for NVIDIA's container. A stopping
-    server waits `exit_timeout_s` for requests in flight.
+    user who may see the process can read `control_key` in its arguments. `ports` are those of
+    `LISTENERS` by name. `backends` and `shared_memory_prefix` (of the python backend) are None for
+    NVIDIA's container. A stopping server waits `exit_timeout_s` for requests in flight.
     """
     locked = ",".join(LOCKED_APIS)
     options = [
@@ -72,14 +64,10 @@ def triton_arguments(
         "--strict-readiness=false",
         "--exit-on-error=false",
         f"--exit-timeout-secs={exit_timeout_s}",
-        f"--http-address={listen.address}",
-        f"--http-port={listen.http_port}",
-        f"--grpc-address={listen.address}",
-        f"--grpc-port={listen.grpc_port}",
+        *(f"--{name}-address={address}" for name in LISTENERS),
+        *(f"--{name}-port={ports[name]}" for name in LISTENERS),
         "--allow-metrics=true",
         "--allow-gpu-metrics=false",
-        f"--metrics-address={listen.address}",
-        f"--metrics-port={listen.metrics_port}",
         f"--http-restricted-api={locked}:{CONTROL_HEADER}={control_key}",
         f"--grpc-restricted-protocol={locked}:{CONTROL_HEADER}={control_key}",
         "--log-format=ISO8601",
@@ -186,7 +174,7 @@ def prepare(
     env: Path,
     repository: Path,
     state_dir: Path,
-    listen: ListenAddress,
+    ports: Mapping[str, int],
     inherited: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command and its whole environment, with all that it needs in its place."""
@@ -201,7 +189,7 @@ def prepare(
         repository=repository,
         models=models_to_load(repository),
         control_key=key,
-        listen=listen,
+        ports=ports,
         backends=backends,
         shared_memory_prefix=shared_memory_prefix(state_dir),
     )
@@ -213,17 +201,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="triton_server", description="Become tritonserver.")
     for name in ("env", "repository", "state-dir"):
         parser.add_argument(f"--{name}", type=os.path.abspath, required=True, metavar="DIR")
-    for port in ("http", "grpc", "metrics"):
-        parser.add_argument(f"--{port}-port", type=int, required=True, metavar="N")
+    for name in LISTENERS:
+        parser.add_argument(f"--{name}-port", type=int, required=True, metavar="N")
     options = parser.parse_args(arguments)
     env, repository, state_dir = map(Path, (options.env, options.repository, options.state_dir))
-    listen = ListenAddress(
-        http_port=options.http_port,
-        grpc_port=options.grpc_port,
-        metrics_port=options.metrics_port,
-    )
+    ports = {name: getattr(options, f"{name}_port") for name in LISTENERS}
     try:
-        command, environ = prepare(env, repository, state_dir, listen, os.environ)
+        command, environ = prepare(env, repository, state_dir, ports, os.environ)
         os.execve(command[0], command, environ)  # noqa: S606
     except (StackError, OSError) as error:
         print(f"Triton was not started: {error}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,6 @@ _OVER: Final = (
     dg.DagsterRunStatus.FAILURE,
     dg.DagsterRunStatus.CANCELED,
 )
-_PAGE: Final = 500
 _NAMED: Final = 50
 """Names of deleted records in the metadata of the run; its log has all."""
 
@@ -36,8 +35,8 @@ class Cleaner:
 
     instance: dg.DagsterInstance
     servers: Servers
-    folders: Callable[[str], Mapping[str, Path]]
-    """Folders of a model by what they hold: `proof`, `sample`, `report`, `prediction`."""
+    folders: Mapping[str, Callable[[str], Path]]
+    """What says the folder of a model, by what it holds: `proof`, `sample` and so on."""
     limits: Limits
     now: datetime
     log: Callable[[str], object]
@@ -55,8 +54,8 @@ class Cleaner:
         try:
             usage = find_usage(spec, self.servers, self.instance, self.limits.keep)
             self._clean_mlflow(name, usage)
-            for kind, folder in self.folders(name).items():
-                self._clean_folder(name, kind, folder, usage)
+            for kind, folder_of in self.folders.items():
+                self._clean_folder(name, kind, folder_of(name), usage)
         except (*UNKNOWN, OSError) as error:
             self.stopped[name] = str(error)
         else:
@@ -79,7 +78,8 @@ class Cleaner:
         before = cutoff(self.now, self.limits.run_days)
         if before is None:
             return
-        runs = {one.dagster_run.run_id: one for one in _old_runs(self.instance, before)}
+        old = dg.RunsFilter(statuses=[*_OVER], created_before=before)
+        runs = {one.dagster_run.run_id: one for one in self.instance.get_run_records(old)}
         aged = [
             DatedEntry(run_id, one.create_timestamp.timestamp(), _kind(one.dagster_run))
             for run_id, one in runs.items()
@@ -152,14 +152,6 @@ def _kind(run: dg.DagsterRun) -> str:
     # The newest runs of a sensor say which of its requests were met: each has a kind of its own.
     launcher = run.tags.get("dagster/sensor_name") or run.tags.get("dagster/schedule_name", "")
     return f"{run.job_name} by {launcher}"
-
-
-def _old_runs(instance: dg.DagsterInstance, before: datetime) -> Iterator[dg.RunRecord]:
-    filters = dg.RunsFilter(statuses=list(_OVER), created_before=before)
-    cursor = None
-    while page := instance.get_run_records(filters, limit=_PAGE, cursor=cursor):
-        yield from page
-        cursor = page[-1].dagster_run.run_id
 
 
 def _delete_local_files(run_id: str) -> None:

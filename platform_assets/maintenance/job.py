@@ -4,7 +4,6 @@
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -47,20 +46,19 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
         drift_reports: DriftReports,
         predictions: PredictionsFolder,
     ) -> None:
-        def folders(name: str) -> dict[str, Path]:
-            return {
-                "proof": Path(proof_folder.root) / name,
-                "sample": samples.folder(name),
-                "outcome": samples.folder(name) / OUTCOMES_FOLDER,
-                "report": Path(drift_reports.root) / name,
-                "prediction": predictions.folder(name),
-            }
-
+        with as_failure("nothing was deleted", "correct that variable", ValueError):
+            limits = Limits.from_environment(os.environ)
         cleaner = Cleaner(
             context.instance,
             Servers(gateway, triton, model_repository, mlflow),
-            folders,
-            _limits(),
+            {
+                "proof": proof_folder.folder,
+                "sample": samples.folder,
+                "outcome": lambda name: samples.folder(name) / OUTCOMES_FOLDER,
+                "report": drift_reports.folder,
+                "prediction": predictions.folder,
+            },
+            limits,
             datetime.now(UTC),
             context.log.info,
         )
@@ -68,21 +66,7 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
             cleaner.clean_model(spec)
             cleaner.merge_log(spec.model_name, samples.folder(spec.model_name))
         cleaner.clean_runs()
-        rows = cleaner.rows()
-        merged = [{"model": name, **one._asdict()} for name, one in cleaner.merged.items()]
-        context.add_output_metadata(
-            {
-                "deleted": table(rows) if rows else "nothing",
-                "merged": table(merged) if merged else "nothing",
-            }
-        )
-        if cleaner.stopped:
-            causes = "; ".join(f"{name}: {why}" for name, why in cleaner.stopped.items())
-            raise failure(
-                f"the maintenance is not complete: {causes}",
-                "correct that; the next maintenance continues from there",
-                still_true="Everything that is in use is still there.",
-            )
+        _conclude(cleaner, context)
 
     @dg.job(
         name=JOB,
@@ -96,6 +80,25 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
     return job
 
 
+def _conclude(cleaner: Cleaner, context: dg.OpExecutionContext) -> None:
+    """Show what was done, and fail where some was left alone."""
+    rows = cleaner.rows()
+    merged = [{"model": name, **one._asdict()} for name, one in cleaner.merged.items()]
+    context.add_output_metadata(
+        {
+            "deleted": table(rows) if rows else "nothing",
+            "merged": table(merged) if merged else "nothing",
+        }
+    )
+    if cleaner.stopped:
+        causes = "; ".join(f"{name}: {why}" for name, why in cleaner.stopped.items())
+        raise failure(
+            f"the maintenance is not complete: {causes}",
+            "correct that; the next maintenance continues from there",
+            still_true="Everything that is in use is still there.",
+        )
+
+
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
     """Build the schedule of the maintenance."""
     return dg.ScheduleDefinition(
@@ -106,8 +109,3 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Deletes old records. Running from the start: it never touches what is in use.",
     )
-
-
-def _limits() -> Limits:
-    with as_failure("nothing was deleted", "correct that variable", ValueError):
-        return Limits.from_environment(os.environ)

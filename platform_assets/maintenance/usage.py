@@ -67,7 +67,8 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
     entries = mlflow.versions(name)
     versions = kept_versions(entries, in_use, keep)
     kept = [entry for entry in entries if entry.version in versions]
-    switches = _switches(spec, instance)
+    made = materializations(instance, spec.key("gateway_reload"), SWITCHES)
+    switches = {one.run_id: int(one.metadata["version"]) for one in made}  # "" stands for no run
     keys = [dg.AssetKey(spec.key(asset)) for asset in ASSETS]
     newest = instance.get_latest_materialization_events(keys).values()
     return Usage(
@@ -77,9 +78,3 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
         | {entry.tags.get(DAGSTER_RUN_TAG, "") for entry in kept},
         proofs=frozenset(run_id for run_id, version in switches.items() if version in served),
     )
-
-
-def _switches(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, int]:
-    """The version that each of the last runs took to production; "" stands for none."""
-    made = materializations(instance, spec.key("gateway_reload"), SWITCHES)
-    return {one.run_id: int(one.metadata["version"]) for one in made}

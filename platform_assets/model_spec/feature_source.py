@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Final, TypedDict
+from typing import Annotated, ClassVar, Final, TypedDict
 
 from pydantic import BeforeValidator, StrictStr
 
@@ -58,6 +58,8 @@ class SourceSpec:
     ttl: timedelta
     features: tuple[FeatureSpec, ...]
     code_version: str
+    has_unique_rows: ClassVar[bool] = True
+    """Whether the keys have one row at a time."""
 
     @property
     def name(self) -> str:
@@ -88,11 +90,6 @@ class SourceSpec:
     def weight_column(self) -> WeightColumn | None:
         """The column that says how much a row with a label counts, if there is one."""
         return None
-
-    @property
-    def has_unique_rows(self) -> bool:
-        """Whether the keys have one row at a time."""
-        return True
 
     @property
     def join_key_names(self) -> tuple[str, ...]:

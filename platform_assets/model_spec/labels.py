@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
@@ -53,6 +53,17 @@ class LabelKey:
     source_column: SourceColumn = ""
     """The column's name in the labels, where it differs."""
 
+    @property
+    def join_key(self) -> JoinKey:
+        """The same as a key of the model."""
+        return JoinKey(self.column, self.dtype, source_column=self.source_column)
+
+
+LabelKeys = Annotated[
+    tuple[LabelKey, ...],
+    BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
+]
+
 
 @dataclass(frozen=True, config=CONFIG)
 class Labels:
@@ -60,11 +71,7 @@ class Labels:
 
     source: Source
     """Where the rows with the labels are; the features of `request` are columns of it as well."""
-    entities: Annotated[
-        tuple[LabelKey, ...],
-        BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
-        Field(min_length=1),
-    ]
+    entities: Annotated[LabelKeys, Field(min_length=1)]
     """The keys of the feature tables: a list of names, or a mapping from the name to the column of
     the labels. The first one is the entity of `evaluation.split`."""
     event_time: Annotated[EventTime, Field(validation_alias="event_timestamp")]
@@ -84,7 +91,10 @@ class KeyedTable(SourceSpec):
     event_time: EventTime | None
     features: tuple[FeatureSpec, ...] = ()
     target: Target
+    weight: WeightColumn | None = None
     code_version: str
+    has_unique_rows: ClassVar[bool] = False
+    """Two transactions may be of one customer, one merchant and one second."""
 
     @property
     def name(self) -> str:
@@ -102,19 +112,10 @@ class KeyedTable(SourceSpec):
         return self.target
 
     @property
-    def has_unique_rows(self) -> bool:
-        """False: two transactions may be of one customer, one merchant and one second."""
-        return False
-
-
-@plain_dataclass(frozen=True, kw_only=True)
-class LabelTable(KeyedTable):
-    """The labels of a model of several tables, as they are read; its features are the request's."""
-
-    event_time: EventTime
-    weight: WeightColumn | None
-
-    @property
     def weight_column(self) -> WeightColumn | None:
         """The column that says how much a row counts, if there is one."""
         return self.weight
+
+
+class LabelTable(KeyedTable):
+    """The labels of a model of several tables, as they are read; its features are the request's."""

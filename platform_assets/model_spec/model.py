@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
+from datetime import timedelta
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -25,6 +26,7 @@ from platform_assets.model_spec.decision import Calibration, Threshold
 from platform_assets.model_spec.feature_source import (
     DEFAULT_TTL,
     FEATURES_SCHEMA,
+    Columns,
     Owner,
     SourceSpec,
     TagKey,
@@ -32,16 +34,14 @@ from platform_assets.model_spec.feature_source import (
     as_features,
 )
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
-from platform_assets.model_spec.labels import LabelKey, Labels, LabelTable
+from platform_assets.model_spec.labels import Labels, LabelTable
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
 from platform_assets.model_spec.outcomes import (
+    LABELS,
     OutcomeRule,
     Outcomes,
     OutcomesInput,
     OutcomeTable,
-    as_outcomes,
-    outcome_rule,
-    source_keys,
 )
 from platform_assets.model_spec.release import ReleaseSpec
 from platform_assets.model_spec.search import Search
@@ -80,15 +80,24 @@ def _given_or_labels(value: object, info: ValidationInfo) -> object:
             "belongs to `labels` where there are such: move it there"
         )
     if name == "join_key":
-        first: LabelKey = labels.entities[0]
-        return value or JoinKey(first.column, first.dtype, source_column=first.source_column)
+        return value or labels.entities[0].join_key
     return value or getattr(labels, name)
 
 
 def _outcomes(value: object, info: ValidationInfo) -> object:
+    """Take `outcomes: labels` for what it stands for; anything else as it is."""
     if "labels" not in info.data:
         raise PydanticCustomError(FOLLOWS, "depends on `labels`")
-    return as_outcomes(value, info.data["labels"])
+    if not isinstance(value, str):
+        return value
+    if value != LABELS:
+        raise ValueError(f"{value!r}: write {LABELS}, or a mapping with a `source`")
+    if info.data["labels"] is None:
+        raise ValueError(
+            "needs `labels`, which a model of one table does not have: give the `source` of the "
+            "outcomes"
+        )
+    return {f"{LOADER_ONLY}labels": True}
 
 
 def _model_features(value: object, info: ValidationInfo) -> object:
@@ -126,10 +135,6 @@ Features = Annotated[
     tuple[FeatureSpec, ...],
     BeforeValidator(_model_features, json_schema_input_type=FEATURES_SCHEMA | dict[str, list[str]]),
     Field(min_length=1),
-]
-RequestFeatures = Annotated[
-    tuple[FeatureSpec, ...],
-    BeforeValidator(as_features, json_schema_input_type=FEATURES_SCHEMA),
 ]
 Candidates = Annotated[
     tuple[CandidateSpec, ...],
@@ -192,7 +197,7 @@ class ModelSpec(SourceSpec):
     """The columns that the model reads, in order: a list of names or of `{name, ...}`, or a mapping
     from name to type or options. With `labels`, a mapping from each feature table to the list of
     its columns."""
-    request: RequestFeatures = ()
+    request: Columns = ()
     """Features that only the caller knows, sent with each request; columns of the labels, declared
     as features are."""
     search: Search | None = None
@@ -255,10 +260,7 @@ class ModelSpec(SourceSpec):
         """The keys by which a row's features are found."""
         if self.labels is None:
             return (self.join_key,)
-        return tuple(
-            JoinKey(one.column, one.dtype, source_column=one.source_column)
-            for one in self.labels.entities
-        )
+        return tuple(one.join_key for one in self.labels.entities)
 
     @property
     def label_column(self) -> Target:
@@ -290,7 +292,13 @@ class ModelSpec(SourceSpec):
     @property
     def outcome_rule(self) -> OutcomeRule:
         """Which outcome belongs to a prediction, and since when it is final."""
-        return outcome_rule(self.outcomes, self.labels)
+        given = self.outcomes or Outcomes(of_labels=True)
+        delay = given.outcome_delay or (self.labels.outcome_delay if self.labels else None)
+        return OutcomeRule(
+            delay=delay or timedelta(),
+            within=given.within or delay,
+            tolerance=given.tolerance or timedelta(),
+        )
 
     @property
     def outcome_table(self) -> OutcomeTable | None:
@@ -298,7 +306,12 @@ class ModelSpec(SourceSpec):
         outcomes = self.outcomes
         if outcomes is None or (outcomes.source is None and not outcomes.of_labels):
             return None
-        keys = source_keys(self.join_keys, outcomes.entities)
+        columns = {one.column: one.source_column for one in outcomes.entities}
+        keys = self.join_keys
+        if columns:
+            keys = tuple(
+                JoinKey(key.column, key.dtype, source_column=columns[key.name]) for key in keys
+            )
         column = outcomes.outcome or self.target.source_column
         return OutcomeTable(
             model_name=self.model_name,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, StrictStr, model_validator
+from pydantic import Field, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import SkipJsonSchema
 
-from platform_assets.model_spec.columns import EventTime, JoinKey
+from platform_assets.model_spec.columns import EventTime
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, reject
-from platform_assets.model_spec.labels import KeyedTable, LabelKey, Labels, as_entities
+from platform_assets.model_spec.labels import KeyedTable, LabelKeys
 from platform_assets.model_spec.source import Source
 
 LABELS: Final = "labels"
@@ -30,10 +29,7 @@ class Outcomes:
     source: Source | None = None
     """The rows with outcomes; without it only outcomes that clients send count. `outcomes: labels`
     reads the source of `labels`."""
-    entities: Annotated[
-        tuple[LabelKey, ...],
-        BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
-    ] = ()
+    entities: LabelKeys = ()
     """The model's keys, if their columns in the source have other names: a list of names, or a
     mapping from the key to the column."""
     outcome: Annotated[StrictStr, Field(min_length=1)] | None = None
@@ -80,24 +76,6 @@ class Outcomes:
         return self
 
 
-def as_outcomes(value: object, labels: Labels | None) -> object:
-    """Return what `outcomes: labels` stands for; anything else as it is.
-
-    Raises:
-        ValueError: for another text, and where there are no labels.
-    """
-    if not isinstance(value, str):
-        return value
-    if value != LABELS:
-        raise ValueError(f"{value!r}: write {LABELS}, or a mapping with a `source`")
-    if labels is None:
-        raise ValueError(
-            "needs `labels`, which a model of one table does not have: give the `source` of the "
-            "outcomes"
-        )
-    return {f"{LOADER_ONLY}labels": True}
-
-
 OutcomesInput = Literal["labels"] | Outcomes
 """How a model file writes them."""
 
@@ -115,23 +93,3 @@ class OutcomeRule:
     within: timedelta | None
     """After the answer, in which the first outcome of a source must be; None: any time."""
     tolerance: timedelta
-
-
-def outcome_rule(outcomes: Outcomes | None, labels: Labels | None) -> OutcomeRule:
-    """Return the rule of a model with these fields in its file."""
-    given = outcomes or Outcomes(of_labels=True)
-    delay = given.outcome_delay or (labels.outcome_delay if labels else None)
-    return OutcomeRule(
-        delay=delay or timedelta(),
-        within=given.within or delay,
-        tolerance=given.tolerance or timedelta(),
-    )
-
-
-def source_keys(keys: tuple[JoinKey, ...], entities: tuple[LabelKey, ...]) -> tuple[JoinKey, ...]:
-    """Return the model's keys as the source of the outcomes calls their columns."""
-    columns: Mapping[str, str] = {one.column: one.source_column for one in entities}
-    return tuple(
-        JoinKey(key.column, key.dtype, source_column=columns[key.name]) if entities else key
-        for key in keys
-    )

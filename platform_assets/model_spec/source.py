@@ -30,19 +30,15 @@ _PASSWORD: Final = re.compile(
 )
 
 
-def hidden_variables(text: str) -> list[str]:
-    """Return the `${NAME}` in `text` that no environment variable may stand for."""
-    return [name for name in _VARIABLE.findall(text) if not name.startswith(SOURCE_PREFIX)]
-
-
 def _expandable(text: str) -> str:
     if "{{" in text:
         raise ValueError(
             "templates are not expanded: write ${SOURCE_NAME} for an environment variable, which "
             "is read together with the source"
         )
-    if hidden := hidden_variables(text):
-        raise ValueError(f"{hidden[0]}: a source may only use variables named {SOURCE_PREFIX}...")
+    for name in _VARIABLE.findall(text):
+        if not name.startswith(SOURCE_PREFIX):
+            raise ValueError(f"{name}: a source may only use variables named {SOURCE_PREFIX}...")
     return text
 
 

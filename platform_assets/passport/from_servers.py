@@ -15,7 +15,8 @@ from platform_assets.passport.document import (
     digest_facts,
     parse_json,
 )
-from platform_assets.resources.mlflow import SPLIT_TAG, MlflowResource, RegistryError
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.mlflow_versions import SPLIT_TAG
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger_entries import HEAD_TAG
 from platform_assets.serving.switch_evidence import package_digests

@@ -38,6 +38,7 @@ VALUE_TYPES: Final = {
     DType.BYTES: "STRING",
 }
 """Names of Feast's value types."""
+_DTYPES: Final = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
 
 
 class FeastResource(ConfigurableResource["FeastResource"]):
@@ -138,14 +139,13 @@ class FeastResource(ConfigurableResource["FeastResource"]):
                 for projection in service.feature_view_projections
                 for feature in projection.features
             ]
-        dtypes = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
-        unknown = [f"{name} ({kind})" for name, kind in features if kind not in dtypes]
+        unknown = [f"{name} ({kind})" for name, kind in features if kind not in _DTYPES]
         if unknown:
             raise FeatureStoreError(
                 f"feature service {feature_service} has features that no model can read: "
                 f"{', '.join(unknown)}"
             )
-        found = [*(Feature(name, dtypes[kind]) for name, kind in features), *request]
+        found = [*(Feature(name, _DTYPES[kind]) for name, kind in features), *request]
         if names:
             places = {name: place for place, name in enumerate(names)}
             found.sort(key=lambda one: places.get(one.name, len(places)))
@@ -239,8 +239,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
 def column_types(fields: Iterable[Any]) -> dict[str, DType | None]:
     """Return the types of fields (Feast's own objects) by name; None for what no model can read."""
-    kinds = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
-    return {one.name: kinds.get(one.dtype.to_value_type().name) for one in fields}
+    return {one.name: _DTYPES.get(one.dtype.to_value_type().name) for one in fields}
 
 
 def _has_own_view(service: Any) -> bool:

@@ -19,14 +19,24 @@ from serving_gateway.contract import check_model_name
 _LATEST: Final = "latest"
 
 
-class ProofFolder(dg.ConfigurableResource[None]):
+class ModelFolders(dg.ConfigurableResource[None]):
+    """A folder for each model below one, `<root>/<model_name>`."""
+
+    root: str
+
+    def folder(self, model_name: str) -> Path:
+        """Folder of a model, whether it is there or not."""
+        return Path(self.root).expanduser().absolute() / check_model_name(model_name)
+
+
+class ProofFolder(ModelFolders):
     """By model: one folder per Dagster run, and `latest`, which points at the newest."""
 
     root: str = Field(description="Folder that holds the proofs.")
 
     def write(self, model_name: str, run_id: str, files: Mapping[str, str]) -> Path:
         """Write the files of a run, then let `latest` point at them; return their folder."""
-        home = Path(self.root) / model_name
+        home = self.folder(model_name)
         folder = home / run_id
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -37,28 +47,24 @@ class ProofFolder(dg.ConfigurableResource[None]):
         return folder
 
 
-class DriftReports(dg.ConfigurableResource[None]):
+class DriftReports(ModelFolders):
     """A page per Dagster run, `<root>/<model_name>/<run_id>.html`, until maintenance deletes it."""
 
     root: str = Field(description="Folder that holds the reports.")
 
     def write(self, model_name: str, run_id: str, page: str) -> Path:
         """Write the report of a run; return its path."""
-        folder = Path(self.root).expanduser().absolute() / check_model_name(model_name)
+        folder = self.folder(model_name)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{run_id}.html"
         replace_file(path, page.encode())
         return path
 
 
-class PredictionsFolder(dg.ConfigurableResource[None]):
+class PredictionsFolder(ModelFolders):
     """A file per run, `<root>/<model_name>/<time>-v<version>.parquet`, until maintenance."""
 
     root: str = Field(description="Folder that holds the predictions of all models.")
-
-    def folder(self, model_name: str) -> Path:
-        """Folder of a model's predictions, whether it is there or not."""
-        return Path(self.root).expanduser().absolute() / check_model_name(model_name)
 
     def path(self, model_name: str, version: int, scored_at: datetime) -> Path:
         """Return where to write the predictions that a version makes from this time on."""

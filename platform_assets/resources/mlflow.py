@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -34,33 +34,27 @@ from platform_assets.resources.mlflow_client import (
 )
 from platform_assets.resources.mlflow_models import add_onnx_flavor
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunEntry, RunLog, store_artifact
-from platform_assets.resources.mlflow_versions import VersionEntry, onnx_bytes
+from platform_assets.resources.mlflow_versions import (
+    VersionEntry,
+    onnx_bytes,
+    registered_version,
+    training_tags,
+)
 from platform_assets.resources.records import (
     EvaluationSet,
     RegisteredVersion,
-    SplitRecord,
     TrainedModel,
 )
 from serving_gateway.contract import (
-    CODE_VERSION_TAG,
     DAGSTER_RUN_TAG,
-    DATA_FINGERPRINT_TAG,
-    RUN_ID_TAG,
     SIGNATURE_ARTIFACT,
     SIGNATURE_DIGEST_TAG,
     Signature,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow.entities.model_registry import ModelVersion
-
 __all__ = ["MlflowResource", "MlflowUnavailable", "RegistryError", "RegistryNotFound", "RunLog"]
 
 PRODUCTION_ALIAS: Final = "production"
-SPLIT_TAG: Final = "serving.split"
-"""Tag of a version: which rows its training held out, as JSON."""
-THRESHOLD_TAG: Final = "serving.threshold"
 MODEL_TAG: Final = "serving.model_name"
 
 
@@ -203,10 +197,6 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         with self._client_to(f"store {path} with run {run_id}") as client:
             store_artifact(client, run_id, path, data)
 
-    def log_frame(self, run_id: str, path: str, frame: pd.DataFrame) -> None:
-        """Store rows as the run's artifact `path` (a Parquet file), to be looked at later."""
-        self.log_artifact_bytes(run_id, path, frame.to_parquet(index=False))
-
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         """Return the bytes of the run's artifact `path`; they are not interpreted."""
         with (
@@ -224,17 +214,15 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         Those of the last run are kept in memory: most checks of a chain want the same ones.
         """
         if self._evaluation is None or self._evaluation[0] != run_id:
-            self._evaluation = (run_id, self._read_evaluation(run_id))
+            data = self.artifact_bytes(run_id, EVALUATION_ARTIFACT)
+            try:
+                self._evaluation = (run_id, read_evaluation(data))
+            except (ValueError, KeyError, OSError) as exc:
+                raise RegistryError(
+                    f"{EVALUATION_ARTIFACT} of run {run_id} is no evaluation set ({exc}): train "
+                    "again"
+                ) from exc
         return self._evaluation[1]
-
-    def _read_evaluation(self, run_id: str) -> EvaluationSet:
-        data = self.artifact_bytes(run_id, EVALUATION_ARTIFACT)
-        try:
-            return read_evaluation(data)
-        except (ValueError, KeyError, OSError) as exc:
-            raise RegistryError(
-                f"{EVALUATION_ARTIFACT} of run {run_id} is no evaluation set ({exc}): train again"
-            ) from exc
 
     # Versions
 
@@ -256,16 +244,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             unless_created(),
         ):
             client.create_registered_model(model_name, description=model_description)
-        tags = {
-            RUN_ID_TAG: run_id,
-            DATA_FINGERPRINT_TAG: trained.data_fingerprint,
-            CODE_VERSION_TAG: trained.code_version,
-            DAGSTER_RUN_TAG: trained.dagster_run_id,
-            SPLIT_TAG: msgspec.json.encode(trained.split).decode(),
-            **({} if trained.threshold is None else {THRESHOLD_TAG: repr(trained.threshold)}),
-            **self.record_signature(run_id, trained.signature),
-            **{f"metric.{key}": f"{value:.6f}" for key, value in trained.metrics.items()},
-        }
+        tags = training_tags(trained) | self.record_signature(run_id, trained.signature)
         with self._client_to(f"register a version of {model_name} for run {run_id}") as client:
             created = client.create_model_version(
                 model_name,
@@ -275,7 +254,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
                 description=description,
                 model_id=source.removeprefix("models:/"),
             )
-        return self._registered(created)
+        return registered_version(created, self._signature)
 
     def add_onnx_model(self, run_id: str, graph: bytes) -> None:
         """Add a graph to the logged model of a run.
@@ -313,13 +292,15 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             found = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
         if not found:
             return None
-        return self._registered(min(found, key=lambda version: int(version.version)))
+        return registered_version(
+            min(found, key=lambda version: int(version.version)), self._signature
+        )
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
         """Return what MLflow records about a version, asked now."""
         with self._client_to(f"look up version {version} of {model_name}") as client:
             found = client.get_model_version(model_name, str(version))
-        return self._registered(found)
+        return registered_version(found, self._signature)
 
     def versions(self, model_name: str) -> list[VersionEntry]:
         """Return all versions of a model, also third-party ones, oldest first."""
@@ -363,31 +344,6 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def alias_version(self, model_name: str, alias: str) -> int | None:
         """Return the version that an alias points at, or None."""
         return self.aliases(model_name).get(alias)
-
-    def _registered(self, found: ModelVersion) -> RegisteredVersion:
-        tags, run_id = found.tags, str(found.run_id)
-        name, version = str(found.name), int(found.version)
-        try:
-            signature = self._signature(run_id, tags[SIGNATURE_DIGEST_TAG])
-            fingerprint = tags[DATA_FINGERPRINT_TAG]
-            split = SPLIT_TAG in tags and msgspec.json.decode(tags[SPLIT_TAG], type=SplitRecord)
-        except (KeyError, msgspec.MsgspecError) as exc:
-            raise RegistryError(
-                f"version {version} of {name} carries no usable signature and "
-                f"{DATA_FINGERPRINT_TAG} tags ({exc}): it was not registered by this pipeline; "
-                "run the chain to register one that was"
-            ) from exc
-        return RegisteredVersion(
-            name,
-            version,
-            run_id,
-            fingerprint,
-            signature,
-            code_version=tags.get(CODE_VERSION_TAG),
-            dagster_run_id=tags.get(DAGSTER_RUN_TAG),
-            split=split or None,
-            threshold=float(tags[THRESHOLD_TAG]) if THRESHOLD_TAG in tags else None,
-        )
 
     def _signature(self, run_id: str, digest: str) -> Signature:
         """Return the signature kept with a run, which is read once for all that have the same."""

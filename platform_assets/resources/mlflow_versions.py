@@ -1,18 +1,36 @@
-"""Finds versions that a third-party job may have registered, and fetches their graphs.
+"""What MLflow records of a version in its tags; and the graphs of versions of third-party jobs.
 
-Only files that end in `.onnx` are ever fetched from them, as bytes (I11): a pickled model, or
+Only files that end in `.onnx` are ever fetched from the latter, as bytes (I11): a pickled model, or
 any other file is not opened.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from platform_assets.resources.mlflow_client import RegistryError, artifacts_at, translated
+from platform_assets.resources.records import RegisteredVersion, SplitRecord, TrainedModel
+from serving_gateway.contract import (
+    CODE_VERSION_TAG,
+    DAGSTER_RUN_TAG,
+    DATA_FINGERPRINT_TAG,
+    RUN_ID_TAG,
+    SIGNATURE_DIGEST_TAG,
+    Signature,
+)
 
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+SPLIT_TAG: Final = "serving.split"
+"""Tag of a version: which rows its training held out, as JSON."""
+THRESHOLD_TAG: Final = "serving.threshold"
 _GRAPH_SUFFIX: Final = ".onnx"
 _MOST_FILES: Final = 2000
 
@@ -24,6 +42,52 @@ class VersionEntry:
     version: int
     run_id: str
     tags: dict[str, str]
+
+
+def training_tags(trained: TrainedModel) -> dict[str, str]:
+    """Return the tags by which a version says how it was trained."""
+    return {
+        RUN_ID_TAG: trained.run_id,
+        DATA_FINGERPRINT_TAG: trained.data_fingerprint,
+        CODE_VERSION_TAG: trained.code_version,
+        DAGSTER_RUN_TAG: trained.dagster_run_id,
+        SPLIT_TAG: msgspec.json.encode(trained.split).decode(),
+        **({} if trained.threshold is None else {THRESHOLD_TAG: repr(trained.threshold)}),
+        **{f"metric.{key}": f"{value:.6f}" for key, value in trained.metrics.items()},
+    }
+
+
+def registered_version(
+    found: ModelVersion, signature: Callable[[str, str], Signature]
+) -> RegisteredVersion:
+    """Return a version by its tags; `signature` reads that of a run and a digest.
+
+    Raises:
+        RegistryError: it was not registered by this pipeline, or the signature cannot be read.
+    """
+    tags, run_id = found.tags, str(found.run_id)
+    name, version = str(found.name), int(found.version)
+    try:
+        read = signature(run_id, tags[SIGNATURE_DIGEST_TAG])
+        fingerprint = tags[DATA_FINGERPRINT_TAG]
+        split = SPLIT_TAG in tags and msgspec.json.decode(tags[SPLIT_TAG], type=SplitRecord)
+    except (KeyError, msgspec.MsgspecError) as exc:
+        raise RegistryError(
+            f"version {version} of {name} carries no usable signature and "
+            f"{DATA_FINGERPRINT_TAG} tags ({exc}): it was not registered by this pipeline; "
+            "run the chain to register one that was"
+        ) from exc
+    return RegisteredVersion(
+        name,
+        version,
+        run_id,
+        fingerprint,
+        read,
+        code_version=tags.get(CODE_VERSION_TAG),
+        dagster_run_id=tags.get(DAGSTER_RUN_TAG),
+        split=split or None,
+        threshold=float(tags[THRESHOLD_TAG]) if THRESHOLD_TAG in tags else None,
+    )
 
 
 def onnx_bytes(client: Any, model_name: str, version: int, copy: str) -> bytes:

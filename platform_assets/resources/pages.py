@@ -28,7 +28,8 @@ def page(title: str, *parts: str) -> str:
 def headline(title: str, verdict: str, sentence: str, *, good: bool, more: str = "") -> str:
     """Return the first section: what the page is about, and how it ended; `more` is HTML."""
     return (
-        f"<section><p class='verdict'>{_badge(verdict, good=good)}</p>"
+        f"<section><p class='verdict'><span class='{_class(good)}'>{_glyph(good)} "
+        f"{escape(verdict)}</span></p>"
         f"<h1>{escape(title)}</h1>{paragraph(sentence)}{more}</section>"
     )
 
@@ -94,10 +95,6 @@ def folded(title: str, part: str) -> str:
 def verbatim(text: str, name: str) -> str:
     """Return a text as it is, in a box that scrolls."""
     return f"<pre tabindex='0' aria-label='{escape(name)}'>{escape(text)}</pre>"
-
-
-def _badge(text: str, *, good: bool) -> str:
-    return f"<span class='{_class(good)}'>{_glyph(good)} {escape(text)}</span>"
 
 
 def _glyph(good: bool) -> str:

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import dagster as dg
 from pydantic import Field
 
+from platform_assets.resources.folders import ModelFolders
 from platform_assets.resources.merged_files import current_files, is_replaced
-from serving_gateway.contract import LOG_DAY, LOG_TIME, LOG_VERSION, check_model_name, log_day
+from serving_gateway.contract import LOG_DAY, LOG_TIME, LOG_VERSION, log_day
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,17 +61,13 @@ class Samples:
         return int(self.table.num_rows)
 
 
-class SamplesFolder(dg.ConfigurableResource[None]):
+class SamplesFolder(ModelFolders):
     """The log is in `<root>/<model_name>/`, by day; gateways write files and delete old ones.
 
     Those of earlier releases are in the folder itself.
     """
 
     root: str = Field(description="Folder below which every model has a folder of its log.")
-
-    def folder(self, model_name: str) -> Path:
-        """Folder of a model's samples, whether it is there or not."""
-        return Path(self.root).expanduser().absolute() / check_model_name(model_name)
 
     def window(
         self,

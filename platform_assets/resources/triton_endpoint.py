@@ -56,7 +56,15 @@ class TritonEndpoint:
         """Return the repository index, of one model or of all."""
         with self._client("read the repository index") as client:
             lines = client.get_model_repository_index(headers=self._key())
-            entries = [_index_entry(line) for line in lines]
+            entries = [
+                IndexEntry(
+                    name=line["name"],
+                    version=int(line["version"]) if line.get("version") else None,
+                    state=line.get("state", ""),
+                    reason=line.get("reason", ""),
+                )
+                for line in lines
+            ]
         return [entry for entry in entries if model_name in (None, entry.name)]
 
     def ready_versions(self, model_name: str) -> tuple[int, ...]:
@@ -250,16 +258,6 @@ def _host(url: str) -> str:
     if parts.scheme != "http" or not parts.hostname or parts.query or parts.fragment:
         raise TritonError(f"{url!r} is not the address of a Triton: use http://HOST:PORT")
     return f"{parts.netloc}{parts.path}".rstrip("/")
-
-
-def _index_entry(line: Mapping[str, str]) -> IndexEntry:
-    version = line.get("version")
-    return IndexEntry(
-        name=line["name"],
-        version=int(version) if version else None,
-        state=line.get("state", ""),
-        reason=line.get("reason", ""),
-    )
 
 
 def _infer_input(name: str, array: npt.NDArray[Any]) -> InferInput:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec, Split
 from platform_assets.training.boosting import without_scores
-from platform_assets.training.folds import Fold, entity_folds, time_folds
+from platform_assets.training.folds import entity_folds, time_folds
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 
@@ -51,13 +51,9 @@ def estimator_in(model: Any) -> Any:
 def deal(model: Any, rows: Rows, spec: ModelSpec) -> None:
     """Tell an unfitted model from `calibrated` by which folds of the rows to cross-fit."""
     if spec.calibration is not None:
-        model.set_params(cv=_parts(rows, spec))
-
-
-def _parts(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    """Folds that score every row exactly once."""
-    by_time = spec.evaluation.split is Split.TIME
-    return time_folds(rows, spec) if by_time else entity_folds(rows, spec)
+        # These score every row exactly once.
+        by_time = spec.evaluation.split is Split.TIME
+        model.set_params(cv=time_folds(rows, spec) if by_time else entity_folds(rows, spec))
 
 
 def finish(model: Any, spec: ModelSpec) -> None:

@@ -15,7 +15,6 @@ from platform_assets.training import boosting
 from platform_assets.training.estimators import NamedEstimator, known
 from platform_assets.training.own_code import MODELS_DIR, find_module, import_module
 from platform_assets.training.preprocessing import (
-    TargetEncoding,
     Texts,
     custom_pipeline,
     is_pipeline,
@@ -149,16 +148,15 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     from platform_assets.training.calibration import calibrated  # imports NumPy
 
     one = candidate.spec
-    target = TargetEncoding(spec.task is Task.REGRESSION, spec.evaluation.seed)
     if one.estimator is not None:
         entry = known(spec.task)[one.estimator]
         model = _named(candidate, entry, spec)
         return pipeline(
             spec.features,
             calibrated(model, spec),
+            spec,
             scaled=entry.scaled,
             texts=entry.texts,
-            target=target,
             fills=entry.fills,
         )
     model = _from_function(candidate, spec)
@@ -170,7 +168,7 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     model = calibrated(model, spec)
     if one.pipeline is not None:
         return custom_pipeline(model)
-    return pipeline(spec.features, model, scaled=False, texts=Texts.COLUMNS, target=target)
+    return pipeline(spec.features, model, spec, scaled=False, texts=Texts.COLUMNS)
 
 
 def _named(candidate: Candidate, entry: NamedEstimator, spec: ModelSpec) -> Any:

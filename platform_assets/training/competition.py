@@ -87,11 +87,11 @@ class Competition:
         try:
             return self._compared(one, run, judge)
         except TrainingError as error:
-            _note(run, error)
+            run.record(tags={NOTE_TAG: _told(error)})
             raise
         except WithdrawnError as reason:
             # Not for a fault of its own: its run is not FAILED.
-            _note(run, reason)
+            run.record(tags={NOTE_TAG: _told(reason)})
             self._say(f"{place}, {one.name}, ended early: {reason}")
             return None
 
@@ -110,10 +110,6 @@ class Competition:
         found = cross_validate(pipeline, self._rows, self._dealt, self._spec, self._classes, done)
         run.record(metrics=found[0])
         return found
-
-
-def _note(run: RunLog, reason: Exception) -> None:
-    run.record(tags={NOTE_TAG: _told(reason)})
 
 
 def _told(reason: Exception) -> str:

@@ -61,6 +61,8 @@ def permutation_importance(
 
 def _shuffling(pipeline: Any, sample: Rows) -> tuple[Any, Any, dict[str, _Shuffle]]:
     """A model, what it reads, and by feature how the latter is shuffled."""
+    from scipy.sparse import issparse
+
     if is_custom(pipeline):
         frame = sample.features
 
@@ -69,7 +71,8 @@ def _shuffling(pipeline: Any, sample: Rows) -> tuple[Any, Any, dict[str, _Shuffl
 
         return pipeline, frame, {str(name): within(str(name)) for name in frame.columns}
     prepared, model = pipeline.named_steps[COLUMNS_STEP], pipeline.named_steps[MODEL_STEP]
-    matrix = _by_column(prepared.transform(sample.features))
+    matrix = prepared.transform(sample.features)
+    matrix = matrix.tocsc() if issparse(matrix) else matrix
     places = _places(prepared)
     return model, matrix, {name: partial(_shuffled, matrix, at) for name, at in places.items()}
 
@@ -97,12 +100,6 @@ def _widths(first_step: Any, features: int) -> list[int]:
         rare = [0 if one is None else len(one) - 1 for one in first_step.infrequent_categories_]
         return [count - less for count, less in zip(known, rare, strict=True)]
     return [1] * features
-
-
-def _by_column(matrix: Any) -> Any:
-    from scipy.sparse import issparse
-
-    return matrix.tocsc() if issparse(matrix) else matrix
 
 
 def _shuffled(matrix: Any, places: slice, order: NDArray[np.int64]) -> Any:

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from platform_assets.export.custom_step import CUSTOM_STEP
-from platform_assets.model_spec import FeatureSpec, TextEncoding
+from platform_assets.model_spec import FeatureSpec, ModelSpec, Task, TextEncoding
 from serving_gateway.contract import DType
 
 COLUMNS_STEP: Final = "columns"
@@ -44,24 +44,16 @@ class Texts(Enum):
     """The same; one never seen is missing, for estimators that read missing values."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetEncoding:
-    """What target encoding has to know of a model."""
-
-    regression: bool
-    seed: int
-
-
 def pipeline(
     features: Sequence[FeatureSpec],
     model: Any,
+    spec: ModelSpec,
     *,
     scaled: bool,
     texts: Texts,
-    target: TargetEncoding,
     fills: bool = True,
 ) -> Any:
-    """Return an unfitted pipeline over a frame in tensor form.
+    """Return an unfitted pipeline over a frame in tensor form, of which it reads `features`.
 
     Numbers become single precision, as trees and runtimes read them, 64-bit ones after their
     median was subtracted; a missing one becomes the median of its column, a missing boolean the
@@ -78,7 +70,7 @@ def pipeline(
         if reading.dtype is not DType.BYTES:
             steps = _numbers(reading.dtype, scaled=scaled, sparse=sparse, fills=fills)
         elif reading.encoding is not None:
-            steps = _target_encoded(target, scaled=scaled, sparse=sparse)
+            steps = _target_encoded(spec, scaled=scaled, sparse=sparse)
         else:
             steps = _texts(texts, reading.min_frequency, reading.max_categories)
         is_plain = reading == _Reading(reading.dtype)
@@ -175,7 +167,7 @@ def _texts(how: Texts, min_frequency: float | None, max_categories: int | None) 
     return make_pipeline(encoder, *_by_column(sparse=sparse))
 
 
-def _target_encoded(target: TargetEncoding, *, scaled: bool, sparse: bool) -> Any:
+def _target_encoded(spec: ModelSpec, *, scaled: bool, sparse: bool) -> Any:
     """Each text as the mean of the target; of a fit, without that of the row's own part."""
     from sklearn.model_selection import KFold
     from sklearn.pipeline import make_pipeline
@@ -183,8 +175,8 @@ def _target_encoded(target: TargetEncoding, *, scaled: bool, sparse: bool) -> An
 
     encoder = TargetEncoder(
         # A target of whole numbers would be taken for classes.
-        target_type="continuous" if target.regression else "auto",
-        cv=KFold(_PARTS, shuffle=True, random_state=target.seed),
+        target_type="continuous" if spec.task is Task.REGRESSION else "auto",
+        cv=KFold(_PARTS, shuffle=True, random_state=spec.evaluation.seed),
     )
     steps = [encoder, _as("float32")]
     if scaled:

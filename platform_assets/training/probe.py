@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -51,26 +50,22 @@ def probe(
         sample = few if one.spec.pipeline is None else more
         pipeline = build(one, spec)
         _shrink(pipeline.steps[-1][1])
-        with warnings.catch_warnings(), _as_candidate_error(one):
-            warnings.simplefilter("ignore")
-            if one.spec.pipeline is not None:
-                # Also of one that fails to learn from so few rows.
-                require_converters(estimator_in(pipeline.named_steps[CUSTOM_STEP]))
-            fitted = _fitted(pipeline, sample, one, spec, say)
-            if fitted is None:
-                continue
-            graph = export(fitted, spec.signature(classes), spec.model_name)
-            _require_parity(graph, answers_of(fitted, sample, spec, classes), sample, spec, one)
-
-
-@contextmanager
-def _as_candidate_error(one: Candidate) -> Iterator[None]:
-    try:
-        yield
-    except ExportError as exc:
-        raise CandidateError(f"{one.where}: {one.name} cannot become an ONNX model: {exc}") from exc
-    except EstimatorError as exc:
-        raise CandidateError(f"{one.where}: {exc}") from exc
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if one.spec.pipeline is not None:
+                    # Also of one that fails to learn from so few rows.
+                    require_converters(estimator_in(pipeline.named_steps[CUSTOM_STEP]))
+                fitted = _fitted(pipeline, sample, one, spec, say)
+                if fitted is None:
+                    continue
+                graph = export(fitted, spec.signature(classes), spec.model_name)
+                _require_parity(graph, answers_of(fitted, sample, spec, classes), sample, spec, one)
+        except ExportError as exc:
+            what = f"{one.name} cannot become an ONNX model"
+            raise CandidateError(f"{one.where}: {what}: {exc}") from exc
+        except EstimatorError as exc:
+            raise CandidateError(f"{one.where}: {exc}") from exc
 
 
 def _sample(rows: Rows, task: Task, times: int) -> Rows:

@@ -56,7 +56,14 @@ def record_training(
     for name, picture in pictures.items():
         run.artifact(f"evaluation/{name}.png", picture)
     datasets = [
-        _dataset(context, rows, data)
+        Dataset(
+            name=f"{data.name} {context} rows",
+            context=context,
+            source=data.source,
+            fingerprint=data.data_fingerprint,
+            rows=len(rows),
+            entities=len(np.unique(rows.groups)),
+        )
         for context, rows in (("training", training), ("evaluation", evaluation))
     ]
     run.log_datasets(datasets, signature)
@@ -81,31 +88,12 @@ def record_training(
     run.record(metrics=fitted.evaluated.metrics, model_id=model_id, dataset=held_out)
 
 
-def _dataset(context: str, rows: Rows, data: FeatureData) -> Dataset:
-    return Dataset(
-        name=f"{data.name} {context} rows",
-        context=context,
-        source=data.source,
-        fingerprint=data.data_fingerprint,
-        rows=len(rows),
-        entities=len(np.unique(rows.groups)),
-    )
-
-
 def _evaluation_file(rows: Rows, fitted: FittedModel, classes: Sequence[Label]) -> bytes:
     answers = fitted.evaluated.answers
     true, labels = answers.label_true, answers.labels
     if classes and all(isinstance(one, bool) for one in classes):
         true, labels = true.astype(bool), labels.astype(bool)
-    probabilities = answers.probabilities
+    stated, times = answers.probabilities, rows.times
     return write_evaluation(
-        EvaluationSet(
-            rows.features,
-            true,
-            labels,
-            probabilities,
-            rows.groups,
-            rows.times,
-            fitted.threshold,
-        )
+        EvaluationSet(rows.features, true, labels, stated, rows.groups, times, fitted.threshold)
     )

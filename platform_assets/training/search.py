@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.reader import Log
@@ -13,7 +15,7 @@ from platform_assets.model_spec import ModelSpec, Range, Scalar, Search
 from platform_assets.training.candidates import Candidate
 from platform_assets.training.competition import Judge, WithdrawnError
 from platform_assets.training.metrics import chosen_metric
-from platform_assets.training.search_spaces import Space, space_of
+from platform_assets.training.search_spaces import space_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -25,6 +27,8 @@ Clock = Callable[[], float]
 
 _BEFORE_PRUNING: Final = 5
 """Trials that have to finish before others may end early."""
+_WITHDRAWN: Final = "withdrawn"
+"""Attribute of a trial that ended early: why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +55,30 @@ def search(
     The same rows, seed and number of trials give the same trials. One ends early whose mean metric
     after some folds is worse than the median of the others after as many.
     """
+    from optuna.trial import TrialState
+
     bases = {one.name: one for one in candidates if space_of(one.spec)}
     started, study = clock(), _study(spec)
-    trials = _Trials(study, clock, started + 60 * limits.minutes)
-    while trials.begun < limits.trials and not trials.time_is_up:
+    deadline = started + 60 * limits.minutes
+    for number in range(1, limits.trials + 1):
+        if clock() >= deadline:
+            break
         trial = study.ask()
-        trials.begun += 1
-        one = _chosen(trial, bases, trials.begun)
-        place = f"trial {trials.begun} of {limits.trials}"
-        trials.end(trial, enter(one, place, lambda *fold, of=trial: trials.judge(of, *fold)))
-    report = trials.report(clock() - started)
+        one, place = _chosen(trial, bases, number), f"trial {number} of {limits.trials}"
+        value = enter(one, place, partial(_judge, trial, lambda: clock() >= deadline))
+        if value is not None:
+            study.tell(trial, value)
+        else:
+            ended_early = _WITHDRAWN in trial.user_attrs
+            study.tell(trial, state=TrialState.PRUNED if ended_early else TrialState.FAIL)
+    ended = Counter(one.state for one in study.trials)
+    report = SearchReport(
+        begun=ended.total(),
+        finished=ended[TrialState.COMPLETE],
+        ended_early=ended[TrialState.PRUNED],
+        failed=ended[TrialState.FAIL],
+        seconds=round(clock() - started, 1),
+    )
     over = "" if report.begun == limits.trials else f"; the {limits.minutes:g} minutes were over"
     say(
         f"searched {report.seconds:.0f} s: {report.begun} of {limits.trials} trials began, "
@@ -70,48 +88,18 @@ def search(
     return report
 
 
-class _Trials:
-    """Tells Optuna what became of its trials, and counts them."""
-
-    def __init__(self, study: Study, clock: Clock, deadline: float) -> None:
-        self._study, self._clock, self._deadline = study, clock, deadline
-        self._withdrawn = False
-        self.begun = self._finished = self._early = 0
-
-    @property
-    def time_is_up(self) -> bool:
-        return self._clock() >= self._deadline
-
-    def judge(self, trial: Trial, folds: int, mean: float) -> None:
-        """End a trial that promises nothing, or for which there is no time left."""
-        if math.isfinite(mean):
-            trial.report(mean, folds)
-        why = None
-        if self.time_is_up:
-            why = "the minutes of the search are over"
-        elif trial.should_prune():
-            why = f"worse than the median of other trials after fold {folds} ({mean:.4f})"
-        if why is not None:
-            self._withdrawn = True
-            raise WithdrawnError(why)
-
-    def end(self, trial: Trial, value: float | None) -> None:
-        """Take in the value of a trial, None for one that did not finish."""
-        from optuna.trial import TrialState
-
-        early, self._withdrawn = self._withdrawn, False
-        if value is not None:
-            self._study.tell(trial, value)
-            self._finished += 1
-        elif early:
-            self._study.tell(trial, state=TrialState.PRUNED)
-            self._early += 1
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
-
-    def report(self, seconds: float) -> SearchReport:
-        failed = self.begun - self._finished - self._early
-        return SearchReport(self.begun, self._finished, self._early, failed, round(seconds, 1))
+def _judge(trial: Trial, is_late: Callable[[], bool], folds: int, mean: float) -> None:
+    """End a trial that promises nothing, or for which there is no time left."""
+    if math.isfinite(mean):
+        trial.report(mean, folds)
+    if is_late():
+        why = "the minutes of the search are over"
+    elif trial.should_prune():
+        why = f"worse than the median of other trials after fold {folds} ({mean:.4f})"
+    else:
+        return
+    trial.set_user_attr(_WITHDRAWN, why)
+    raise WithdrawnError(why)
 
 
 def _study(spec: ModelSpec) -> Study:
@@ -131,13 +119,11 @@ def _chosen(trial: Trial, bases: Mapping[str, Candidate], number: int) -> Candid
     """The candidate of a trial, with parameters that Optuna chooses."""
     name = trial.suggest_categorical("candidate", list(bases))
     base = bases[name]
-    values = _values(trial, name, space_of(base.spec))
-    return Candidate(f"{name} trial {number}", base.spec, {**base.parameters, **values}, base.where)
-
-
-def _values(trial: Trial, name: str, space: Space) -> dict[str, Scalar]:
     # Of two candidates with one parameter, each has its own.
-    return {key: _value(trial, f"{name} {key}", one) for key, one in sorted(space.items())}
+    values = {
+        key: _value(trial, f"{name} {key}", one) for key, one in sorted(space_of(base.spec).items())
+    }
+    return Candidate(f"{name} trial {number}", base.spec, {**base.parameters, **values}, base.where)
 
 
 def _value(trial: Trial, name: str, one: Range) -> Scalar:

@@ -165,13 +165,9 @@ def _metric_so_far(answers: Sequence[Answers], spec: ModelSpec) -> float:
             threshold = choose_threshold(spec.threshold, answers)
         except TrainingError:  # more folds may allow one
             return math.nan
-    return _mean([metric.compute(one) for one in _decided(answers, threshold)])
-
-
-def _mean(values: Sequence[float]) -> float:
-    """The mean of those that are determined; NaN where none is."""
-    finite = [one for one in values if math.isfinite(one)]
-    return float(np.mean(finite)) if finite else math.nan
+    values = [metric.compute(one) for one in _decided(answers, threshold)]
+    determined = [one for one in values if math.isfinite(one)]
+    return float(np.mean(determined)) if determined else math.nan
 
 
 def _answers_for(
@@ -211,12 +207,9 @@ def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label
             f"the {len(rows)} evaluation rows do not determine {spec.evaluation.metric}: choose "
             "another evaluation.metric, or a larger evaluation.fraction"
         )
-    return Evaluated(answers, measured, _classes_without(rows.labels, classes))
-
-
-def _classes_without(labels: NDArray[Any], classes: Sequence[Label]) -> tuple[Label, ...]:
-    seen: NDArray[np.int64] = np.unique(codes(labels, classes)) if classes else np.array([], int)
-    return tuple(one for number, one in enumerate(classes) if number not in seen)
+    seen = {*codes(rows.labels, classes).tolist()} if classes else set()
+    unseen = tuple(one for number, one in enumerate(classes) if number not in seen)
+    return Evaluated(answers, measured, unseen)
 
 
 def fit_pipeline(pipeline: Any, rows: Rows, spec: ModelSpec) -> Any:

@@ -40,7 +40,7 @@ def clean(platform: Platform, who: Servers) -> Cleaner:
     one = Cleaner(
         platform.instance,
         who,
-        lambda name: {"proof": platform.home / "proof" / name},
+        {"proof": lambda name: platform.home / "proof" / name},
         Limits(keep=3),
         datetime.now(UTC) + timedelta(days=400),
         lambda _line: None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -251,15 +250,6 @@ def test_a_kept_model_names_the_packages_that_load_it() -> None:
     assert names[0] == "scikit-learn"
     assert names[-1] == "httpx"
     assert names.count("numpy") == 1
-
-
-def test_rows_are_kept_with_a_run_to_be_looked_at(mlflow: MlflowResource, name: str) -> None:
-    frame = pd.DataFrame({"row": [3, 4], "city": ["Å", ""], "expected": [True, False]})
-    with mlflow.run(name, "run") as run:
-        pass
-    mlflow.log_frame(run.run_id, "parity/onnx.parquet", frame)
-    stored = mlflow.artifact_bytes(run.run_id, "parity/onnx.parquet")
-    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(stored)), frame)
 
 
 def test_an_evaluation_set_is_fetched_once_until_it_is_written_again(

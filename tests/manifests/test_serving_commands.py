@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from platform_assets.local_stack.triton_server import (
-    ListenAddress,
     remove_stale_shared_memory,
     triton_arguments,
 )
@@ -64,7 +63,8 @@ def test_triton_gets_the_options_of_the_local_stack(triton: Runnable, tmp_path: 
         repository=models,
         models=["best_model", "cars"],
         control_key=CONTROL_KEY,
-        listen=ListenAddress(address="0.0.0.0", http_port=8000, grpc_port=8001, metrics_port=8002),
+        ports={"http": 8000, "grpc": 8001, "metrics": 8002},
+        address="0.0.0.0",
         exit_timeout_s=30,
     )
     assert sorted(done.stdout.splitlines()) == sorted(ours), done.stderr

@@ -40,7 +40,7 @@ def evidence_page(**said: Any) -> str:
                 replicas=[live_replica("r0", GENERATION), live_replica("r1", GENERATION + 1)],
             )
         ],
-        "parity": Parity(78, 0, 0, 3e-8, 1e-4, ()),
+        "parity": Parity(78, 0, 0, 3e-8, 0.0, 1e-4, ()),
         "rows": [{"row": "0", "features": "[5.1]", "gateway": HOSTILE, "scikit-learn": "setosa"}],
         "ledger": [Entry(AT, VERSION, None, GENERATION, "promotion", "me", HOSTILE)],
         "run_url": "http://mlflow/#/runs/run",

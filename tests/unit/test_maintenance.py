@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files as files_of
@@ -124,7 +124,13 @@ def cleaner(
     monkeypatch.setattr(cleaner_module, "find_usage", find_usage)
     chosen = Limits(**{"mlflow_days": 0, "keep": 1, **limits})
     servers: Any = None
-    return Cleaner(instance, servers, lambda _name: folders or {}, chosen, NOW, lambda _line: None)
+    given = folders or {}
+
+    def place(kind: str) -> Callable[[str], Path]:
+        return lambda _name: given[kind]
+
+    places = {kind: place(kind) for kind in given}
+    return Cleaner(instance, servers, places, chosen, NOW, lambda _line: None)
 
 
 def run_of(instance: dg.DagsterInstance, job: str = "best_model_chain", **fields: Any) -> str:
@@ -320,6 +326,21 @@ def test_the_maintenance_runs_daily_from_the_start(monkeypatch: pytest.MonkeyPat
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
+def job_resources(home: Path, **others: Any) -> dict[str, Any]:
+    """What the job needs, with servers that nobody asks."""
+    return {
+        "gateway": GatewayResource(urls="http://unused", control_token="token"),
+        "triton": TritonResource(url="http://unused", control_key="key"),
+        "mlflow": MlflowResource(tracking_uri="http://unused"),
+        "model_repository": ModelRepository(root=str(home / "repository")),
+        "proof_folder": ProofFolder(root=str(home / "proof")),
+        "samples": SamplesFolder(root=str(home)),
+        "drift_reports": DriftReports(root=str(home / "reports")),
+        "predictions": PredictionsFolder(root=str(home / "predictions")),
+        **others,
+    }
+
+
 def test_the_job_merges_the_log_also_where_it_is_unknown_what_is_in_use(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,22 +350,31 @@ def test_the_job_merges_the_log_also_where_it_is_unknown_what_is_in_use(
     monkeypatch.setattr(cleaner_module, "find_usage", unknown)
     for file in ("a", "b"):
         write_log(tmp_path, IRIS.model_name, [Logged(id=file)], file)
-    there = {
-        "gateway": GatewayResource(urls="http://unused", control_token="token"),
-        "triton": TritonResource(url="http://unused", control_key="key"),
-        "mlflow": MlflowResource(tracking_uri="http://unused"),
-        "model_repository": ModelRepository(root=str(tmp_path / "repository")),
-        "proof_folder": ProofFolder(root=str(tmp_path / "proof")),
-        "samples": SamplesFolder(root=str(tmp_path)),
-        "drift_reports": DriftReports(root=str(tmp_path / "reports")),
-        "predictions": PredictionsFolder(root=str(tmp_path / "predictions")),
-    }
     done = maintenance_job([IRIS]).execute_in_process(
-        instance=instance, resources=there, raise_on_error=False
+        instance=instance, resources=job_resources(tmp_path), raise_on_error=False
     )
     assert not done.success
     [merged] = (tmp_path / IRIS.model_name).glob("date=*/*.parquet")
     assert merged.name.startswith("merged-")
+
+
+def test_the_job_finds_what_was_written_below_a_home_directory(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("HOME", str(tmp_path)), ("MAINTENANCE_MLFLOW_DAYS", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MAINTENANCE_KEEP", "1")
+    monkeypatch.setattr(cleaner_module, "find_usage", lambda *_: NONE_IN_USE)
+    reports, proofs = DriftReports(root="~/reports"), ProofFolder(root="~/proof")
+    report = reports.write(IRIS.model_name, "old", "a page")
+    proof = proofs.write(IRIS.model_name, "old", {"proof.html": "a page"})
+    reports.write(IRIS.model_name, "new", "a page")
+    proofs.write(IRIS.model_name, "new", {"proof.html": "a page"})
+    for old in (report, proof):
+        os.utime(old, (1_000_000_000,) * 2)
+    there = job_resources(tmp_path, drift_reports=reports, proof_folder=proofs)
+    assert maintenance_job([IRIS]).execute_in_process(instance=instance, resources=there).success
+    assert (report.exists(), proof.exists()) == (False, False)
 
 
 def test_a_log_that_cannot_be_merged_is_named_and_keeps_no_other_from_it(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from platform_assets.components import model_file
-from platform_assets.components.loading import SHIPPED, load_specs
+from platform_assets.components.loading import SHIPPED, read_models
 from platform_assets.components.model_file import code_version, read_model
 from platform_assets.model_spec import (
     CandidateSpec,
@@ -124,7 +124,7 @@ def test_columns_of_any_name_are_read_under_names_of_tensors(tmp_path: Path) -> 
 
 
 def test_shipped_iris_is_the_model_of_the_tests() -> None:
-    shipped = {spec.model_name: spec for spec in load_specs(SHIPPED)}["best_model"]
+    shipped = {spec.model_name: spec for spec in read_models(SHIPPED).specs.values()}["best_model"]
 
     own = {"owners", "description", "tags", "code_version", "automation"}
     for field in fields(IRIS):
@@ -136,7 +136,7 @@ def test_shipped_iris_is_the_model_of_the_tests() -> None:
 def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
     from vega_datasets import data
 
-    by_name = {spec.model_name: spec for spec in load_specs(SHIPPED)}
+    by_name = {spec.model_name: spec for spec in read_models(SHIPPED).specs.values()}
     for name, frame in (("cars", data.cars()), ("seattle_weather", data.seattle_weather())):
         spec = by_name[name]
         assert spec.source == Source(dataset=f"vega.{name}")

@@ -23,7 +23,6 @@ from platform_assets.components.document import Document, read_document
 from platform_assets.components.loading import (
     SHIPPED,
     explain_missing_model,
-    load_specs,
     model_folders,
     read_models,
 )
@@ -113,8 +112,8 @@ def test_model_whose_definitions_cannot_be_built_is_broken_alone(
     for name in ("a", "b"):
         write(tmp_path, MINIMAL, name)
 
-    def fails_for_a(spec: ModelSpec) -> dg.Definitions:
-        if spec.model_name == "a":
+    def fails_for_a(spec: ModelSpec | FeatureTableSpec) -> dg.Definitions:
+        if spec.name == "a":
             raise RuntimeError("no such slice")
         return build(spec)
 
@@ -149,7 +148,9 @@ def test_model_may_be_called_as_a_part_of_the_platform(tmp_path: Path) -> None:
         write(tmp_path, MINIMAL, name)
     models = define_models(read_models(tmp_path))
 
-    defs = dg.Definitions.merge(models, watching(load_specs(tmp_path)), resources())
+    defs = dg.Definitions.merge(
+        models, watching([*read_models(tmp_path).specs.values()]), resources()
+    )
 
     assert "reconcile_reconcile" in defs.get_repository_def().job_names
 
@@ -194,7 +195,7 @@ def test_models_of_further_folders_load_beside_the_shipped_ones(
         "MODELS_DIR", os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")])
     )
 
-    names = [spec.model_name for spec in load_specs()]
+    names = [spec.model_name for spec in read_models().specs.values()]
 
     assert names == ["best_model", "cars", "fraud", "seattle_weather", "mine", "yours"]
     assert model_folders() == (SHIPPED, tmp_path / "one", tmp_path / "two")
@@ -205,7 +206,7 @@ def test_missing_folder_is_reported_and_the_rest_loads(
 ) -> None:
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "absent"))
 
-    loaded = assets(define_models(read_models(), build, build))
+    loaded = assets(define_models(read_models(), build))
 
     assert "best_model/features" in loaded
     assert "MODELS_DIR" in (loaded["absent/model_file"].description or "")

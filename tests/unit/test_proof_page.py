@@ -40,7 +40,7 @@ def test_page_of_a_confirmed_switch_claims_both_halves_and_runs_nothing() -> Non
                 )
             ]
         },
-        {"parity": Parity(78, 1, 0, 3e-8, 1e-4, (4,))},
+        {"parity": Parity(78, 1, 0, 3e-8, 0.0, 1e-4, (4,))},
     ],
     ids=["a Triton lacks it", "another version", "unconfirmed", "a replica is late", "answers"],
 )

@@ -59,7 +59,7 @@ def test_feature_has_the_type_that_the_casting_rules_take(
 ) -> None:
     draft = drafted(tmp_path, table(x=cells, y=["a", "b"]))
 
-    assert draft.features == (FeatureSpec("x", dtype, nullable),)
+    assert draft.spec.features == (FeatureSpec("x", dtype, nullable),)
     assert draft.feature_reasons["x"]
 
 
@@ -83,7 +83,7 @@ def test_column_that_tells_nothing_is_left_out_with_the_reason(
 
     draft = drafted(tmp_path, text)
 
-    assert [one.name for one in draft.features] == ["x"]
+    assert [one.name for one in draft.spec.features] == ["x"]
     assert why in draft.left_out["z"]
 
 
@@ -117,7 +117,7 @@ def test_key_is_what_names_a_row(
 ) -> None:
     draft = drafted(tmp_path, table(**columns, z=[1, 2], y=["a", "b"]))
 
-    assert draft.join_key == key
+    assert draft.spec.join_key == key
     assert why in draft.reasons["join_key"]
 
 
@@ -128,8 +128,8 @@ def test_entity_that_comes_again_is_the_key_where_each_time_has_one_row(tmp_path
 
     draft = drafted(tmp_path, text)
 
-    assert draft.join_key == JoinKey("shop_id")
-    assert draft.event_time == EventTime("at")
+    assert draft.spec.join_key == JoinKey("shop_id")
+    assert draft.spec.event_time == EventTime("at")
     assert "event_timestamp" in draft.reasons
 
 
@@ -144,7 +144,7 @@ def test_time_without_an_offset_is_in_utc_and_says_so(tmp_path: Path) -> None:
 
     draft = drafted(tmp_path, text)
 
-    assert draft.event_time == EventTime("sold_at", "UTC")
+    assert draft.spec.event_time == EventTime("sold_at", "UTC")
     assert "also in delivered" in draft.reasons["event_timestamp"]
     assert {"born", "delivered"} <= draft.left_out.keys()
 
@@ -152,16 +152,16 @@ def test_time_without_an_offset_is_in_utc_and_says_so(tmp_path: Path) -> None:
 def test_birthday_alone_is_not_the_time_of_a_row(tmp_path: Path) -> None:
     draft = drafted(tmp_path, table(birth_date=lambda row: "1990-01-01", x=[1, 2], y=["a", "b"]))
 
-    assert draft.event_time is None
+    assert draft.spec.event_time is None
 
 
 def test_old_rows_do_not_expire(tmp_path: Path) -> None:
     old = drafted(tmp_path, table(day=["1998-05-06"], x=[1, 2], y=["a", "b"]))
     new = drafted(tmp_path, table(day=["2025-05-06"], x=[1, 2], y=["a", "b"]))
 
-    assert old.ttl.days == 36_500
+    assert old.spec.ttl.days == 36_500
     assert "27 years old" in old.reasons["ttl"]
-    assert new.ttl.days == 3_650
+    assert new.spec.ttl.days == 3_650
 
 
 @pytest.mark.parametrize(
@@ -180,14 +180,14 @@ def test_old_rows_do_not_expire(tmp_path: Path) -> None:
 def test_task_follows_from_the_target(tmp_path: Path, cells: Any, task: Task, type_: DType) -> None:
     draft = drafted(tmp_path, table(x=[1, 2], y=cells))
 
-    assert (draft.task, draft.target) == (task, Target("y", type_))
+    assert (draft.spec.task, draft.spec.target) == (task, Target("y", type_))
     assert draft.reasons["task"]
 
 
 def test_rows_without_a_label_are_dropped(tmp_path: Path) -> None:
     draft = drafted(tmp_path, table(x=[1, 2], y=["a", "b", ""]))
 
-    assert draft.target.drop_missing
+    assert draft.spec.target.drop_missing
     assert "20 of 60 rows have none" in draft.reasons["target"]
 
 
@@ -230,10 +230,10 @@ def test_what_a_person_says_is_not_inferred(tmp_path: Path) -> None:
 
     draft = drafted(tmp_path, text, key="name", time="b", task="regression", name="mine")
 
-    assert draft.join_key == JoinKey("name", DType.BYTES)
-    assert draft.event_time == EventTime("b", "UTC")
-    assert draft.task is Task.REGRESSION
-    assert draft.model_name == "mine"
+    assert draft.spec.join_key == JoinKey("name", DType.BYTES)
+    assert draft.spec.event_time == EventTime("b", "UTC")
+    assert draft.spec.task is Task.REGRESSION
+    assert draft.spec.model_name == "mine"
     assert draft.left_out.keys() == {"id", "a"}
 
 
@@ -243,7 +243,7 @@ def test_separator_that_is_ambiguous_has_to_be_said(tmp_path: Path) -> None:
     with pytest.raises(ColumnsError, match="may be separated by commas or by semicolons"):
         drafted(tmp_path, text)
 
-    assert drafted(tmp_path, text, separator=";").source.separator == ";"
+    assert drafted(tmp_path, text, separator=";").spec.source.separator == ";"
 
 
 def test_types_of_parquet_are_those_of_its_columns(tmp_path: Path) -> None:
@@ -262,8 +262,8 @@ def test_types_of_parquet_are_those_of_its_columns(tmp_path: Path) -> None:
 
     draft = infer(profile_table(request), request, NOW)
 
-    assert draft.event_time == EventTime("at")
-    assert draft.features == (
+    assert draft.spec.event_time == EventTime("at")
+    assert draft.spec.features == (
         FeatureSpec("count", DType.INT64),
         FeatureSpec("share", DType.FP32, nullable=True),
         FeatureSpec("open", DType.BOOL),
@@ -281,7 +281,7 @@ def test_files_of_a_folder_are_one_table(tmp_path: Path) -> None:
 
     draft = infer(profile_table(request), request, NOW)
 
-    assert draft.features == (FeatureSpec("x", DType.INT64), FeatureSpec("year", DType.INT64))
+    assert draft.spec.features == (FeatureSpec("x", DType.INT64), FeatureSpec("year", DType.INT64))
 
 
 @pytest.mark.parametrize(

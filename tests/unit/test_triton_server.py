@@ -13,7 +13,6 @@ import pytest
 from platform_assets.local_stack.settings import StackError
 from platform_assets.local_stack.triton_package import TritonPackage, locate_package
 from platform_assets.local_stack.triton_server import (
-    ListenAddress,
     control_key,
     control_key_file,
     main,
@@ -23,7 +22,7 @@ from platform_assets.local_stack.triton_server import (
     triton_environment,
 )
 
-LISTEN = ListenAddress(http_port=1, grpc_port=2, metrics_port=3)
+PORTS = {"http": 1, "grpc": 2, "metrics": 3}
 PACKAGE = TritonPackage(
     binary=Path("/env/tritonserver"),
     libraries=Path("/env/libs"),
@@ -38,7 +37,7 @@ def arguments(**changes: object) -> tuple[str, ...]:
         "repository": PurePosixPath("/models"),
         "models": ["best_model"],
         "control_key": "secret",
-        "listen": LISTEN,
+        "ports": PORTS,
     }
     return triton_arguments(**{**options, **changes})  # type: ignore[arg-type] # test data
 
@@ -69,7 +68,7 @@ def test_everything_that_changes_what_is_served_is_locked_on_both_protocols(opti
 
 
 def test_all_three_listeners_take_the_given_address_and_ports() -> None:
-    listen = ListenAddress(http_port=8000, grpc_port=8001, metrics_port=8002, address="0.0.0.0")
+    ports = {"http": 8000, "grpc": 8001, "metrics": 8002}
     assert {
         "--http-address=0.0.0.0",
         "--grpc-address=0.0.0.0",
@@ -77,7 +76,7 @@ def test_all_three_listeners_take_the_given_address_and_ports() -> None:
         "--http-port=8000",
         "--grpc-port=8001",
         "--metrics-port=8002",
-    } <= set(arguments(listen=listen))
+    } <= set(arguments(ports=ports, address="0.0.0.0"))
     assert "--http-address=127.0.0.1" in arguments()
 
 

@@ -13,7 +13,7 @@ from platform_assets.model_spec.training import estimators, metrics
 from platform_assets.training.candidates import Candidate, build
 from platform_assets.training.folds import folds
 from platform_assets.training.metrics import chosen_metric
-from platform_assets.training.preprocessing import TargetEncoding, Texts, pipeline
+from platform_assets.training.preprocessing import Texts, pipeline
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import cross_validate
 from platform_assets.training.splits import split_evaluation
@@ -31,25 +31,12 @@ _LEAST_GAIN: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
-    """A floor of the metric, and where it lies between which values."""
-
-    floor: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Score:
     """Mean and spread of a metric over folds."""
 
     mean: float
     spread: float
     folds: int
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        return self.spread / math.sqrt(self.folds)
 
 
 def choose_split(rows: Rows, spec: ModelSpec) -> tuple[Evaluation, str, Rows]:
@@ -86,8 +73,8 @@ def _evaluations(spec: ModelSpec) -> Iterator[Evaluation]:
                 yield Evaluation(metric=metric, fraction=fraction, split=split, seed=seed + number)
 
 
-def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Baseline:
-    """Return a floor between a constant answer and the better one of two simple models.
+def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> tuple[float, str]:
+    """Return a floor between a constant answer and the better of two simple models, and why there.
 
     ScaffoldError where neither is better than the constant answer.
     """
@@ -104,23 +91,22 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> B
     name, best = max(scores.items(), key=lambda one: one[1].mean)
     gain = best.mean - constant
     measured = f"{metric.name} {best.mean:.2f} ± {best.spread:.2f}"
-    if not gain > max(_LEAST_GAIN, _ERRORS * best.error):
+    error = best.spread / math.sqrt(best.folds)  # the standard error of the mean
+    if not gain > max(_LEAST_GAIN, _ERRORS * error):
         raise ScaffoldError(
             f"no simple model predicts {spec.target.name} better than one constant answer does: "
             f"{name} has a {measured} in cross-validation, the constant {constant:.2f}"
         )
     low = best.mean - _ERRORS * best.spread
     close = "" if low > constant else ", so close that the held-out rows may not show it"
-    return Baseline(
-        _rounded(min(constant + gain / 2, low), constant),
+    # Two decimals, downwards; just above the constant answer at least.
+    wanted = min(constant + gain / 2, low)
+    floor = max(math.floor(wanted * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
+    return (
+        floor,
         f"between one constant answer ({constant:.2f}) and {name} ({best.mean:.2f} ± "
         f"{best.spread:.2f} in {best.folds} folds of {len(some):,} rows){close}",
     )
-
-
-def _rounded(floor: float, constant: float) -> float:
-    """Two decimals, downwards; just above the constant answer at least."""
-    return max(math.floor(floor * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
 
 
 def _constant(spec: ModelSpec) -> Any:
@@ -128,8 +114,7 @@ def _constant(spec: ModelSpec) -> Any:
 
     model = DummyRegressor() if spec.task is Task.REGRESSION else DummyClassifier()
     # One column: the answer is the same, and the others need no preparation.
-    target = TargetEncoding(spec.task is Task.REGRESSION, spec.evaluation.seed)
-    return pipeline(spec.features[:1], model, scaled=False, texts=Texts.PLACES, target=target)
+    return pipeline(spec.features[:1], model, spec, scaled=False, texts=Texts.PLACES)
 
 
 def _score(model: Any, rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Score:

@@ -28,15 +28,11 @@ from platform_assets.training.rows import TrainingError
 Say = Callable[[str], object]
 
 
-def _silent(_line: str) -> None:
-    """Say nothing."""
-
-
 def make_model(
     request: ModelRequest,
     folder: Path,
     name: str | None = None,
-    say: Say = _silent,
+    say: Say = lambda _line: None,
     others: Sequence[Path] | None = None,
 ) -> ScaffoldResult:
     """Make `<folder>/<model>/defs.yaml` from a table.
@@ -57,7 +53,7 @@ def make_model(
     return ScaffoldResult(write_model(draft, request, own), draft)
 
 
-def draft_model(request: ModelRequest, say: Say = _silent) -> Draft:
+def draft_model(request: ModelRequest, say: Say = lambda _line: None) -> Draft:
     """Return the model that the table suggests, with its floor; writes nothing.
 
     Raises:
@@ -87,27 +83,27 @@ def _profiled(request: ModelRequest) -> TableProfile:
 
 def _measured(draft: Draft, request: ModelRequest, say: Say) -> Draft:
     """Let the chain's own reader judge the draft, then leave leaks out and find a floor."""
-    source = read_source(draft.spec(), SourceResource())
-    rows = source_rows(source.table, draft.spec())
-    say(f"{len(rows):,} rows: trying each of {len(draft.features):,} columns alone")
-    leaks = find_leaks(rows, draft.spec(), source.classes)
-    if len(leaks) == len(draft.features):
+    source = read_source(draft.spec, SourceResource())
+    rows = source_rows(source.table, draft.spec)
+    say(f"{len(rows):,} rows: trying each of {len(draft.spec.features):,} columns alone")
+    leaks = find_leaks(rows, draft.spec, source.classes)
+    if len(leaks) == len(draft.spec.features):
         raise ScaffoldError(
             f"{request.title} has nothing to learn {request.target} from but what tells it "
             f"alone: {', '.join(leaks)}"
         )
     draft = draft.without(leaks)
-    rows = source_rows(source.table, draft.spec())
-    evaluation, why, training = choose_split(rows, draft.spec())
-    draft = replace(draft, evaluation=evaluation)
+    rows = source_rows(source.table, draft.spec)
+    evaluation, why, training = choose_split(rows, draft.spec)
+    draft = draft.because({parts.EVALUATION: why}, evaluation=evaluation)
     say("cross-validating two simple models for the floor")
     try:
-        baseline = find_floor(training, draft.spec(), source.classes)
+        floor, why = find_floor(training, draft.spec, source.classes)
     except ScaffoldError as error:
         note = f", without {', '.join(leaks)}, which alone tells it" if leaks else ""
         raise ScaffoldError(f"{error}{note}") from error
-    draft = replace(draft, floor=baseline.floor)
-    return draft.because(**{parts.EVALUATION: why, parts.FLOOR: baseline.why})
+    gates = replace(draft.spec.gates, metric_floor=floor)
+    return draft.because({parts.FLOOR: why}, gates=gates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +115,12 @@ class ScaffoldResult:
 
     def lines(self) -> Iterator[str]:
         """What was decided, a line each."""
-        draft, why = self.draft, self.draft.reasons
-        key = draft.join_key.name
+        spec, why = self.draft.spec, self.draft.reasons
         yield f"wrote {self.file}"
-        yield f"  key       {key}: {why[parts.KEY]}"
-        if draft.event_time is not None:
-            yield f"  time      {draft.event_time.name}: {why[parts.TIME]}"
-        yield f"  target    {draft.target.name}, {draft.task.value}: {why[parts.TASK]}"
-        yield f"  features  {len(draft.features):,}, and {len(draft.left_out):,} left out"
-        yield f"  floor     {draft.evaluation.metric} {draft.floor}: {why[parts.FLOOR]}"
+        yield f"  key       {spec.join_key.name}: {why[parts.KEY]}"
+        if spec.event_time is not None:
+            yield f"  time      {spec.event_time.name}: {why[parts.TIME]}"
+        yield f"  target    {spec.target.name}, {spec.task.value}: {why[parts.TASK]}"
+        yield f"  features  {len(spec.features):,}, and {len(self.draft.left_out):,} left out"
+        floor = spec.gates.metric_floor
+        yield f"  floor     {spec.evaluation.metric} {floor}: {why[parts.FLOOR]}"

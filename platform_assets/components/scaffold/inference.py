@@ -11,7 +11,7 @@ from platform_assets.components.scaffold.features import infer_features
 from platform_assets.components.scaffold.keys import infer_key, infer_time
 from platform_assets.components.scaffold.profile import ColumnProfile, ModelRequest, TableProfile
 from platform_assets.components.scaffold.targets import describe_target, find_target, infer_task
-from platform_assets.model_spec import CandidateSpec, Source, Task
+from platform_assets.model_spec import CandidateSpec, Gates, ModelSpec, Source, Task
 from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from platform_assets.model_spec.training import estimators
 
@@ -44,7 +44,7 @@ def infer(table: TableProfile, request: ModelRequest, now: datetime) -> Draft:
         parts.TASK: why_task,
         parts.CANDIDATES: why_candidates,
     }
-    return Draft(
+    spec = ModelSpec(
         model_name=request.model_name,
         task=task,
         source=Source(file=str(request.path), separator=request.separator),
@@ -54,6 +54,10 @@ def infer(table: TableProfile, request: ModelRequest, now: datetime) -> Draft:
         target=target,
         features=features.specs,
         candidates=candidates,
+        gates=Gates(metric_floor=0.0),
+    )
+    return Draft(
+        spec,
         reasons={part: why for part, why in reasons.items() if why},
         feature_reasons=features.reasons,
         left_out=features.left_out,

@@ -103,7 +103,9 @@ def infer_key(
             return _key(one, "numbers the rows")
         if one.is_unique and not one.is_whole:
             return _key(one, "a text that is different in every row")
-    spec = JoinKey(row_number=_free_name(table))
+    taken = {one.header.casefold() for one in table.columns}
+    free = (one for one in ("row_id", "row_number", "number_of_row") if one not in taken)
+    spec = JoinKey(row_number=next(free))
     repeated = f"; {_shown(named[0].header)} repeats" if named else ""
     return Key(spec, None, f"no column names the rows, so they are numbered{repeated}")
 
@@ -145,11 +147,6 @@ def _key(column: ColumnProfile, why: str) -> Key:
     why += ", with leading zeros" if column.zero_led else ""
     renamed = "" if name == column.header else column.header
     return Key(JoinKey(name, type_, source_column=renamed), column, why)
-
-
-def _free_name(table: TableProfile) -> str:
-    taken = {one.header.casefold() for one in table.columns}
-    return next(one for one in ("row_id", "row_number", "number_of_row") if one not in taken)
 
 
 def _shown(header: str) -> str:

@@ -68,8 +68,7 @@ def identifier(header: str, place: int, taken: Iterable[str], rule: TypeAdapter[
         rule: one of `KEY`, `TIME` and `FEATURE`.
     """
     used = set(taken)
-    spelled = re.sub(r"_+", "_", re.sub(r"\W", "_", _in_ascii(header), flags=re.ASCII)).strip("_")
-    stem = spelled[:_LONGEST].rstrip("_") or f"column_{place}"
+    stem = _in_ascii(header) or f"column_{place}"
     stem = f"column_{stem}" if stem[0].isdigit() else stem
     for name in (header, stem, f"{stem}_value", f"column_{stem}", f"column_{stem}_{place}"):
         if name.casefold() not in used and _is_valid(name, rule):
@@ -79,8 +78,7 @@ def identifier(header: str, place: int, taken: Iterable[str], rule: TypeAdapter[
 
 def valid_model_name(text: str) -> str:
     """Return the name of a table as far as Dagster and MLflow take it for a model."""
-    name = re.sub(r"_+", "_", re.sub(r"\W", "_", _in_ascii(text), flags=re.ASCII)).strip("_")
-    name = name[:_LONGEST].rstrip("_")
+    name = _in_ascii(text)
     return name if name[:1].isalpha() else f"model_{name}".rstrip("_")
 
 
@@ -93,7 +91,7 @@ def _is_valid(name: str, rule: TypeAdapter[Any]) -> bool:
 
 
 def _in_ascii(text: str) -> str:
-    """Spell letters of other scripts as their names in Unicode end: `나이` is nai."""
+    """Spell letters of other scripts as their names in Unicode end, `나이` as nai; else `_`."""
     letters = []
     for letter in unicodedata.normalize("NFC", text):
         # ß and ligatures fall apart in lower case only.
@@ -101,4 +99,5 @@ def _in_ascii(text: str) -> str:
         plain = next(filter(None, (one.encode("ascii", "ignore").decode() for one in parts)), "")
         spelled = _SPELLED.search(unicodedata.name(letter, ""))
         letters.append(plain or (spelled[1].lower() if spelled else "_"))
-    return "".join(letters)
+    words = re.sub(r"\W", "_", "".join(letters), flags=re.ASCII)
+    return re.sub(r"_+", "_", words).strip("_")[:_LONGEST].rstrip("_")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,13 +50,13 @@ def run(given: argparse.Namespace) -> int:
         print(f"no model file was made: {error}", file=sys.stderr)
         return 1
     print("\n".join(outcome.lines()))
-    print(f"next: make chain MODEL={outcome.draft.model_name}")
+    print(f"next: make chain MODEL={outcome.draft.spec.model_name}")
     if folder.absolute() not in {SHIPPED, *model_folders()}:
         print(f"      (for a platform that was started with {MODELS_DIR}={folder})")
     return 0
 
 
-def default_folder(environ: Mapping[str, str] | None = None) -> Path:
+def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where new models go: the first folder of `MODELS_DIR`, else the shipped one."""
-    folders = model_folders() if environ is None else model_folders(environ)
+    folders = model_folders(environ)
     return folders[1] if len(folders) > 1 else folders[0]

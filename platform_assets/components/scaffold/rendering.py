@@ -11,7 +11,7 @@ import yaml
 from platform_assets.components.scaffold import draft as parts
 from platform_assets.components.scaffold.draft import Draft
 from platform_assets.components.scaffold.profile import ModelRequest
-from platform_assets.model_spec import FeatureSpec
+from platform_assets.model_spec import Evaluation, FeatureSpec, JoinKey, Target
 from platform_assets.model_spec.columns import WORDS
 from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from serving_gateway.contract import DType
@@ -25,51 +25,46 @@ def render(draft: Draft, request: ModelRequest, file: str) -> str:
 
 
 def _lines(draft: Draft, request: ModelRequest, file: str) -> Iterator[str]:
-    why = draft.reasons
+    spec, why = draft.spec, draft.reasons
     yield f"# Made from {_comment(request.title)}. Each line says why it is as it is: change what"
     yield "# you know better."
     yield f"type: {TYPE}"
     yield ""
     yield "attributes:"
-    yield f"  model_name: {_scalar(draft.model_name)}"
-    yield f"  source: {_flow({'file': file, 'separator': draft.source.separator})}"
-    yield _line("  ", parts.KEY, _flow(_key(draft)), why[parts.KEY])
-    if draft.event_time is not None:
-        time = draft.event_time
+    yield f"  model_name: {_scalar(spec.model_name)}"
+    yield f"  source: {_flow({'file': file, 'separator': spec.source.separator})}"
+    yield _line("  ", parts.KEY, _flow(_key(spec.join_key)), why[parts.KEY])
+    if (time := spec.event_time) is not None:
         fields = {"column": time.name, "timezone": time.timezone, "from": time.source_column}
         yield _line("  ", parts.TIME, _flow(fields), why[parts.TIME])
-    if draft.ttl != DEFAULT_TTL:
-        yield _line("  ", parts.TTL, f"{draft.ttl.days}d", why[parts.TTL])
-    yield _line("  ", parts.TARGET, _flow(_target(draft)), why[parts.TARGET])
-    yield _line("  ", parts.TASK, draft.task.value, why[parts.TASK])
+    if spec.ttl != DEFAULT_TTL:
+        yield _line("  ", parts.TTL, f"{spec.ttl.days}d", why[parts.TTL])
+    yield _line("  ", parts.TARGET, _flow(_target(spec.target)), why[parts.TARGET])
+    yield _line("  ", parts.TASK, spec.task.value, why[parts.TASK])
     yield "  features:"
-    for one in draft.features:
+    for one in spec.features:
         yield _line("    ", _scalar(one.name), _feature(one), draft.feature_reasons[one.name])
-    yield from _left_out(draft.left_out)
-    if draft.candidates:
-        names = ", ".join(str(one.estimator) for one in draft.candidates)
-        yield _line("  ", parts.CANDIDATES, f"[{names}]", why[parts.CANDIDATES])
-    yield _line("  ", parts.EVALUATION, _flow(_evaluation(draft)), why.get(parts.EVALUATION, ""))
-    yield "  gates:"
-    yield _line("    ", parts.FLOOR, f"{draft.floor}", why[parts.FLOOR])
-
-
-def _left_out(left_out: Mapping[str, str]) -> Iterator[str]:
-    if left_out:
+    if draft.left_out:
         yield "    # Left out:"
-    for header, why in left_out.items():
-        yield f"    # {_comment(_scalar(header))}: {_comment(why)}"
+    for header, reason in draft.left_out.items():
+        yield f"    # {_comment(_scalar(header))}: {_comment(reason)}"
+    if parts.CANDIDATES in why:
+        names = ", ".join(str(one.estimator) for one in spec.candidates)
+        yield _line("  ", parts.CANDIDATES, f"[{names}]", why[parts.CANDIDATES])
+    yield _line(
+        "  ", parts.EVALUATION, _flow(_evaluation(spec.evaluation)), why.get(parts.EVALUATION, "")
+    )
+    yield "  gates:"
+    yield _line("    ", parts.FLOOR, f"{spec.gates.metric_floor}", why[parts.FLOOR])
 
 
-def _key(draft: Draft) -> dict[str, Any]:
-    key = draft.join_key
+def _key(key: JoinKey) -> dict[str, Any]:
     if key.row_number:
         return {"row_number": key.row_number}
     return {"column": key.column, "type": WORDS[key.dtype], "from": key.source_column}
 
 
-def _target(draft: Draft) -> dict[str, Any]:
-    target = draft.target
+def _target(target: Target) -> dict[str, Any]:
     return {
         "column": target.name,
         "type": None if target.dtype is DType.FP64 else WORDS[target.dtype],
@@ -78,8 +73,8 @@ def _target(draft: Draft) -> dict[str, Any]:
     }
 
 
-def _evaluation(draft: Draft) -> dict[str, Any]:
-    chosen, default = draft.evaluation, type(draft.evaluation)()
+def _evaluation(chosen: Evaluation) -> dict[str, Any]:
+    default = Evaluation()
     return {
         "metric": chosen.metric,
         "split": chosen.split.value if chosen.split else None,

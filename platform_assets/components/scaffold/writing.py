@@ -48,7 +48,7 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
 
 def _check(file: Path, draft: Draft, table: str) -> None:
     """Raise ScaffoldError unless the file reads as the model whose rows were validated."""
-    read, expected = read_model(file), draft.spec()
+    read, expected = read_model(file), draft.spec
     same = replace(read, source=expected.source, code_version=expected.code_version)
     if same != expected or Path(str(read.source.file)).resolve() != (file.parent / table).resolve():
         raise ScaffoldError("the file that was written says something else than was inferred")

@@ -112,8 +112,8 @@ class TableBuilder:
                 table = local_to_utc(source, column, local, self._key)
                 source = replace(source, table=table)
         warnings = list(self._lost.values())
-        if self._key is not None:
-            warnings += merged_keys(self._key, source.table, written)
+        if self._key is not None and (merged := merged_keys(self._key, source.table, written)):
+            warnings.append(merged)
         return replace(
             source,
             fingerprint=fingerprint(source.table),

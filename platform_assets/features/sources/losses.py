@@ -28,22 +28,24 @@ def describe_lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str |
     )
 
 
-def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> list[str]:
+def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> str | None:
     """A sentence when integer keys that are written with leading zeros became one with others.
 
     `name` is the column of the keys; `written` has those with leading zeros as they are in
     the source, null for the others.
     """
     if written.null_count == len(written):
-        return []
+        return None
     texts = pc.coalesce(pc.utf8_trim_whitespace(written), table[name].cast(pa.string()))
     keys = pa.table({"key": table[name], "text": texts}).group_by("key")
     spellings = keys.aggregate([("text", "distinct")])["text_distinct"]
     merged = spellings.filter(pc.greater(pc.list_value_length(spellings), 1))
+    if not len(merged):
+        return None
     shown = "; ".join(
         " and ".join(map(repr, sorted(texts))) for texts in merged[:_SHOWN_KEYS].to_pylist()
     )
-    return [
+    return (
         f"{name}: {len(merged):,} keys are written in several ways and are one entity each as "
         f"integer ({shown}); declare type: text for the key where they differ"
-    ] * bool(len(merged))
+    )
