@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -11,7 +12,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from k8s.images.triton.layout import main as lay_out
 from tests.manifests.local.images import BASE, OURS, STAND_INS, Recipe
 from tests.support.onnx_models import iris_classifier, write_entry
 from tests.support.servers import LOOPBACK, ROOT, TRITON_ENV, RunningProcess, free_port
@@ -97,12 +97,35 @@ def test_the_build_context_lets_through_all_that_is_copied_and_no_more(recipe: R
         assert any(fnmatch(name, pattern) or name.startswith(f"{pattern}/") for name in copied)
 
 
+def lay_out(folder: Path) -> None:
+    """Run the step that makes `/opt/tritonserver`, with what was copied for it and Python alone."""
+    (recipe,) = (one for one in OURS if one.image.endswith("/triton"))
+    read = instructions(recipe)
+    for kind, words in read:
+        *names, target = words.split()
+        if kind == "COPY" and target.startswith("/build/"):
+            for name in names:
+                source, place = ROOT / name, folder / target.lstrip("/")
+                place = place / source.name if target.endswith("/") else place
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, place)
+    (step,) = (words for kind, words in read if kind == "RUN" and "layout.py" in words)
+    for path, here in (
+        ("/build", folder / "build"),
+        ("/opt/venv", TRITON_ENV.absolute()),
+        ("/opt/tritonserver", folder / "tritonserver"),
+        ("python3", f"{sys.executable} -S"),
+    ):
+        step = step.replace(path, str(here))
+    subprocess.run(["/bin/sh", "-c", step], env={"PATH": "/usr/bin:/bin"}, cwd=folder, check=True)
+
+
 def test_the_images_tritonserver_starts_by_the_manifests_script_in_a_bare_environment(
     tmp_path: Path,
 ) -> None:
     repository = tmp_path / "models"
     write_entry(repository, "best_model", {3: iris_classifier()})
-    lay_out(TRITON_ENV.absolute(), tmp_path / "tritonserver")
+    lay_out(tmp_path)
     http = free_port()
     bare = {
         "PATH": f"{tmp_path}/tritonserver/bin:/usr/bin:/bin",
