@@ -558,7 +558,7 @@ _PROTOCOL: Final = (
     Case(
         "a million requests",
         "what is held for clients is bounded in bytes",
-        (_OVERLOAD,),
+        (_OVERLOAD, "tests/unit/test_batching.py::test_queue_is_bounded_in_items_and_in_bytes"),
         ("tests.benchmarks.soak", "--requests", "1000000"),
     ),
 )

@@ -406,8 +406,7 @@ _PROTOCOL: Final = (
         "serving_gateway/batching.py",
         "        self._budget.release(item.size)\n",
         "",
-        "tests/faults/test_overload.py"
-        "::test_overload_is_shed_at_once_and_what_is_accepted_is_answered_in_time",
+        "tests/unit/test_batching.py::test_queue_is_bounded_in_items_and_in_bytes",
     ),
 )
 

@@ -28,7 +28,7 @@ _FAILED: Final = 1
 """pytest's exit code when tests failed, or could not begin."""
 _SUMMARY: Final = re.compile(r"^\d+ failed", re.MULTILINE)
 """How its last line begins when a test has failed."""
-_ERROR: Final = re.compile(r"^E +(.+)", re.MULTILINE)
+_ERROR: Final = re.compile(r"^E +(\S.*)", re.MULTILINE)
 _SAID: Final = 200
 """Characters of the first error, which tell whoever reads them whether it is about the guard."""
 
