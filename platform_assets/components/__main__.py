@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_parser(commands)
     commands.add_parser("schema", help="print the JSON schema of a model file, for editors")
-    commands.add_parser("reference", help="print the table of all fields, as REFERENCE.md has it")
+    commands.add_parser(
+        "reference", help="print the fields of a model file, as REFERENCE.md has them"
+    )
     given = parser.parse_args(arguments)
     if given.command == "check":
         return _check(given.folder)
