@@ -115,6 +115,19 @@ def test_a_folder_of_a_volume_is_mounted_and_not_the_volume(played: dict[str, Pl
     assert "subPath" not in json.dumps([play.pod for play in played.values()])
 
 
+def test_mounted_folders_of_volumes_are_made_by_what_is_played_first(
+    played: dict[str, Play],
+) -> None:
+    made = 0
+    for play in played.values():
+        commands = [pod["spec"]["containers"][0]["command"] for pod in play.before]
+        paths = (one.get("hostPath", {}).get("path", "") for one in play.pod["spec"]["volumes"])
+        for folder in (Path(path).name for path in paths if path.startswith(str(VOLUMES))):
+            assert f"/state/{folder}" in json.dumps(commands), (play.name, folder)
+            made += 1
+    assert made == 3
+
+
 def test_no_two_pods_share_an_empty_folder(played: dict[str, Play]) -> None:
     mounted = [
         Path(volume["hostPath"]["path"])
