@@ -32,8 +32,9 @@ from tests.support.servers import ROOT, RunningTriton, run_triton
 
 DEFINED = 50
 SERVED = 10
-LOAD_LIMIT_S = 8.0
-"""Of processor time; 4.3 s at best on a machine on which a prediction costs half as much again."""
+MOST_IMPORTS = 12.0
+"""Times the processor time of Dagster's own import, which tells how fast the machine is; 5 to 8
+were seen."""
 FILE = """
 type: platform_assets.components.TabularModel
 attributes:
@@ -53,14 +54,16 @@ attributes:
 """
 LOAD = """
 import json, time
+import dagster
+imported = time.process_time()
 from platform_assets.definitions import defs
 repository = defs.get_repository_def()
-seconds = time.process_time()
+imports = time.process_time() / imported
 graph = repository.asset_graph
 broken = [key.path[0] for key in graph.get_all_asset_keys() if key.path[-1] == "model_file"]
 switches = [key.path[0] for key in graph.get_all_asset_keys() if key.path[-1] == "gateway_reload"]
 jobs = sorted(job for job in repository.job_names)
-print(json.dumps({"s": seconds, "broken": broken, "models": switches, "jobs": jobs}))
+print(json.dumps({"imports": imports, "broken": broken, "models": switches, "jobs": jobs}))
 """
 
 
@@ -92,9 +95,9 @@ def test_fifty_models_are_defined_within_seconds_and_a_broken_file_stands_alone(
     good = {name for name in names if name != names[17]}
     assert good < set(first["models"])
     assert {f"{name}_chain" for name in good} < set(first["jobs"])
-    # Processor seconds: what else a machine does is no fault of the definitions.
-    seconds = first["s"] if first["s"] < LOAD_LIMIT_S else loaded(tmp_path)["s"]
-    assert seconds < LOAD_LIMIT_S
+    # Processor time: what else a machine does is no fault of the definitions.
+    imports = first["imports"]
+    assert (imports if imports < MOST_IMPORTS else loaded(tmp_path)["imports"]) < MOST_IMPORTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,8 @@ class Outcome:
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        # Many are never awaited; what asyncio would say of those at their end disturbs other tests.
+        self.ended.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self.prediction_id: str | None = None
         """Of an inference of the protocol."""
 
