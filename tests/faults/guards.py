@@ -31,6 +31,15 @@ _REPLICATION: Final = "serving_gateway/replication/"
 _HTTP: Final = "serving_gateway/http/"
 _WATCHER: Final = _REPLICATION + "watcher.py"
 
+_PERSISTED_BEFORE_READY: Final = (
+    "platform_assets/serving/loading.py",
+    "            triton.everywhere(self.load)\n"
+    "            ready = triton.ready_anywhere(self._name)\n",
+    "            ready = (*triton.ready_anywhere(self._name), self._version)\n"
+    "            self._repository.persist_config(self._name, to_text(self.config(ready)))\n"
+    "            triton.everywhere(self.load)\n",
+)
+
 _TRITON: Final = (
     Removal(
         "kill -9 under load",
@@ -41,12 +50,7 @@ _TRITON: Final = (
     ),
     Removal(
         "SIGTERM",
-        "platform_assets/serving/loading.py",
-        "            triton.everywhere(self.load)\n"
-        "            ready = triton.ready_anywhere(self._name)\n",
-        "            ready = (*triton.ready_anywhere(self._name), self._version)\n"
-        "            self._repository.persist_config(self._name, to_text(self.config(ready)))\n"
-        "            triton.everywhere(self.load)\n",
+        *_PERSISTED_BEFORE_READY,
         "tests/faults/test_triton_signals.py"
         "::test_sigterm_during_a_load_leaves_what_served_and_the_load_converges",
     ),
@@ -68,12 +72,7 @@ _TRITON: Final = (
     ),
     Removal(
         "candidate that was not persisted, or whose files are broken",
-        "platform_assets/serving/loading.py",
-        "            triton.everywhere(self.load)\n"
-        "            ready = triton.ready_anywhere(self._name)\n",
-        "            ready = (*triton.ready_anywhere(self._name), self._version)\n"
-        "            self._repository.persist_config(self._name, to_text(self.config(ready)))\n"
-        "            triton.everywhere(self.load)\n",
+        *_PERSISTED_BEFORE_READY,
         _LOADING + "a_triton_that_dies_after_a_bad_candidate_serves_exactly_what_served",
     ),
     Removal(
