@@ -67,9 +67,15 @@ def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> F
             f"the rows of Feast's view {view.name} are in {view.batch_source.path}, and training "
             "reads a Parquet file of this machine"
         )
-    from pyarrow import compute, parquet
+    import duckdb
 
-    keys = parquet.read_table(path, columns=[spec.join_key.name])[spec.join_key.name]
+    key = spec.join_key.name.replace('"', '""')
+    with duckdb.connect(config={"enable_external_file_cache": False}) as database:
+        database.execute("SET VARIABLE path = ?", [str(path)])
+        counts = (
+            f'SELECT count(*), count(DISTINCT "{key}") FROM read_parquet(getvariable($$path$$))'  # noqa: S608 -- a column's name
+        )
+        [(rows, entities)] = database.sql(counts).fetchall()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FeatureData(
@@ -77,8 +83,8 @@ def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> F
         source=f"Feast's view {view.name}",
         features_path=str(path),
         labels_path="",
-        rows=len(keys),
-        entities=compute.count_distinct(keys).as_py(),
+        rows=rows,
+        entities=entities,
         fingerprint=digest,
         is_external=True,
     )
