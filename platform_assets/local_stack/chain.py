@@ -59,9 +59,8 @@ def chain_job_name(model_name: str) -> str:
 def models_with_chain(dagster_url: str) -> list[str]:
     """Names of the models whose files Dagster has read, as in the names of their jobs."""
     selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
-    found = _asked(dagster_url, JOBS, Jobs, "repositoryOrError", selector=selector)
-    names = [job["name"] for job in found.get("jobs", ())]
-    return sorted(name.removesuffix(_CHAIN) for name in names if name.endswith(_CHAIN))
+    jobs = _asked(dagster_url, JOBS, Jobs, "repositoryOrError", selector=selector).jobs
+    return sorted(job.name.removesuffix(_CHAIN) for job in jobs if job.name.endswith(_CHAIN))
 
 
 def run_page(dagster_url: str, run_id: str) -> str:
@@ -106,7 +105,7 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
     progress = RunProgress(job, heard)
     while (now := time.monotonic()) - heard < _SILENCE_S:
         answer = _asked(dagster_url, FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
-        status, logs = answer.run_or_error.get("status", ""), answer.logs_for_run
+        status, logs = answer.run_or_error.status, answer.logs_for_run
         cursor = logs.cursor
         if logs.events:
             heard = now
@@ -139,7 +138,7 @@ def _launch(dagster_url: str, job: str) -> str:
     if launched.run is None:
         reason = launched.message or launched.typename
         raise StackError(f"Dagster did not launch {job}: {reason}")
-    return launched.run["runId"]
+    return launched.run.run_id
 
 
 def _asked(

@@ -59,16 +59,8 @@ query Follow($runId: ID!, $cursor: String) {
 """
 
 
-Message = dict[str, Any]
-"""An error of GraphQL, of which the `message` counts."""
-AssetKey = dict[str, tuple[str, ...]]
-
-
 class _Part(msgspec.Struct, frozen=True, rename="camel"):
-    """A part of an answer; fields that were not asked for are ignored.
-
-    What has one field of one type is a mapping, by Dagster's name of the field.
-    """
+    """A part of an answer; fields that were not asked for are ignored."""
 
 
 class _Kind(_Part, frozen=True, kw_only=True):
@@ -78,18 +70,29 @@ class _Kind(_Part, frozen=True, kw_only=True):
     message: str = ""
 
 
+class QueryProblem(_Part, frozen=True):
+    """Why a query was refused."""
+
+    message: str
+
+
 class QueryAnswer(_Part, frozen=True):
     """The answer to a query, with data of the query's own shape."""
 
     data: dict[str, Any] | None = None
-    errors: tuple[Message, ...] = ()
-    """Why it was refused."""
+    errors: tuple[QueryProblem, ...] = ()
+
+
+class StartedRun(_Part, frozen=True):
+    """A run that was launched."""
+
+    run_id: str
 
 
 class LaunchOutcome(_Kind, frozen=True):
     """A run that was launched, or why none was."""
 
-    run: dict[str, str] | None = None
+    run: StartedRun | None = None
 
 
 class LocationOutcome(_Kind, frozen=True):
@@ -98,13 +101,19 @@ class LocationOutcome(_Kind, frozen=True):
     location_or_load_error: LocationOutcome | None = None
 
 
+class AssetPath(_Part, frozen=True):
+    """The key of an asset."""
+
+    path: tuple[str, ...]
+
+
 class EvaluatedCheck(_Part, frozen=True):
     """What a check found."""
 
     check_name: str
     success: bool
     severity: str
-    asset_key: AssetKey
+    asset_key: AssetPath
     description: str | None = None
 
 
@@ -113,18 +122,23 @@ class StepError(_Part, frozen=True):
 
     message: str = ""
     class_name: str | None = None
-    causes: tuple[Message, ...] = ()
+    causes: tuple[QueryProblem, ...] = ()
+
+
+class FailureNote(_Part, frozen=True):
+    """What a step says of its failure."""
+
+    description: str | None = None
 
 
 class RunEvent(_Kind, frozen=True):
     """An event of a run."""
 
     step_key: str | None = None
-    asset_key: AssetKey | None = None
+    asset_key: AssetPath | None = None
     evaluation: EvaluatedCheck | None = None
     error: StepError | None = None
-    failure_metadata: dict[str, str | None] | None = None
-    """What the step says of its failure."""
+    failure_metadata: FailureNote | None = None
 
 
 class RunLogs(_Kind, frozen=True):
@@ -134,18 +148,35 @@ class RunLogs(_Kind, frozen=True):
     events: tuple[RunEvent, ...] = ()
 
 
+class RunStatus(_Part, frozen=True):
+    """How a run stands; empty when there is no such run."""
+
+    status: str = ""
+
+
 class FollowAnswer(_Part, frozen=True):
     """All data of the query that follows a run."""
 
     logs_for_run: RunLogs
-    run_or_error: dict[str, str]
-    """How the run stands; empty when there is no such run."""
+    run_or_error: RunStatus
 
 
-Jobs = dict[str, tuple[dict[str, str], ...]]
-"""The jobs of the code location; empty when it is not loaded."""
-LocationEntry = dict[str, LocationOutcome | None]
-"""A code location of the workspace; None while it loads."""
+class Job(_Part, frozen=True):
+    """A job of the code location."""
+
+    name: str
+
+
+class Jobs(_Part, frozen=True):
+    """The jobs of the code location; none when it is not loaded."""
+
+    jobs: tuple[Job, ...] = ()
+
+
+class LocationEntry(_Part, frozen=True):
+    """A code location of the workspace; None while it loads."""
+
+    location_or_load_error: LocationOutcome | None = None
 
 
 class DaemonStatus(_Part, frozen=True):

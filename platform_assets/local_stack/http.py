@@ -57,9 +57,7 @@ def graphql(
     body = {"query": query, "variables": variables}
     answer = post(f"{dagster_url}/graphql", body, QueryAnswer, timeout_s)
     if answer.errors or answer.data is None:
-        raise ValueError(
-            "; ".join(str(one.get("message", one)) for one in answer.errors) or "there is no data"
-        )
+        raise ValueError("; ".join(one.message for one in answer.errors) or "there is no data")
     data: Any = answer.data
     try:
         for name in path:

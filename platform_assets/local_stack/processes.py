@@ -153,7 +153,7 @@ def definitions_loaded(dagster_url: str) -> bool:
         "{workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename}}}}}"
     )
     found = _asked(dagster_url, query, list[LocationEntry], "workspaceOrError", "locationEntries")
-    loaded = [one["locationOrLoadError"] for one in found or ()]
+    loaded = [one.location_or_load_error for one in found or ()]
     return [one and one.typename for one in loaded] == ["RepositoryLocation"]
 
 

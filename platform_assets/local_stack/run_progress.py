@@ -91,7 +91,7 @@ class RunProgress:
     def _event(self, raw: RunEvent) -> ChainEvent | None:
         if raw.typename == "MaterializationEvent" and raw.asset_key is not None:
             self._done += 1
-            name = "/".join(raw.asset_key["path"])
+            name = "/".join(raw.asset_key.path)
             return ChainEvent("asset", name, f"{self._done} of {self._planned}")
         if raw.evaluation is not None:
             return _check_event(raw.evaluation)
@@ -108,13 +108,13 @@ def _failed_step(raw: RunEvent) -> ChainEvent | None:
     # the run says whether it was canceled.
     if error.class_name in {_CHECK_FAILED, _INTERRUPTED}:
         return None
-    described = raw.failure_metadata and raw.failure_metadata.get("description")
-    reason = described or [error.message, *(cause["message"] for cause in error.causes)][-1]
+    described = raw.failure_metadata and raw.failure_metadata.description
+    reason = described or [error.message, *(cause.message for cause in error.causes)][-1]
     return ChainEvent("failure", raw.step_key or "", reason.strip())
 
 
 def _check_event(evaluation: EvaluatedCheck) -> ChainEvent:
-    name = "/".join(evaluation.asset_key["path"]) + ":" + evaluation.check_name
+    name = "/".join(evaluation.asset_key.path) + ":" + evaluation.check_name
     if evaluation.success:
         return ChainEvent("check", name)
     kind = "failure" if evaluation.severity == "ERROR" else "warning"
