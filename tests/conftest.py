@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page
 from platform_assets.intervals import RETRY_SECONDS
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.faults.scale import FORM
-from tests.support.browser import run_browser
+from tests.support.browser import open_window, run_browser
 from tests.support.descriptors import check_none_leaked, open_descriptors
 from tests.support.distribution import FileScheduling, put_longest_first
 from tests.support.full_platform import Platform, run_platform
@@ -212,7 +212,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A window without any history."""
-    with browser.new_context(viewport={"width": 1600, "height": 1000}) as context:
-        page = context.new_page()
+    with open_window(browser, viewport={"width": 1600, "height": 1000}) as page:
         page.set_default_timeout(60_000)
         yield page

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.support.browser import open_window
 from tests.support.gateway_harness import RunningGateway, run_gateway
 from tests.support.gateway_page import POLL_MS, SOON_MS, Screen, cell, next_poll, stopped
 from tests.support.servers import LOOPBACK, RunningTriton, free_port
@@ -84,13 +85,13 @@ def test_what_others_wrote_is_shown_as_text_and_fits_a_phone(
 ) -> None:
     with (
         run_gateway(tmp_path, shared_triton.http_url) as gateway,
-        browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True) as context,
+        open_window(browser, viewport={"width": 360, "height": 740}, is_mobile=True) as window,
     ):
         run_id, reason = "<b>" + "r" * 200, HOSTILE + "x" * 300
         assert gateway.reload(version=1, run_id=run_id, reason=reason).status_code == 200
         gateway.routed(2, alias="B")
         assert gateway.traffic("mirror", 100, reason=reason).status_code == 200
-        screen = Screen(context.new_page(), gateway.url)
+        screen = Screen(window, gateway.url)
         page = screen.open()
         expect(page.locator("#routing")).to_contain_text(HOSTILE)
         expect(cell(page, "variants", "run_id")).to_have_text(run_id)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.support.browser import open_window
 from tests.support.gateway_harness import Client, RunningGateway, run_gateway
 from tests.support.gateway_page import POLL_MS, SOON_MS, Screen, cell, next_poll, stopped
 from tests.support.servers import RunningTriton, wait_until
@@ -158,7 +159,7 @@ def test_switches_are_a_timeline_with_who_why_and_how_long(
     env = {"GATEWAY_MLFLOW_UI_URL": "https://mlflow.example.com/under/"}
     with (
         run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway,
-        browser.new_context() as context,
+        open_window(browser) as window,
     ):
         for version in (1, 2, 1):
             answer = gateway.reload(
@@ -166,7 +167,7 @@ def test_switches_are_a_timeline_with_who_why_and_how_long(
             )
             assert answer.status_code == 200
         assert gateway.reload("B", version=2, run_id="run/2").status_code == 200
-        screen = Screen(context.new_page(), gateway.url)
+        screen = Screen(window, gateway.url)
         status = gateway.models()
         for at, switch in zip(
             ("12:00:00", "10:55:00", "10:54:58"), status["routing"]["switches"]["A"], strict=True

@@ -13,7 +13,7 @@ from platform_assets.monitoring.page import drift_page
 from platform_assets.monitoring.pictures import drift_picture
 from platform_assets.monitoring.records import ColumnDrift, DriftReport, Novelty
 from platform_assets.resources import plots
-from tests.support.browser import barriers
+from tests.support.browser import barriers, open_window
 from tests.support.evidence import evidence_page
 from tests.support.gateway_harness import Client, RunningGateway, run_gateway
 from tests.support.passports import example_passport_page
@@ -49,10 +49,10 @@ def window(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A window of a colour scheme and width."""
     scheme: Literal["light", "dark"]
     scheme, width = request.param
-    with browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme
-    ) as context:
-        yield context.new_page()
+    with open_window(
+        browser, viewport={"width": width, "height": 900}, color_scheme=scheme
+    ) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -30,6 +31,21 @@ def run_browser() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def open_window(browser: Browser, **options: Any) -> Iterator[Page]:
+    """A window without any history, of the `options` of Playwright's `new_context`.
+
+    Pages keep asking: a handler of `page.route` that still waits for its answer when the window
+    closes would fail the test.
+    """
+    with browser.new_context(**options) as context:
+        page = context.new_page()
+        try:
+            yield page
+        finally:
+            page.unroute_all(behavior="wait")
 
 
 def barriers(page: Page) -> list[str]:
