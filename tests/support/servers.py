@@ -12,7 +12,6 @@ import random
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import psutil
 
 from platform_assets.local_stack.triton_server import control_key, remove_stale_shared_memory
 from platform_assets.resources.triton_api import CONTROL_HEADER
+from tests.support.launcher import Launched, Launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 # Debian puts HAProxy where the PATH of an ordinary user does not reach.
@@ -39,6 +39,7 @@ _PORTS: Final = range(10_000, 32_768)
 _SHARES: Final = 8
 """Parts of the ports, so that test processes beside each other choose different ones."""
 _handed_out: set[int] = set()
+_LAUNCHER: Final = Launcher()
 
 
 class ServerError(Exception):
@@ -115,25 +116,14 @@ class RunningProcess:
     log: Path
     grace_s: float = 10
     cwd: Path = ROOT
-    tether: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    tether: Launched | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start and wait until ready; ServerError with the log's end otherwise."""
-        # The tether finds its own code whatever the working directory and path of the server.
-        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runpy; "
-        code += "runpy.run_module('platform_assets.local_stack.tether', run_name='__main__')"
-        tether = [sys.executable, "-c", code]
-        tether += ["--grace", str(self.grace_s), "--parent", str(os.getpid()), "--"]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self.tether = subprocess.Popen(
-                [*tether, *self.argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=dict(self.env),
-                cwd=self.cwd,
-                start_new_session=True,
+            self.tether = _LAUNCHER.start(
+                self.argv, env=self.env, log=log.fileno(), cwd=self.cwd, grace_s=self.grace_s
             )
         self._wait()
 
