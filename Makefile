@@ -6,9 +6,14 @@ SHELL := /bin/bash
 UV_VERSION := 0.13.9
 VENV := .venv
 TRITON_VENV := .venv-triton
-# The server's environment needs numpy<2, so CPython 3.13 is out of its reach.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+# The server's environment needs numpy<2, so CPython 3.13 is out of its reach. The system's own comes
+# first where it has all that is needed: distributions build theirs with optimizations, which one
+# that was compiled by hand often lacks (a seventh of all CPU time), and Triton finds its libpython.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+COMPLETE := import ctypes, ensurepip, sysconfig, venv; ctypes.CDLL(sysconfig.get_config_var("INSTSONAME"))
+PYTHON ?= $(shell for p in /usr/bin/python3.12 /usr/bin/python3.11 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c '$(SUPPORTED)' 2>/dev/null && \
+	case $$p in (/usr/bin/*) $$p -c '$(COMPLETE)' 2>/dev/null;; esac && { echo $$p; break; }; done)
 RUN := $(VENV)/bin/python -m
 STACK := $(RUN) platform_assets.local_stack
 # uv installs sources alone: where this stands in the environment, each of the hundreds of
