@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import uvicorn
 from serving_gateway.http.connection import GatewayConnection
 from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
+from tests.support.garbage import no_collection
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.stub_model import StubModel
 from tests.support.stub_triton import StubTriton, run_stub
@@ -108,8 +109,10 @@ class Heartbeat:
 
     def __init__(self) -> None:
         self.longest = 0.0
+        self._collecting = ExitStack()
 
     async def __aenter__(self) -> Heartbeat:
+        self._collecting.enter_context(no_collection())
         self._task = asyncio.create_task(self._beat())
         await asyncio.sleep(0.05)
         self.longest = 0.0
@@ -119,6 +122,7 @@ class Heartbeat:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+        self._collecting.close()
 
     async def _beat(self) -> None:
         while True:
