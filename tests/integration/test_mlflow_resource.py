@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -48,7 +50,7 @@ from serving_gateway.control.registry import Registry
 from serving_gateway.errors import Conflict
 from tests.support.models import IRIS
 from tests.support.onnx_models import telltale
-from tests.support.servers import OwnMlflow, RunningMlflow
+from tests.support.servers import ROOT, OwnMlflow, RunningMlflow
 
 FINGERPRINT = "ab" * 32
 ROWS = np.eye(4, dtype=np.float32) * 10
@@ -344,6 +346,19 @@ class MaliciousObject:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (str(self.trace),)
+
+
+def test_to_ask_for_an_alias_imports_nothing_of_feast(shared_mlflow: RunningMlflow) -> None:
+    """As sensors do all day, and steps in pods of their own."""
+    ask = (
+        "import sys; from platform_assets.resources.mlflow import MlflowResource; "
+        f"assert MlflowResource(tracking_uri={shared_mlflow.url!r}).aliases('none') == {{}}; "
+        "print(*(name for name in ('mlflow', 'feast') if name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["mlflow"]
 
 
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}])
