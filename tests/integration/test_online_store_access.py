@@ -75,7 +75,10 @@ def _materialize(home: Path, name: str) -> str:
 
 def test_chains_of_several_models_start_at_once_on_a_new_store(tmp_path: Path) -> None:
     names = ("one", "two", "three")
-    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+    # As the stack forks its runs: three interpreters of their own would import all of Feast each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["platform_assets.local_stack.run_imports"])
+    with ProcessPoolExecutor(3, context) as pool:
         assert [*pool.map(_materialize, [tmp_path] * 3, names)] == ["{}"] * 3
     feast = FeastResource(state_dir=str(tmp_path / "feast"))
     for name in names:
