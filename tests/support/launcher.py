@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import json
 import os
 import runpy
 import selectors
@@ -23,11 +22,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Final, NoReturn
 from unittest import mock
+
+import msgspec
 
 from platform_assets.local_stack import tether
 
@@ -93,14 +93,19 @@ class Launcher:
         self, argv: Sequence[str], *, env: Mapping[str, str], log: int, cwd: Path, grace_s: float
     ) -> Launched:
         """Start a command under a tether that writes to the descriptor `log`."""
-        order = json.dumps(
-            {"argv": list(argv), "env": dict(env), "cwd": str(cwd), "grace_s": grace_s}
+        order = _Order(
+            argv=list(argv),
+            env=dict(env),
+            cwd=str(cwd),
+            grace_s=grace_s,
+            # What a benchmark measures is started as everywhere else.
+            may_fork="pytest" in sys.modules,
         )
         ended, at_end = os.pipe()
         try:
             with self._lock:
                 orders = self._connected()
-                socket.send_fds(orders, [order.encode()], [log, at_end])
+                socket.send_fds(orders, [msgspec.json.encode(order)], [log, at_end])
                 pid = int(orders.recv(16))
         except BaseException:
             os.close(ended)
@@ -133,19 +138,19 @@ class Launcher:
             process.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(msgspec.Struct, frozen=True):
     argv: list[str]
     env: dict[str, str]
     cwd: str
     grace_s: float
+    may_fork: bool
 
     @property
     def module(self) -> str | None:
         """The module to run in a fork, if it is one of those."""
         is_module = self.argv[:2] == [sys.executable, "-m"] and self.argv[2] in _FORKED
         same = all(self.env.get(name) == os.environ.get(name) for name in _AT_START)
-        return self.argv[2] if is_module and same else None
+        return self.argv[2] if self.may_fork and is_module and same else None
 
 
 def _serve(orders: socket.socket, parent: int) -> None:
@@ -161,7 +166,7 @@ def _serve(orders: socket.socket, parent: int) -> None:
                     if not message:
                         return
                     log, at_end = descriptors
-                    pid = _fork(_Order(**json.loads(message)), log)
+                    pid = _fork(msgspec.json.decode(message, type=_Order), log)
                     os.close(log)
                     orders.send(str(pid).encode())
                     child = os.pidfd_open(pid)
