@@ -415,16 +415,20 @@ def run_haproxy(
     *,
     rules: Sequence[str] = (),
     reuse: str = "safe",
+    checks: bool = True,
     timeout_s: float = 60,
 ) -> Iterator[RunningBalancer]:
     """Balance over servers in turn, as long as their /ready says so; nothing is tried twice.
 
     `rules` are lines of the frontend; `reuse` says which requests share connections to servers.
+    Without `checks` all servers count as ready, however late they answer.
     """
     port = free_port()
     state_dir.mkdir(parents=True, exist_ok=True)
+    check = " check" if checks else ""
     servers = [
-        f"  server r{number} {url.removeprefix('http://')} check" for number, url in enumerate(urls)
+        f"  server r{number} {url.removeprefix('http://')}{check}"
+        for number, url in enumerate(urls)
     ]
     config = state_dir / "haproxy.cfg"
     config.write_text(

@@ -146,6 +146,9 @@ async def test_counts_outlive_the_process_that_counted(tmp_path: Path) -> None:
         before = await client.report()
     async with run_in_process(tmp_path, reload=False) as running:
         client = ReleaseClient(running)
+        async with asyncio.timeout(20):  # on a busy machine A answers until B was looked at
+            while not (await client.http.get("/models")).json()["effective"]["B"]["ready"]:  # noqa: ASYNC110 -- over HTTP
+                await asyncio.sleep(0.02)
         assert await client.answers() == "B2", "the release goes on"
         after = await client.report()
     assert after["evidence"]["phases"]["0"]["candidate"]["requests"] == 8

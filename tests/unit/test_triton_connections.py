@@ -73,7 +73,7 @@ class Recorded(Exchange):
 
 
 def connections_to(url: str, *, idle: int = 4, max_age: float = 60) -> Connections:
-    return Connections(url, idle=idle, connect_seconds=1, max_age_seconds=max_age)
+    return Connections(url, idle=idle, connect_seconds=4, max_age_seconds=max_age)
 
 
 @pytest.fixture
@@ -462,7 +462,7 @@ async def test_https_is_verified_by_the_name_that_was_resolved(
     server = await loop.create_server(lambda: Raw(answer), LOOPBACK, 0, ssl=context)
     url = f"https://{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
     for name, is_good in (("triton.example", True), ("other.example", False), (None, False)):
-        pool = Connections(url, idle=1, connect_seconds=1, max_age_seconds=60, server_name=name)
+        pool = Connections(url, idle=1, connect_seconds=4, max_age_seconds=60, server_name=name)
         assert pool._tls is not None
         pool._tls.load_verify_locations(trusted)
         one = Recorded()
