@@ -90,7 +90,7 @@ status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
 test: system-test $(VENV)/.compiled $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
-	$(RUN) pytest -n 6 --dist loadfile
+	$(RUN) pytest -n 5 --dist loadfile
 
 test-fast: $(VENV)/.dev ## the tests that start no server, without simulations of error rates
 	$(RUN) pytest -q -n 3 --dist worksteal -m "not simulation" tests/unit tests/contract

@@ -79,12 +79,12 @@ def test_a_frozen_triton_times_out(tmp_path: Path, repository: Path) -> None:
         try:
             started = time.monotonic()
             assert gateway.predict().status_code == 504
-            assert 0.9 < time.monotonic() - started < 2
+            assert 0.9 < time.monotonic() - started < 5
             wait_until(lambda: gateway.predict().status_code == 503, 10, "failing at once")
             assert not gateway.ready()
             started = time.monotonic()
             assert gateway.predict().status_code == 503
-            assert time.monotonic() - started < 0.3
+            assert time.monotonic() - started < 0.8, "not for the second that it has"
         finally:
             triton.process.signal(signal.SIGCONT)
         gateway.wait_ready()

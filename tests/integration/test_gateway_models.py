@@ -186,10 +186,10 @@ def test_replicas_find_each_others_models_and_a_restart_brings_them_back(
             for name in ("one", "two")
         )
         host_other(one)
-        wait_until(answers(two, 7), 1.5, "the other replica to host the model")
+        wait_until(answers(two, 7), 10, "the other replica to host the model")
         host_other(two, 8)
-        wait_until(answers(one, 8), 1, "the first replica to follow")
-        wait_until(lambda: call(one, "GET", "").json()["in_sync"], 1, "both to say so")
+        wait_until(answers(one, 8), 10, "the first replica to follow")
+        wait_until(lambda: call(one, "GET", "").json()["in_sync"], 10, "both to say so")
         assert len(call(one, "GET", "").json()["replicas"]) == 2
         two.process.restart()
         assert other_version(two) == 8

@@ -80,7 +80,7 @@ def test_a_killed_redis_fails_no_request_and_gets_back_what_it_lost(
         assert gateway.ready()
         redis.process.start()  # as empty as a cache without persistence starts
         wait_until(lambda: not gateway.models()["routing"]["store_problem"], 5, "Redis is back")
-        wait_until(lambda: is_stored(redis), 1, "what it lost is written back")
+        wait_until(lambda: is_stored(redis), 10, "what it lost is written back")
         assert stored(redis).generation == 1
         gateway.routed(2)
         client.waits_for(lambda answer: answer == (200, 2))

@@ -81,7 +81,7 @@ async def test_first_reloads_of_different_models_run_side_by_side(harness: Harne
     slow = asyncio.Event()
     opening = asyncio.create_task(harness.open("slow", work=slow.wait(), record=record("slow")))
     await asyncio.sleep(0)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await harness.open("fast", record=record("fast"))
     assert harness.names() == ("default", "fast")
     # The slow one's record, announced by its own commit, does not host it a second time.

@@ -39,7 +39,7 @@ async def test_five_missed_deadlines_in_a_row_stop_the_wait_for_a_version(
     error = await alone.error()
     assert isinstance(error, VariantUnavailable)
     assert error.retry_after == 1
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.9
     # That it says READY does not help.
     assert not (await alone.probe()).ready
     await eventually(lambda: b"[]" in stub.inferences)

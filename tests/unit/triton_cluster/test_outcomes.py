@@ -128,7 +128,7 @@ async def test_stuck_inferences_delay_neither_others_nor_control_calls(
     await alone.cluster.require_ready("m", 1, 1)
     assert await alone.cluster.ready_versions("m", 1) == (1,)
     assert isinstance(await alone.infer(), TritonResponse)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.9
     for call, _ in stuck:
         call.abandon()
 
