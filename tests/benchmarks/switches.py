@@ -195,11 +195,14 @@ def _switched(
     replicas: Sequence[RunningGateway],
     triton: RunningTriton,
     connections: int,
+    every: float,
     switches: int,
 ) -> tuple[Outcome, dict[str, Footprint]]:
     """What became of so many switches, and what each server holds after them."""
     urls = [replica.url for replica in replicas]
-    outcome = asyncio.run(switch_under_load(url, urls, switches=switches, connections=connections))
+    outcome = asyncio.run(
+        switch_under_load(url, urls, switches=switches, connections=connections, every=every)
+    )
     held = {f"replica {n}": footprint(one.process.server) for n, one in enumerate(replicas)}
     return outcome, {**held, "Triton": footprint(triton.process.server)}
 
@@ -209,16 +212,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.switches")
     parser.add_argument("--switches", type=int, default=200)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--every", type=float, default=0.1, metavar="SECONDS")
     arguments = parser.parse_args()
     require_programs("haproxy", "redis-server")
-    sys.stderr.write(f"{arguments.switches} switches under load, for about a minute\n")
+    minutes = (_WARM_UP + arguments.switches) * arguments.every / 60
+    sys.stderr.write(f"{arguments.switches} switches under load, for at least {minutes:.1f} min\n")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         home = Path(folder)
         write_entry(home / "repository", DEFAULT_MODEL, {1: telltale(1), 2: telltale(2)})
         triton = stack.enter_context(run_triton(home / "repository", home))
         redis = stack.enter_context(run_redis(home / "redis"))
         url, replicas = stack.enter_context(replicas_behind_haproxy(home, triton, redis))
-        switch = partial(_switched, url, replicas, triton, arguments.connections)
+        switch = partial(_switched, url, replicas, triton, arguments.connections, arguments.every)
         warm_up, before = switch(_WARM_UP)
         outcome, after = switch(arguments.switches)
     grown = growth(before, after)
