@@ -95,7 +95,7 @@ def _without_feast() -> Iterator[None]:
     """Leave out the headers that Feast has for data sources of its own, which we do not use.
 
     With its first request MLflow loads what other packages register for its headers: all of Feast,
-    three seconds of CPU time and 150 MB in each process that only asks for a version.
+    three seconds of CPU time and 46 MiB in each process that only asks for a version.
     """
     from mlflow.utils import plugins
 

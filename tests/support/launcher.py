@@ -3,8 +3,8 @@
 A run of all tests starts four hundred gateways and as many other servers. A gateway imports for a
 third of a second, and the tether of each server is an interpreter of its own: forked off this
 process, both begin at once. A forked gateway runs the same module as `python -m` would, in a
-process, session and environment of its own; that the command itself starts, the tests in `e2e/`,
-`contract/` and `manifests/` show.
+process, session and environment of its own; that the command itself starts, the tests in `e2e/`
+and `contract/` show.
 """
 
 from __future__ import annotations
