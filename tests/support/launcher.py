@@ -186,8 +186,10 @@ def _serve(orders: socket.socket, parent: int) -> None:
 
 def _fork(order: _Order, log: int) -> int:
     """Fork a tether; its process ID."""
-    if order.module is not None:
-        import_module(_FORKED[order.module])
+    # Before the environment becomes that of the order, with which it is compared.
+    module = order.module
+    if module is not None:
+        import_module(_FORKED[module])
         # What is imported stays, and stays shared.
         gc.collect()
         gc.freeze()
@@ -202,7 +204,7 @@ def _fork(order: _Order, log: int) -> int:
             os.chdir(order.cwd)
             os.environ.clear()
             os.environ.update(order.env)
-            with mock.patch.object(os, "execvp", _run if order.module else os.execvp):
+            with mock.patch.object(os, "execvp", os.execvp if module is None else _run):
                 options = ["--grace", str(order.grace_s), "--parent", str(launcher), "--"]
                 code = tether.main([*options, *order.argv])
         except BaseException:

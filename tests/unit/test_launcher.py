@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,16 +17,18 @@ from tests.support.servers import ROOT, accepts, free_port, wait_until
 
 RELAY = "tests.support.relay"
 START = """
-import sys
+import importlib, json, sys
 from pathlib import Path
-import pytest  # without it nothing is forked
 from tests.support.launcher import Launcher
 from tests.support.servers import accepts, wait_until
 
-port = sys.argv[1]
+port, log, imported, env = sys.argv[1:]
+importlib.import_module(imported)
 argv = [sys.executable, "-m", "tests.support.relay", port, "9"]
-with open(sys.argv[2], "wb") as log:
-    relay = Launcher().start(argv, env={}, log=log.fileno(), cwd=Path("/"), grace_s=5)
+with open(log, "wb") as file:
+    relay = Launcher().start(
+        argv, env=json.loads(env), log=file.fileno(), cwd=Path("/"), grace_s=5
+    )
 wait_until(lambda: accepts(int(port)), 30, "the relay")
 print(relay.pid, flush=True)
 sys.stdin.read()
@@ -47,17 +50,30 @@ def test_exit_code_log_and_folder_are_those_of_the_command(module: str, tmp_path
     assert "no port" in log.read_text()
 
 
-def test_server_dies_with_the_process_that_had_it_started(tmp_path: Path) -> None:
-    port = free_port()
+@pytest.mark.parametrize(
+    ("imported", "env", "command"),
+    [
+        pytest.param("pytest", {}, "tests.support.launcher", id="forked in tests"),
+        pytest.param("json", {}, RELAY, id="by its command in benchmarks"),
+        pytest.param("pytest", {"PYTHONHASHSEED": "7"}, RELAY, id="as an interpreter must start"),
+    ],
+)
+def test_server_dies_with_the_process_that_had_it_started(
+    tmp_path: Path, imported: str, env: dict[str, str], command: str
+) -> None:
+    port, path = free_port(), {"PYTHONPATH": str(ROOT)}
+    arguments = (str(port), str(tmp_path / "log"), imported, json.dumps(path | env))
     with subprocess.Popen(
-        [sys.executable, "-c", START, str(port), str(tmp_path / "log")],
+        [sys.executable, "-c", START, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | path,
     ) as test:
         assert test.stdout is not None
-        relay = psutil.Process(int(test.stdout.readline()))
+        tether = psutil.Process(int(test.stdout.readline()))
+        [relay] = tether.children()
+        assert relay.cmdline()[2] == command
         assert accepts(port)
         test.send_signal(signal.SIGKILL)
-        wait_until(lambda: not relay.is_running(), 30, "the relay's tether to end")
+        wait_until(lambda: not tether.is_running(), 30, "the tether to end")
     assert not accepts(port)
