@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,18 @@ async def test_slow_and_silent_clients_are_ended(tmp_path: Path) -> None:
             assert received[9:12] == status
 
 
-async def test_clients_that_disconnect_leave_nothing(gateway: InProcessGateway) -> None:
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Room for both ends of a thousand connections: by default, a process may open 1,024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4_096, hard)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_clients_that_disconnect_leave_nothing(
+    many_descriptors: None, gateway: InProcessGateway
+) -> None:
     gateway.triton.delay = 0.3
     before = len(asyncio.all_tasks())
 
@@ -258,9 +270,7 @@ async def test_clients_that_disconnect_leave_nothing(gateway: InProcessGateway) 
         await writer.drain()
         writer.transport.abort()
 
-    # Both ends are in this process, which an ordinary user may have 1,024 descriptors of.
-    for _ in range(4):
-        await asyncio.gather(*(leave() for _ in range(250)))
+    await asyncio.gather(*(leave() for _ in range(1_000)))
     await asyncio.sleep(0.5)
     async with asyncio.timeout(10):
         while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110 -- tasks end unseen
