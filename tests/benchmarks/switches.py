@@ -194,14 +194,20 @@ def _switched(
     url: str,
     replicas: Sequence[RunningGateway],
     triton: RunningTriton,
-    connections: int,
-    every: float,
+    arguments: argparse.Namespace,
     switches: int,
 ) -> tuple[Outcome, dict[str, Footprint]]:
     """What became of so many switches, and what each server holds after them."""
     urls = [replica.url for replica in replicas]
     outcome = asyncio.run(
-        switch_under_load(url, urls, switches=switches, connections=connections, every=every)
+        switch_under_load(
+            url,
+            urls,
+            switches=switches,
+            connections=arguments.connections,
+            every=arguments.every,
+            per_second=arguments.per_second,
+        )
     )
     held = {f"replica {n}": footprint(one.process.server) for n, one in enumerate(replicas)}
     return outcome, {**held, "Triton": footprint(triton.process.server)}
@@ -213,6 +219,12 @@ def main() -> int:
     parser.add_argument("--switches", type=int, default=200)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--every", type=float, default=0.1, metavar="SECONDS")
+    parser.add_argument(
+        "--per-second",
+        type=float,
+        metavar="REQUESTS",
+        help="requests of all clients; without it each asks as fast as it is answered",
+    )
     arguments = parser.parse_args()
     require_programs("haproxy", "redis-server")
     minutes = (_WARM_UP + arguments.switches) * arguments.every / 60
@@ -223,7 +235,7 @@ def main() -> int:
         triton = stack.enter_context(run_triton(home / "repository", home))
         redis = stack.enter_context(run_redis(home / "redis"))
         url, replicas = stack.enter_context(replicas_behind_haproxy(home, triton, redis))
-        switch = partial(_switched, url, replicas, triton, arguments.connections, arguments.every)
+        switch = partial(_switched, url, replicas, triton, arguments)
         warm_up, before = switch(_WARM_UP)
         outcome, after = switch(arguments.switches)
     grown = growth(before, after)

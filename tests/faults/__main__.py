@@ -1,7 +1,8 @@
 """`python -m tests.faults` (`make faults`): the long forms of the fault and abuse cases.
 
 Writes results.json, the table of README.md and its plot. `--only TEXT` runs the cases whose name
-contains it, `--page` only writes the page anew. The exit code is 1 when a case failed.
+contains it, `--at-once N` so many side by side, `--page` only writes the page anew. The exit code
+is 1 when a case failed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +39,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", default="", help="part of the name of the cases to run")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page anew")
+    parser.add_argument("--at-once", type=int, default=1, help="cases that run side by side")
     arguments = parser.parse_args()
     chosen = [case for case in CASES if case.long and arguments.only in case.name]
     if arguments.page:
         chosen = []
     results = read_results()
+    # The longest first: of cases side by side, none is left alone at the end for long.
+    chosen.sort(key=lambda case: -results[case.name].seconds if case.name in results else -inf)
     failed = 0
-    for number, case in enumerate(chosen):
-        sys.stderr.write(f"{number + 1} of {len(chosen)}: {case.name}\n")
-        results[case.name] = result = _run(case)
-        failed += not result.is_good
-        sys.stderr.write(f"  {'good' if result.is_good else 'FAILED'}, {result.seconds:,.0f} s\n")
-        write_results(results)
+    with ThreadPoolExecutor(arguments.at_once) as pool:
+        running = {pool.submit(_run, case): case for case in chosen}
+        for number, done in enumerate(as_completed(running), 1):
+            name, result = running[done].name, done.result()
+            verdict = "good" if result.is_good else "FAILED"
+            sys.stderr.write(f"{number} of {len(chosen)}, {verdict}: {name}\n")
+            failed += not result.is_good
+            results[name] = result
+            write_results(results)
     if results:
         draw(results)
     README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
@@ -56,6 +65,7 @@ def main() -> int:
 
 def _run(case: Case) -> Result:
     """Run the long form of a case."""
+    sys.stderr.write(f"begins: {case.name}\n")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -68,7 +78,7 @@ def _run(case: Case) -> Result:
         )
         figures = _figures(case, done.stdout, Path(folder))
     if done.returncode:
-        sys.stderr.write(done.stdout[-3000:])
+        sys.stderr.write(f"of {case.name}:\n{done.stdout[-3000:]}\n")
     return Result(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(),

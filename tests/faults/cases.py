@@ -235,6 +235,20 @@ _REPLICAS: Final = (
         ("tests.benchmarks.drills", "--drills", "1000"),
     ),
     Case(
+        "switches two seconds apart",
+        "what the store announces is read at once",
+        (
+            _GATEWAY + "replicas.py"
+            "::test_all_replicas_follow_within_a_second_and_every_one_sees_it",
+            "tests/unit/test_gateway_watcher.py"
+            "::test_an_announcement_is_followed_without_waiting_for_the_interval",
+        ),
+        (
+            "tests.benchmarks.switches",
+            *("--switches", "200", "--every", "2", "--per-second", "300"),
+        ),
+    ),
+    Case(
         "clients that disconnect, slow and silent connections",
         "one sweep ends what is overdue; what a client leaves is abandoned",
         (

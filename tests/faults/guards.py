@@ -172,6 +172,14 @@ _REPLICAS: Final = (
         _GATEWAY + "drills.py::test_twenty_rollbacks_fail_no_request_and_reach_all_replicas",
     ),
     Removal(
+        "switches two seconds apart",
+        _WATCHER,
+        "            self._announced.put_nowait(model_name)\n",
+        "            pass\n",
+        "tests/unit/test_gateway_watcher.py"
+        "::test_an_announcement_is_followed_without_waiting_for_the_interval",
+    ),
+    Removal(
         "clients that disconnect, slow and silent connections",
         _HTTP + "connection.py",
         "            if error := self._unfinished.overdue(now, in_head=self._part == _HEAD):\n"
