@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,10 +39,13 @@ def canvas(width: float, height: float, ratios: Sequence[float] = (1,)) -> tuple
 
 def png(figure: Any) -> bytes:
     """Return a figure as PNG, in the style of the pages: the same bytes for the same data."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     for axes in figure.axes:
         _style(axes)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # else matplotlib's version
+    buffer, drawn = io.BytesIO(), cast("Any", FigureCanvasAgg(figure))
+    # `savefig` would draw everything twice; without "Software", matplotlib names its version.
+    drawn.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
