@@ -44,7 +44,7 @@ os.environ[RETRY_SECONDS] = "0"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "simulation: repeats an experiment until its error rate shows; takes half a minute of CPU",
+        "slow: trains, converts, waits or repeats an experiment for about a second; see test-fast",
     )
 
 

@@ -14,7 +14,10 @@ async def eventually(holds: Callable[[], object], what: str = "", *, seconds: fl
     """
     try:
         async with asyncio.timeout(seconds):
-            while not holds():  # noqa: ASYNC110 -- plain numbers signal nothing
-                await asyncio.sleep(0.002)
+            pause = 0.001
+            while not holds():
+                await asyncio.sleep(pause)
+                # Asked less and less often: to ask may cost more than what is waited for.
+                pause = min(pause * 1.3, 0.05)
     except TimeoutError as error:
         raise TimeoutError(what) from error

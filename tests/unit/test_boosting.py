@@ -24,6 +24,8 @@ from platform_assets.training.selection import answers_of, fit
 from tests.support.skops_files import restored, stored, untrusted_types
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
+pytestmark = pytest.mark.slow
+
 BOTH = pytest.mark.parametrize("name", ["lightgbm", "xgboost"])
 KINDS = pytest.mark.parametrize("task", [Task.BINARY, Task.REGRESSION])
 

@@ -199,7 +199,7 @@ def most(rate: float, runs: int) -> float:
     return rate + 3.1 * math.sqrt(rate * (1 - rate) / runs)
 
 
-@pytest.mark.simulation
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "pairs", "rows", "runs"),
     [
@@ -239,7 +239,7 @@ def stated_rates() -> list[tuple[int, float, dict[ComparisonVerdict, float]]]:
     return found
 
 
-@pytest.mark.simulation
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "loss", "stated"), stated_rates())
 def test_verdicts_are_given_as_often_as_the_page_states(
     rows: int, loss: float, stated: dict[ComparisonVerdict, float]
@@ -260,7 +260,7 @@ def test_the_page_states_the_error_rates_that_the_verdict_promises() -> None:
         assert by_loss[rows, 0.02][ComparisonVerdict.NON_INFERIOR] <= most(0.025, 2_000)
 
 
-@pytest.mark.simulation
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "runs"), [(80, scale(400, 1_000)), (1_000, scale(100, 300)), (20_000, scale(20, 40))]
 )

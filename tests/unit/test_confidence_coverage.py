@@ -32,7 +32,7 @@ RUNS_OF_MEANS = 10_000
 ALPHAS = (0.05, 0.01)
 """Of one statement alone, and of each of five that share it."""
 
-pytestmark = pytest.mark.simulation
+pytestmark = pytest.mark.slow
 
 
 def successes(probability: float, longest: int, seed: int) -> Any:

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,6 +117,7 @@ def mutated(stream: bytes, mutations: list[tuple[str, int, object]]) -> bytes:
     return stream
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=4),

@@ -249,6 +249,7 @@ def test_both_run_in_a_repository() -> None:
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
+@pytest.mark.slow
 def test_the_definitions_import_nothing_heavy() -> None:
     code = (
         "import sys, platform_assets.monitoring.automation, platform_assets.notifications\n"

@@ -13,7 +13,7 @@ from platform_assets.monitoring.records import FEATURE
 from platform_assets.monitoring.stability import ComparedRows, compare_columns
 from tests.faults.scale import scale
 
-pytestmark = pytest.mark.simulation
+pytestmark = pytest.mark.slow
 
 REFERENCE: Final = 5_000
 CASES: Final = {

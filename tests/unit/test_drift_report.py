@@ -27,6 +27,8 @@ from tests.support.drifting import (
     verdict,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:

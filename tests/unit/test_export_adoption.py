@@ -31,6 +31,8 @@ from tests.support.hostile_graphs import with_burden
 from tests.support.models import IRIS
 from tests.support.onnx_models import model_bytes
 
+pytestmark = pytest.mark.slow
+
 CLASSES = (0, 1, 2)
 SIGNATURE = IRIS.signature(CLASSES)
 OWN = {SIGNATURE_DIGEST_TAG: "0", DATA_FINGERPRINT_TAG: "d"}

@@ -38,6 +38,8 @@ from tests.support.parity import fitted_candidate, graph_parity
 from tests.support.servers import ROOT
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
+pytestmark = pytest.mark.slow
+
 LONG = bool(scale(0, 1))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 from serving_gateway.contract import import_feast
 import_feast()
@@ -17,6 +19,7 @@ print(typeguard.typechecked.__module__)
 """
 
 
+@pytest.mark.slow
 def test_feast_is_imported_without_the_checks_that_it_asks_for() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True)
     asks, is_checked, module = done.stdout.split()

@@ -140,6 +140,7 @@ def test_the_sample_source_ends_with_the_measurements_of_scikit_learn(tmp_path: 
     assert [row[-1] for row in newest] == iris.target_names[iris.target].tolist()
 
 
+@pytest.mark.slow
 def test_the_fingerprint_of_a_file_and_the_assets_import_nothing_heavy() -> None:
     code = (
         "import sys, platform_assets.features.source\n"

@@ -25,6 +25,8 @@ from tests.support.in_process_gateway import Heartbeat, run_in_process
 from tests.support.releases import PLAN, SPLIT, ReleaseClient
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 STOP = {"reason": "it is wrong"}
 LONGEST_STALL_SECONDS = 0.05
 """It is 19 ms, of which most is the call itself; the sums on the loop would take 85 ms."""

@@ -68,7 +68,7 @@ RELEASE = Release(
     by="pipeline",
 )
 
-pytestmark = pytest.mark.simulation
+pytestmark = pytest.mark.slow
 
 
 def verdicts(found: Releases, release: int) -> dict[Guard, Verdict]:

@@ -17,6 +17,8 @@ from tests.support.in_process_gateway import run_in_process
 from tests.support.releases import MIRROR, SPLIT, ReleaseClient
 from tests.support.stub_model import StubModel
 
+pytestmark = pytest.mark.slow
+
 
 class FailingModel(StubModel):
     """Fails at some versions as a broken backend does."""

@@ -71,7 +71,7 @@ def is_broken(looks: list[list[Finding]], *guards: Guard) -> bool:
     )
 
 
-@pytest.mark.simulation
+@pytest.mark.slow
 def test_candidate_at_its_limits_is_broken_in_at_most_five_of_a_hundred_releases() -> None:
     """By disagreement, shift and latency together, and at every look."""
     random = np.random.default_rng(5)

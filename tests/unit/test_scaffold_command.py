@@ -30,6 +30,8 @@ from tests.support.model_files import MINIMAL, write
 from tests.support.servers import ROOT
 from tests.support.tables import Make
 
+pytestmark = pytest.mark.slow
+
 
 def made(folder: Path, table: Make) -> ModelSpec:
     path, target = table(folder)

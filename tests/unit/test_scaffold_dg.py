@@ -21,6 +21,7 @@ def sandbox() -> Iterator[DefsFolderSandbox]:
         yield running
 
 
+@pytest.mark.slow
 def test_model_is_named_after_its_folder(sandbox: DefsFolderSandbox, tmp_path: Path) -> None:
     table, target = tables.patients(tmp_path)
     params = {"csv": str(table), "target": target, "key": "patient"}

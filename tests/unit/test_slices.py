@@ -269,7 +269,7 @@ def _right(random: np.random.Generator, share: float) -> Answers:
     return Answers(true, (random.random(ROWS) > share).astype(np.int64), None, (0, 1))
 
 
-@pytest.mark.simulation
+@pytest.mark.slow
 def test_of_slices_that_all_are_equal_hardly_ever_one_is_called_worse() -> None:
     random, runs, called, uncorrected = np.random.default_rng(5), scale(75, 150), 0, 0
     gates = Gates(metric_floor=0.5)
@@ -295,7 +295,7 @@ def test_of_slices_that_all_are_equal_hardly_ever_one_is_called_worse() -> None:
     assert uncorrected / runs > most(error_rate(gates), runs), "else nothing was corrected"
 
 
-@pytest.mark.simulation
+@pytest.mark.slow
 def test_of_slices_at_the_floor_hardly_ever_one_is_said_to_miss_it() -> None:
     random, runs, called = np.random.default_rng(6), scale(75, 150), 0
     frame = pd.DataFrame({"region": np.repeat([f"r{n}" for n in range(COUNT)], ROWS)})

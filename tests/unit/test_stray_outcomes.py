@@ -51,6 +51,7 @@ def _write_strays(root: Path) -> None:
     parquet.write_table(pa.table(columns, schema=OUTCOMES), day / "strays.parquet")
 
 
+@pytest.mark.slow
 def test_strays_take_no_memory_of_a_joined_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

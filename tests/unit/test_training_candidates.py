@@ -85,6 +85,7 @@ def test_a_package_that_ends_the_process_is_named_instead(
         check_candidates(_spec(CandidateSpec(function="ends_the_process.models:forest")))
 
 
+@pytest.mark.slow
 def test_a_definition_is_checked_without_the_libraries_of_training() -> None:
     code = (
         "import sys\n"
@@ -154,6 +155,7 @@ def test_what_only_the_library_knows_is_said_before_training(
         probe(expand(spec), mixed_rows(spec), spec, spec.target.classes, print)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [("tuned", "with another answer"), ("isotonic", r"probabilities by up to 0\.")],

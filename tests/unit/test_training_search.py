@@ -28,6 +28,8 @@ from platform_assets.training.search_spaces import space_of
 from platform_assets.training.train import fit_best
 from tests.support.tabular import CLASSES, mixed_rows, mixed_spec
 
+pytestmark = pytest.mark.slow
+
 RANGES = {"max_depth": Range(1, 12, log=True), "min_impurity_decrease": Range(0.0, 0.1)}
 TREE = CandidateSpec("decision_tree", ranges=RANGES)
 

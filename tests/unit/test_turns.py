@@ -102,6 +102,7 @@ def test_a_run_that_inherits_the_tags_of_another_has_no_turn_by_them(
     assert busy_models(instance, CHANGE) == set()
 
 
+@pytest.mark.slow
 def test_of_many_runs_at_once_one_has_the_turn(instance: dg.DagsterInstance) -> None:
     inside: list[str] = []
     most: list[int] = []
