@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
+    from platform_assets.export.runtime import ModelAnswers
     from platform_assets.resources.records import EvaluationSet
 
 PROBABILITY_TOLERANCE: Final = 1e-4
@@ -53,6 +54,17 @@ class Parity:
         """Return the numbers for a Dagster check."""
         shown = ", ".join(map(str, self.differing_rows[:_ROWS_SHOWN]))
         return {**asdict(self), "differing_rows": shown or "none"}
+
+
+def compare_with(evaluation: EvaluationSet, answers: ModelAnswers, tolerance: float) -> Parity:
+    """Compare answers for an evaluation set with those of scikit-learn, as `compare` does."""
+    return compare(
+        *answers,
+        evaluation.labels,
+        evaluation.probabilities,
+        tolerance,
+        threshold=evaluation.threshold,
+    )
 
 
 def compare(

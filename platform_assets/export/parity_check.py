@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from platform_assets.export.parity import compare, differing_frame
+from platform_assets.export.parity import compare_with, differing_frame
 from platform_assets.export.runtime import ModelAnswers
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet
@@ -23,18 +23,12 @@ def parity_check(
     mlflow: MlflowResource,
     metadata: Mapping[str, Any] | None = None,
 ) -> dg.AssetCheckResult:
-    """Compare answers with those of scikit-learn, as `parity.compare` does.
+    """Compare answers with those of scikit-learn, as `parity.compare_with` does.
 
     The rows that differ are kept as `parity/<name>.parquet` with the MLflow run `run_id`, which
     the evaluation set is of; `metadata` is shown beside the numbers.
     """
-    parity = compare(
-        *answers,
-        evaluation.labels,
-        evaluation.probabilities,
-        tolerance,
-        threshold=evaluation.threshold,
-    )
+    parity = compare_with(evaluation, answers, tolerance)
     shown = {**(metadata or {}), **parity.metadata()}
     if parity.holds:
         return dg.AssetCheckResult(passed=True, metadata=shown)

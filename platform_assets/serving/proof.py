@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.decimals import shortest_decimal
-from platform_assets.export.parity import Parity, compare
+from platform_assets.export.parity import Parity, compare_with
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
@@ -48,7 +48,7 @@ def collect_proof(
     name, version = promotion.model_name, promotion.version
     said = triton.everywhere(lambda one: _triton_evidence(promotion, one))
     statuses = {url: gateway.model_status(url, name) for url in gateway.replicas}
-    parity, rows = _predictions(spec, promotion, gateway, mlflow)
+    parity, rows = asked_again(spec, promotion, gateway, mlflow)
     files = {
         "triton_ready_and_repo_index.txt": "\n\n".join(text for _, text in said),
         "reload_variant_A.json": _pretty(promotion.answer),
@@ -109,15 +109,14 @@ def _pretty(body: msgspec.Struct) -> str:
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
-def _predictions(
+def asked_again(
     spec: ModelSpec, promotion: Promotion, gateway: GatewayResource, mlflow: MlflowResource
 ) -> tuple[Parity, list[dict[str, str]]]:
-    """The gateway's answers for the evaluation set beside scikit-learn's; a few rows."""
+    """Ask the gateway for the evaluation set: its parity with scikit-learn, and a few rows."""
     registered = mlflow.version(promotion.model_name, promotion.version)
     evaluation = mlflow.evaluation_set(registered.run_id)
     answers = ask_gateway(registered, evaluation, gateway)
-    expected = evaluation.labels, evaluation.probabilities
-    parity = compare(*answers, *expected, spec.gates.parity_tolerance)
+    parity = compare_with(evaluation, answers, spec.gates.parity_tolerance)
     return parity, [*proof_rows(registered.signature, evaluation, answers[0])]
 
 

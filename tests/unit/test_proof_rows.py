@@ -1,7 +1,8 @@
-"""The rows that a proof shows: of different classes, in the digits that people write."""
+"""What a proof says of answers: their parity, and rows in the digits that people write."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from platform_assets.decimals import shortest_decimal
+from platform_assets.model_spec import Task
 from platform_assets.resources.records import EvaluationSet
-from platform_assets.serving.proof import proof_rows, varied_rows
+from platform_assets.serving import proof
+from platform_assets.serving.proof import asked_again, proof_rows, varied_rows
 from serving_gateway.contract import DType, Feature, Signature
+from tests.support.tabular import CLASSES, mixed_spec
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,35 @@ def test_the_shortest_decimal_is_the_same_number() -> None:
     numbers = words.view(np.float32)
     for number in numbers[np.isfinite(numbers)]:
         assert np.float32(shortest_decimal(float(number))) == number
+
+
+@pytest.mark.parametrize(
+    ("probability", "answered", "holds"),
+    [
+        pytest.param(0.29999, "yes", True, id="tie at the threshold"),
+        pytest.param(0.50001, "no", False, id="tie of the classes"),
+    ],
+)
+def test_a_tie_is_at_the_threshold_of_the_version(
+    probability: float, answered: str, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yes = np.array([0.1, probability, 0.9])
+    probabilities = np.column_stack([1 - yes, yes])
+    expected = np.where(yes >= 0.3, "yes", "no").astype(object)
+    answers = expected.copy()
+    answers[1] = answered
+    evaluation = EvaluationSet(
+        pd.DataFrame({"x": yes}), expected, expected, probabilities, np.arange(3), threshold=0.3
+    )
+    signature = Signature((Feature("x", DType.FP64),), packed_input="features")
+    registry: Any = SimpleNamespace(
+        version=lambda *_: SimpleNamespace(run_id="run", signature=signature),
+        evaluation_set=lambda _: evaluation,
+    )
+    monkeypatch.setattr(proof, "ask_gateway", lambda *_: (answers, probabilities))
+    promoted: Any = SimpleNamespace(model_name="mixed", version=1)
+    gateway: Any = None
+    spec = mixed_spec(Task.BINARY, CLASSES["two texts"])
+    parity, rows = asked_again(spec, promoted, gateway, registry)
+    assert parity.holds is holds
+    assert len(rows) == 3
