@@ -14,6 +14,8 @@ from platform_assets.scoring.records import PREDICTION, REASON
 
 _BINS: Final = 30
 _MOST_CLASSES: Final = 30
+_LARGEST_DRAWN: Final = 1e300
+"""Up to which the width of a range is a number, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def count_reasons(path: Path) -> dict[str, int]:
 
 
 def distribution(path: Path, *, of_numbers: bool) -> Distribution:
-    """Count the predictions of a file."""
+    """Count the predictions of a file; of numbers, those that can be drawn."""
     source = f"read_parquet(getvariable('path')) WHERE {PREDICTION} IS NOT NULL"
     if not of_numbers:
         query = (
@@ -46,6 +48,8 @@ def distribution(path: Path, *, of_numbers: bool) -> Distribution:
         )
         found = _rows(path, f"{query} LIMIT {_MOST_CLASSES}")
         return Distribution(tuple(one for one, _ in found), tuple(count for _, count in found))
+    # DuckDB alone takes NaN for within any limit that the file's statistics are within.
+    source += f" AND isfinite({PREDICTION}) AND abs({PREDICTION}) <= {_LARGEST_DRAWN}"
     [(low, high)] = _rows(path, f"SELECT min({PREDICTION}), max({PREDICTION}) FROM {source}")
     if low is None:
         return Distribution((), (), 1.0)

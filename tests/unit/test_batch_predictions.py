@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -364,3 +365,24 @@ def test_distribution_counts_every_prediction(tmp_path: Path) -> None:
     assert len(binned.counts) == 30
     for found in (counted, binned):
         assert distribution_picture(found).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [
+        ([1.0, math.nan, 3.0], 2),
+        ([1.0, math.inf, -math.inf], 1),
+        ([math.inf], 0),
+        ([1e308, -1e308, 2.0], 1),
+        ([5e-324, 0.0], 2),
+        ([1e300, -1e300], 2),
+    ],
+)
+def test_numbers_that_cannot_be_drawn_are_left_out_of_the_distribution(
+    values: list[float], drawn: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "numbers.parquet"
+    parquet.write_table(pa.table({"prediction": pa.array(values, pa.float64())}), path)
+    found = distribution(path, of_numbers=True)
+    assert sum(found.counts) == drawn
+    assert distribution_picture(found).startswith(b"\x89PNG")
