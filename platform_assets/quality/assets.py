@@ -13,7 +13,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.quality.checks import quality_check, quality_check_result, summary
 from platform_assets.quality.records import QualityError, QualityReport
 from platform_assets.resources.failures import as_failure, failure
-from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 
@@ -54,6 +54,11 @@ def quality_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
             with (
                 as_failure("", todo, QualityError),
                 as_failure("the outcomes of the source were not copied", disk, OSError),
+                as_failure(
+                    "the quality was not measured",
+                    "bring MLflow back (see `make status`), then materialize this day again",
+                    MlflowUnavailable,
+                ),
             ):
                 report = measure_day(spec, mlflow, source, root, day, context.log.info)
         except SourceError as error:

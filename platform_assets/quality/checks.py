@@ -21,7 +21,7 @@ def quality_check(spec: ModelSpec) -> dg.AssetCheckSpec:
         description=(
             f"The bounds of {spec.evaluation.metric} on matured predictions exclude neither the "
             f"floor {spec.gates.metric_floor:g} nor the "
-            "version's estimate on held-out rows."
+            "version's estimate on held-out rows, and rows with an outcome can be measured."
         ),
     )
 
@@ -46,10 +46,14 @@ def quality_check_result(report: QualityReport) -> dg.AssetCheckResult:
 def find_shortfalls(report: QualityReport) -> list[str]:
     """Return a sentence for each floor or offline estimate that a version's bounds exclude.
 
-    A value alone shows nothing: on few rows it may lie anywhere.
+    A value alone shows nothing: on few rows it may lie anywhere. A version whose rows cannot be
+    measured at all has a sentence, too: nobody would see how bad it is.
     """
     found = []
     for one in report.versions:
+        if not one.measured_rows:
+            found.append(_unmeasured(report, one))
+            continue
         best = one.high if report.higher_is_better else one.low
         side = "at most" if report.higher_is_better else "at least"
         what = f"version {one.version}: {report.metric} is {side} {best:.4g}"
@@ -64,6 +68,16 @@ def find_shortfalls(report: QualityReport) -> list[str]:
                     f"({offline.low:.4g} to {offline.high:.4g})"
                 )
     return found
+
+
+def _unmeasured(report: QualityReport, one: VersionQuality) -> str:
+    offline = report.offline.get(one.version)
+    reason = f" ({offline})" if isinstance(offline, str) else ""
+    return (
+        f"version {one.version}: {report.metric} cannot be measured on {one.rows:,} rows with an "
+        "outcome, as none has the classes and probabilities of the version; where these are not "
+        f"known, list `classes` in the model file{reason}"
+    )
 
 
 def _meets(report: QualityReport, value: float, bound: float) -> bool:

@@ -20,7 +20,7 @@ from platform_assets.quality.records import (
     VersionQuality,
 )
 from platform_assets.quality.source_outcomes import copy_source_outcomes
-from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryError
 from platform_assets.resources.source import SourceResource
 from platform_assets.training.floor import estimate_metric
 from platform_assets.training.metrics import Answers, chosen_metric
@@ -38,6 +38,7 @@ def measure_day(
 
     Raises:
         QualityError, SourceError, OSError: the log, the source or the copy cannot be used.
+        MlflowUnavailable: the versions that answered are not known now.
     """
     copied = copy_source_outcomes(spec, source, LogFiles(root, spec.model_name), log)
     if spec.outcome_table is not None:
@@ -69,7 +70,10 @@ def _offline_estimate(
 ) -> tuple[tuple[Label, ...], OfflineEstimate | str]:
     """Return the classes of a version, and its estimate or the reason why there is none.
 
-    Where MLflow cannot be asked, the classes are those of the model file.
+    Where MLflow no longer has the version, the classes are those of the model file.
+
+    Raises:
+        MlflowUnavailable: nothing is known of it now.
     """
     target = spec.target
     classes: tuple[Label, ...] = target.class_names or target.classes
@@ -77,6 +81,8 @@ def _offline_estimate(
         registered = mlflow.version(spec.model_name, version)
         classes = registered.signature.classes or classes
         held_out = mlflow.evaluation_set(registered.run_id)
+    except MlflowUnavailable:
+        raise
     except (RegistryError, ValueError, KeyError) as error:
         return classes, f"the run of version {version} cannot be read ({error})"
     answers = Answers(held_out.label_true, held_out.labels, held_out.probabilities, classes)

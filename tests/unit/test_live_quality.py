@@ -38,6 +38,7 @@ from platform_assets.quality.records import (
     QualityReport,
     VersionQuality,
 )
+from platform_assets.resources.failures import RETRIES
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import BoundedMean, DType, Trials
@@ -167,7 +168,7 @@ def _materialize(
     day: str = "2026-03-01",
     spec: ModelSpec = VISITORS,
     *,
-    mlflow_down: bool = False,
+    mlflow: StubMlflow | None = None,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         quality_assets(spec),
@@ -175,7 +176,7 @@ def _materialize(
         instance=instance,
         raise_on_error=False,
         resources={
-            "mlflow": StubMlflow(down=mlflow_down),
+            "mlflow": mlflow or StubMlflow(),
             "samples": SamplesFolder(root=str(root)),
             "source": SourceResource(),
         },
@@ -211,16 +212,41 @@ def test_asset_measures_a_day_and_shows_the_days_before_with_the_switches(tmp_pa
     assert "held-out rows gave 1" in str(check.description)
 
 
-def test_day_is_measured_without_mlflow(tmp_path: Path) -> None:
+def test_day_is_not_measured_while_mlflow_is_away(tmp_path: Path) -> None:
     _write(tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
-        result = _materialize(tmp_path, instance, mlflow_down=True)
+        result = _materialize(tmp_path, instance, mlflow=StubMlflow(down=True))
+
+    assert result.asset_materializations_for_node("visitors__live_quality") == []
+    tried = [one for one in result.all_events if one.is_step_up_for_retry]
+    [event] = [one for one in result.all_events if one.is_step_failure]
+    assert len(tried) == RETRIES
+    said = str(event.step_failure_data.user_failure_data)
+    assert "MLflow at http://127.0.0.1:9 does not answer" in said
+
+
+def test_day_is_measured_without_the_run_of_a_version(tmp_path: Path) -> None:
+    _write(tmp_path)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = _materialize(tmp_path, instance, mlflow=StubMlflow(gone=True))
         [check] = result.get_asset_check_evaluations()
 
-    assert result.success
     assert check.passed
     [line] = _shown(result)["versions"].records
-    assert "MLflow at http://127.0.0.1:9 does not answer" in str(line.data["held-out rows"])
+    assert "cannot fetch anything" in str(line.data["held-out rows"])
+
+
+def test_rows_that_cannot_be_measured_are_a_shortfall(tmp_path: Path) -> None:
+    _write(tmp_path)
+    spec = _with_metric("balanced_accuracy")
+    with match(tmp_path, spec, since=BEGIN, until=BEGIN + DAY, now=BEGIN + 9 * DAY) as found:
+        measured = measure(found, spec, PRODUCTION, classes=(), scale=0.0)
+    report = replace(_report(0.9, 0.8, 1.0), versions=(measured,), offline={PRODUCTION: "gone"})
+
+    [said] = find_shortfalls(report)
+
+    assert "cannot be measured on 200 rows with an outcome" in said
+    assert "list `classes` in the model file (gone)" in said
 
 
 def test_day_without_log_is_not_judged(tmp_path: Path) -> None:
