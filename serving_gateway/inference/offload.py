@@ -32,7 +32,8 @@ class Offload:
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self._pending = 0
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        """What the thread does, oldest first, and the timer of its deadline."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
     def run(
@@ -67,22 +68,27 @@ class Offload:
 
         def guarded_work() -> None:
             began = thread_time()
-            result: _T | GatewayError
-            if loop.time() < due:
-                result = _guarded(work)
-            else:
-                result = DeadlineExceeded("A large body waited until the request's deadline.")
+            result = _guarded(work)
             others_wait = self._pending > 1
             loop.call_soon_threadsafe(end, result)
             if others_wait:
                 sleep(thread_time() - began)
 
-        self._pending += 1
-        self._waiting.append(guarded_work)
-        self._threads.submit(self._work_on_newest)
+        def expire() -> None:
+            if self._waiting.pop(guarded_work, None) is not None:
+                end(DeadlineExceeded("A large body waited until the request's deadline."))
 
-    def _work_on_newest(self) -> None:
-        self._waiting.pop()()
+        self._pending += 1
+        self._waiting[guarded_work] = loop.call_at(due, expire)
+        self._threads.submit(self._work_on_newest, loop)
+
+    def _work_on_newest(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            work, timer = self._waiting.popitem()
+        except KeyError:  # its deadline came first
+            return
+        loop.call_soon_threadsafe(timer.cancel)
+        work()
 
     def close(self) -> None:
         """Drop what waits."""

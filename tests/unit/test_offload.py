@@ -58,15 +58,28 @@ async def test_newest_body_goes_first(bodies: Bodies) -> None:
     assert bodies.budget.held == 0
 
 
-async def test_body_is_not_begun_after_the_deadline_of_its_request(bodies: Bodies) -> None:
+async def test_body_that_waits_below_newer_ones_ends_at_its_deadline(bodies: Bodies) -> None:
     bodies.submit("first")
     await eventually(lambda: bodies.begun)
     bodies.submit("late", seconds=0.01)
-    await asyncio.sleep(0.05)
+    bodies.submit("newest")
+    await eventually(lambda: bodies.results)
+    assert isinstance(bodies.results[0], DeadlineExceeded)
+    assert bodies.budget.held == 2 * SIZE
     bodies.gate.set()
-    await eventually(lambda: len(bodies.results) == 2)
-    assert bodies.begun == ["first"]
-    assert isinstance(bodies.results[1], DeadlineExceeded)
+    await eventually(lambda: len(bodies.results) == 3)
+    assert bodies.begun == bodies.results[1:] == ["first", "newest"]
+    assert bodies.budget.held == 0
+
+
+async def test_body_that_is_being_read_outlasts_its_deadline(bodies: Bodies) -> None:
+    bodies.submit("begun", seconds=0.01)
+    await eventually(lambda: bodies.begun)
+    await asyncio.sleep(0.03)
+    assert not bodies.results
+    bodies.gate.set()
+    await eventually(lambda: bodies.results)
+    assert bodies.results == ["begun"]
 
 
 async def test_bodies_that_wait_are_bounded_in_bytes(bodies: Bodies) -> None:
