@@ -82,6 +82,8 @@ class GatewayConnection(HttpToolsProtocol):
         self._part = _NOTHING
         self._unfinished = IncompleteMessages(policy)
         self._is_large_read = False
+        self._has_begun = False
+        """Whether the message that comes has begun in this read."""
         self._idle_since = self.loop.time()
         self._write_paused_since = 0.0
         self._has_offer = False
@@ -105,7 +107,7 @@ class GatewayConnection(HttpToolsProtocol):
             self.refuse(Overloaded(f"{len(others)} clients are connected already."))
         else:
             self.connections.discard(idle)
-            idle.transport.close()
+            idle.transport.abort()  # `close` would wait for a client that does not read
 
     @property
     def is_busy(self) -> bool:
@@ -130,6 +132,7 @@ class GatewayConnection(HttpToolsProtocol):
             return
         # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
         self._is_large_read = len(data) > self._max_head
+        self._has_begun = False
         self._at_once = 0
         try:
             self.parser.feed_data(data)
@@ -144,8 +147,13 @@ class GatewayConnection(HttpToolsProtocol):
             self.refuse(MalformedRequest(f"This is not a valid HTTP request: {error}"))
             return
         if self._part:
+            size = len(data)
+            if self._has_begun:  # the rest of the read belongs to messages before it
+                self._unfinished.end()
+                received = 0 if self.cycle is None else len(self.cycle.body)
+                size = min(size, head_size(self.url, self.headers) + received)
             head = None if self._part == _BODY else (self.url, self.headers)
-            if refusal := self._unfinished.add(len(data), head, self.loop.time()):
+            if refusal := self._unfinished.add(size, head, self.loop.time()):
                 self.refuse(refusal)
         elif self._unfinished.since:
             self._unfinished.end()
@@ -166,6 +174,7 @@ class GatewayConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
+        self._has_begun = True
         self.url = b""
         self.headers = []
         self._part = _HEAD
@@ -269,13 +278,19 @@ class GatewayConnection(HttpToolsProtocol):
             self._continue()
 
     def enforce_timeouts(self, now: float) -> None:
-        """End the connection when it is overdue."""
-        if self._refusal is not None:
-            return
+        """End the connection when it is overdue.
+
+        One that is being closed, too: the transport waits for the client to read what is left.
+        """
         limits = self.policy.settings
-        if self._write_paused_since:
-            if now - self._write_paused_since > limits.body_seconds:
+        unread_since = self._write_paused_since
+        if not unread_since and not self.is_busy and self.transport.get_write_buffer_size():
+            unread_since = self._idle_since
+        if unread_since:
+            if now - unread_since > limits.body_seconds:
                 self.transport.abort()
+        elif self._refusal is not None:
+            return
         elif self._part:
             if error := self._unfinished.overdue(now, in_head=self._part == _HEAD):
                 self.refuse(error)
@@ -311,6 +326,7 @@ class GatewayConnection(HttpToolsProtocol):
             cycle.message_event.set()
             cycle.body = b""
             route = getattr(cycle, "route", None)
+        self._idle_since = self.loop.time()
         headers, body = self._endpoint.describe_refusal(error, route)
         self.transport.write(
             b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"

@@ -31,6 +31,9 @@ class FakeTransport(asyncio.Transport):
         self.is_reading_now = True
         self.closed = False
         self.is_write_ended = False
+        self.unread = 0
+        """Bytes that the peer leaves unread: only `abort` ends the connection then."""
+        self.is_lost = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Addresses only."""
@@ -50,16 +53,23 @@ class FakeTransport(asyncio.Transport):
         """Whether it was closed."""
         return self.closed
 
+    def get_write_buffer_size(self) -> int:
+        """What the peer has not read."""
+        return self.unread
+
     def close(self) -> None:
-        """End the connection on the next turn of the loop."""
-        if not self.closed:
-            self.closed = True
-            if self.protocol is not None:
-                asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+        """End the connection on the next turn of the loop, or once the peer has read all."""
+        self.closed = True
+        if not self.unread:
+            self.abort()
 
     def abort(self) -> None:
-        """The same."""
-        self.close()
+        """End it on the next turn."""
+        self.closed = True
+        if not self.is_lost:
+            self.is_lost = True
+            if self.protocol is not None:
+                asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
     def pause_reading(self) -> None:
         """Stop reading."""

@@ -158,6 +158,63 @@ async def test_client_that_takes_no_response_for_too_long_is_left(server: FakeSe
     assert client.transport.closed
 
 
+@pytest.mark.parametrize("behind", [b"", b"GARBAGE\r\n\r\n", PREDICT[:-1]])
+async def test_client_that_leaves_the_end_of_an_answer_unread_is_left(
+    server: FakeServer, behind: bytes
+) -> None:
+    client = server.connect().send(PREDICT)
+    await client.responses(1)
+    client.transport.unread = 1
+    client.send(behind)
+    for seconds in (29, 31):  # the last request may have to be refused first
+        after(client, seconds)
+        assert not client.transport.is_lost or seconds > 30
+    after(client, 31 + 31)
+    assert client.transport.is_lost
+
+
+async def test_refused_client_that_does_not_read_is_left(server: FakeServer) -> None:
+    client = server.connect().send(PREDICT)
+    await client.responses(1)
+    client.connection.pause_writing()
+    client.transport.unread = 100_000
+    client.send(b"GARBAGE\r\n\r\n")
+    client.transport.close()  # after it has lingered
+    after(client, 29)
+    assert not client.transport.is_lost
+    after(client, 31)
+    assert client.transport.is_lost
+
+
+async def test_place_of_a_client_that_does_not_read_is_free_at_once(tmp_path: Path) -> None:
+    one = fake_server(tmp_path)
+    one.policy.max_connections = 1
+    with one.plane:
+        idle = one.connect().send(PREDICT)
+        await idle.responses(1)
+        idle.transport.unread = 1
+        client = one.connect()
+        assert idle.transport.is_lost
+        assert [one.status for one in await client.send(PREDICT).responses(1)] == [200]
+        client.leave()
+
+
+@pytest.mark.parametrize("cut", [1, 60, len(PREDICT) - 1])
+async def test_account_of_an_incomplete_request_begins_with_it(
+    server: FakeServer, cut: int
+) -> None:
+    client = server.connect().send(PREDICT[:cut])
+    for number in range(1, 6):
+        await asyncio.sleep(0.01)
+        began = asyncio.get_running_loop().time()
+        client.send(PREDICT[cut:] + PREDICT[:cut])
+        assert len(await client.responses(number)) == number
+        assert server.policy.budget.held <= cut
+        client.connection.enforce_timeouts(began + 9.99)
+        assert not client.transport.is_write_ended
+    client.leave()
+
+
 async def test_pipelined_requests_stop_the_reading_until_they_are_answered(
     server: FakeServer,
 ) -> None:
