@@ -52,7 +52,7 @@ def update_online(
         try:
             write_newest(data, spec, current)
             changes = _apply(view, folder, current, progress)
-            deleted = _delete_from_older_views(feast, view, current, spec)
+            deleted = _delete_from_older_views(feast, view, current, spec, folder)
             if changes != OnlineChanges():
                 view.record_span(*time_span(data, spec))
                 view.mark(current.name)
@@ -97,12 +97,18 @@ def _difference(columns: str, left: Path, right: Path) -> pa.Table:
 
 
 def _delete_from_older_views(
-    feast: FeastResource, view: OnlineView, current: Path, spec: SourceSpec
+    feast: FeastResource, view: OnlineView, current: Path, spec: SourceSpec, folder: Path
 ) -> int:
     others = [feast.online(one) for one in feast.views(spec.name) if one != view.name]
     same = [one for one in others if (one.key, one.key_type) == (view.key, view.key_type)]
     ids = _column(current, view.key) if same else []
-    return sum(one.delete_others(ids) for one in same)
+    deleted = 0
+    for one in same:
+        if one.content:  # when its contract comes back, entities may have, too: all are written
+            one.mark("")
+            _keep_one_record(folder, one)
+        deleted += one.delete_others(ids)
+    return deleted
 
 
 def _column(path: Path, name: str) -> list[int | str]:

@@ -132,6 +132,20 @@ def test_an_entity_that_left_disappears_from_the_views_of_older_versions(
     assert changes(run(chain)) == (0, 0)
 
 
+def test_contract_that_comes_back_has_the_entities_that_came_back(chain: FeatureChain) -> None:
+    run(chain)
+    chain.spec = WIDER
+    write_source(chain, visit_lines(range(20)))
+    run(chain)
+    kept = [*chain.feast.data_dir.joinpath("visits", "online").glob("*.parquet")]
+    assert len(kept) == 1, "none that holds entities that left the source"
+    chain.spec = SPEC
+    write_source(chain, visit_lines(range(40)))
+    run(chain)
+    found = chain.feast.online(SPEC.feature_view).read(range(40))
+    assert [row.values.get("x") for row in found] == [number + 0.5 for number in range(40)]
+
+
 def test_models_that_share_keys_lose_only_their_own(chain: FeatureChain, store: str) -> None:
     other = visits_chain(chain.home / "other", store, dataclasses.replace(SPEC, model_name="calls"))
     other.feast = chain.feast
