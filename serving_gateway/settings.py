@@ -287,8 +287,8 @@ class Settings(BaseSettings):
     files: above it, waiting rows are dropped and files are written early."""
     sample_max_bytes: int = Field(default=268_435_456, ge=1_048_576)
     """Maximum bytes of a model's log; above it the oldest files are deleted."""
-    sample_max_days: int = Field(default=30, ge=1, le=3650)
-    """Days after which a file of the log is deleted."""
+    sample_max_days: int = Field(default=90, ge=1, le=3650)
+    """Days after which a file of the log is deleted; more than an outcome takes to be final."""
 
     outcome_queue_bytes: int = Field(default=33_554_432, ge=4_194_304)
     """Maximum bytes of outcomes on their way to a file in sample_dir; above it the answer is

@@ -54,8 +54,8 @@ class Cleaner:
         try:
             usage = find_usage(spec, self.servers, self.instance, self.limits.keep)
             self._clean_mlflow(name, usage)
-            for kind, folder_of in self.folders.items():
-                self._clean_folder(name, kind, folder_of(name), usage)
+            for kind in self.folders:
+                self._clean_folder(spec, kind, usage)
         except (*UNKNOWN, OSError) as error:
             self.stopped[name] = str(error)
         else:
@@ -118,15 +118,21 @@ class Cleaner:
             self.servers.mlflow.delete_run(run)
             self._note(name, "MLflow run", run.run_id)
 
-    def _clean_folder(self, name: str, kind: str, folder: Path, usage: Usage) -> None:
-        before = cutoff(self.now, getattr(self.limits, f"{kind}_days"))
+    def _clean_folder(self, spec: ModelSpec, kind: str, usage: Usage) -> None:
+        name = spec.model_name
+        before = cutoff(self.now, self.limits.days(kind, spec))
         if before is None:
             return
-        # A link is how the newest proof is found; what begins with a dot is being written.
+        folders = {one: folder_of(name) for one, folder_of in self.folders.items()}
+        folder = folders[kind]
+        # A link is how the newest proof is found; what begins with a dot is being written; and the
+        # folder of one kind may lie in that of another.
         paths = [
             path
             for path in (folder.iterdir() if folder.is_dir() else ())
-            if not path.is_symlink() and not path.name.startswith(".")
+            if not path.is_symlink()
+            and not path.name.startswith(".")
+            and path not in folders.values()
         ]
         aged = [DatedEntry(path.name, path.stat().st_mtime) for path in paths]
         protected = usage.proofs if kind == "proof" else ()

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import Final
+
+from platform_assets.model_spec import ModelSpec
+
+_MEASURED: Final = frozenset({"sample", "outcome"})
+_UNTIL_MEASURED: Final = 3
+"""Days: of a delay the begun one counts, the prediction may be of the first minute of its day, and
+the schedule measures in the course of the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,15 @@ class Limits:
     def outcome_days(self) -> int:
         """Outcomes go with the predictions that they are about."""
         return self.sample_days
+
+    def days(self, kind: str, spec: ModelSpec) -> int:
+        """Return the days of a kind of files; predictions stay until they were measured."""
+        days: int = getattr(self, f"{kind}_days")
+        if kind not in _MEASURED or not days:
+            return days
+        rule = spec.outcome_rule
+        matured = max(rule.delay, rule.within or timedelta())
+        return max(days, matured // timedelta(days=1) + _UNTIL_MEASURED)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Limits:

@@ -23,6 +23,7 @@ from serving_gateway.contract import (
     OUTCOME_ID,
     OUTCOME_ROW,
     OUTCOMES_FOLDER,
+    UNREADABLE_SUFFIX,
 )
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ def _erase_once(folder: Path, subject: Subject, done: Erasure) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Return the files, those that were set aside too: some of their rows may be readable."""
     for place in (folder, *sorted(folder.glob(f"{LOG_DAY}*"))):
-        yield from sorted(place.glob("[!.]*.parquet"))
+        for suffix in ("", UNREADABLE_SUFFIX):
+            yield from sorted(place.glob(f"[!.]*.parquet{suffix}"))
 
 
 def _predictions(path: Path, subject: Subject, done: Erasure) -> set[_Prediction] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files as files_of
 from pathlib import Path
@@ -26,6 +26,7 @@ from platform_assets.maintenance.selection import (
     select_expired,
 )
 from platform_assets.maintenance.usage import Servers, Usage, find_usage
+from platform_assets.model_spec import Outcomes
 from platform_assets.prediction_log.merging import MergedLog
 from platform_assets.resources.folders import DriftReports, PredictionsFolder, ProofFolder
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
@@ -38,7 +39,12 @@ from platform_assets.resources.triton import TritonResource
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.ledger import BEST_VERSION
 from platform_assets.shared_definitions import watching
-from serving_gateway.contract import DAGSTER_RUN_TAG, RUN_ID_TAG, SIGNATURE_DIGEST_TAG
+from serving_gateway.contract import (
+    DAGSTER_RUN_TAG,
+    OUTCOMES_FOLDER,
+    RUN_ID_TAG,
+    SIGNATURE_DIGEST_TAG,
+)
 from tests.support.model_status import effective_version, model_status
 from tests.support.models import IRIS
 from tests.support.prediction_log import Logged, write_log
@@ -270,6 +276,30 @@ def test_old_files_go_but_for_the_newest_and_the_proof_of_production(
     assert [path.name for path in outcomes.iterdir()] == ["date=2026-01-02"]
     assert len(list(reports.iterdir())) == 2
     assert sorted(path.name for path in predictions.iterdir()) == [".x.part", "b-v1.parquet"]
+
+
+def test_predictions_and_outcomes_stay_until_they_were_measured(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    samples = tmp_path / "sample"
+    outcomes = samples / OUTCOMES_FOLDER
+    ages = {"measured": 94, "last": 92.9, "new": 0}
+    for folder in (samples, outcomes):
+        for name, age in ages.items():
+            (folder / name).mkdir(parents=True)
+            written = (NOW - timedelta(days=age)).timestamp()
+            os.utime(folder / name, (written, written))
+    os.utime(outcomes, (1, 1))
+    folders = {"sample": samples, "outcome": outcomes}
+    spec = replace(IRIS, outcomes=Outcomes(of_labels=True, outcome_delay=timedelta(days=90)))
+    one = cleaner(instance, monkeypatch, NONE_IN_USE, folders)
+    one.clean_model(spec)
+    assert not one.stopped
+    assert {path.name for path in outcomes.iterdir()} == {"last", "new"}
+    assert {path.name for path in samples.iterdir()} == {"last", "new", OUTCOMES_FOLDER}
+    assert Limits(sample_days=0).days("sample", spec) == 0
+    assert Limits(sample_days=200).days("outcome", spec) == 200
+    assert Limits().days("report", spec) == Limits().report_days
 
 
 def test_each_place_that_knows_a_version_keeps_it_and_its_runs(

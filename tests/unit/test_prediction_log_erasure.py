@@ -26,6 +26,7 @@ from serving_gateway.contract import (
     OUTCOME_ID,
     OUTCOME_ROW,
     OUTCOMES_FOLDER,
+    UNREADABLE_SUFFIX,
     client_hash,
     log_day,
 )
@@ -156,6 +157,22 @@ def test_erasure_that_cannot_be_complete_is_refused_or_says_what_is_left(
     assert place.erase("17") == 1
     assert f"{torn} cannot be read and was left as it is" in capsys.readouterr().err
     assert read(place.log, LOG_ID) == ["p-1", "p-3"], "the others were erased all the same"
+
+
+def test_files_that_were_set_aside_are_erased_too(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aside = place.log.rename(place.log.with_name(place.log.name + UNREADABLE_SUFFIX))
+    outcomes = place.outcomes.rename(
+        place.outcomes.with_name(place.outcomes.name + UNREADABLE_SUFFIX)
+    )
+    assert place.erase("17") == 0
+    assert "4 predicted rows and 4 outcomes" in capsys.readouterr().out
+    assert read(aside, LOG_ID) == ["p-1", "p-3"]
+    assert read(outcomes, OUTCOME_ID) == ["p-1", "p-9"]
+    aside.write_bytes(b"PAR1 torn")
+    assert place.erase("17") == 1
+    assert f"{aside} cannot be read and was left as it is" in capsys.readouterr().err
 
 
 def test_erasure_leaves_and_names_files_that_only_look_like_the_log(
