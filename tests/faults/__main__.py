@@ -71,7 +71,13 @@ def _run(case: Case) -> Result:
         done = subprocess.run(
             [sys.executable, "-m", *case.long],
             cwd=ROOT,
-            env={**os.environ, FORM: "long", FIGURES: folder},
+            # Without what the test printed, its end says why it failed.
+            env={
+                **os.environ,
+                FORM: "long",
+                FIGURES: folder,
+                "PYTEST_ADDOPTS": "--show-capture=no",
+            },
             stdout=subprocess.PIPE,
             text=True,
             check=False,
