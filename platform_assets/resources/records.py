@@ -29,6 +29,9 @@ class SplitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """First time that was not learned from, where it lies before `cutoff`."""
     group: str | None = None
     """Feature whose values took the place of entities."""
+    entities: str | None = None
+    """What told them apart: the key's name, or for numbered rows a digest of the columns that a
+    row is known by; None when it was not recorded."""
 
 
 @dataclass(frozen=True)

@@ -215,15 +215,22 @@ def unseen_rows(
             f"all evaluation rows: what version {production.version} was trained on is not "
             "recorded",
         )
-    own = candidate.registered.split
-    group = candidate.spec.evaluation.group if own is None else own.group
-    if Split(production.split.split).by_entity and production.split.group != group:
-        raise NotComparableError(
-            f"version {production.version} was trained on rows chosen by "
-            f"{production.split.group or 'entity'}, and the candidate's evaluation rows were by "
-            f"{group or 'entity'} (evaluation.group changed)"
-        )
-    rows = held_out_by(production.split, evaluation.groups, evaluation.times)
+    own, rule = candidate.registered.split, production.split
+    if Split(rule.split).by_entity:
+        group = candidate.spec.evaluation.group if own is None else own.group
+        if rule.group != group:
+            raise NotComparableError(
+                f"version {production.version} was trained on rows chosen by "
+                f"{rule.group or 'entity'}, and the candidate's evaluation rows were by "
+                f"{group or 'entity'} (evaluation.group changed)"
+            )
+        if own is not None and group is None and rule.entities not in (None, own.entities):
+            raise NotComparableError(
+                f"which rows version {production.version} was trained on cannot be told by the "
+                "candidate's entities (the key changed or, of numbered rows, their columns)",
+                schema=True,
+            )
+    rows = held_out_by(rule, evaluation.groups, evaluation.times)
     if not rows.any():
         raise NotComparableError(
             f"version {production.version} was trained on all of the candidate's evaluation rows "

@@ -13,7 +13,7 @@ from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import check_current
 from platform_assets.memory import release
 from platform_assets.model_spec import FeatureSpec, ModelSpec, Task
-from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.rows import Rows, TrainingError, row_columns
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _entities(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
 
     # A row that is inserted renumbers those behind it. What a row says stays, and equal rows
     # belong on one side of a split anyway.
-    content = frame[[*spec.feature_names, spec.target.name]]
+    content = frame[row_columns(spec)]
     return pd.util.hash_pandas_object(content, index=False).to_numpy().astype(np.int64)
 
 

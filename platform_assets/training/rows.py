@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from platform_assets.model_spec import ModelSpec
+
 
 class TrainingError(Exception):
     """The rows or the candidates do not allow a model to be chosen; the message says why."""
@@ -55,6 +57,11 @@ class Rows:
 
         places = np.linspace(0, len(self) - 1, min(len(self), most))
         return self.take(places.astype(np.int64))
+
+
+def row_columns(spec: ModelSpec) -> list[str]:
+    """Return the columns that a row without a key is known by, in this order."""
+    return [*spec.feature_names, spec.target.name]
 
 
 def unseen_texts(training: Rows, evaluation: Rows) -> dict[str, float]:

@@ -6,6 +6,7 @@ Pure and deterministic: the same rows in another order are split alike.
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec, Split, Task
 from platform_assets.resources.records import SplitRecord
-from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.rows import Rows, TrainingError, row_columns
 
 
 def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows, SplitRecord]:
@@ -129,7 +130,15 @@ def _rule(rows: Rows, spec: ModelSpec) -> SplitRecord:
         cutoff=_text(cutoff),
         learned_before=_text(before),
         group=chosen.group,
+        entities=_entities_by(spec),
     )
+
+
+def _entities_by(spec: ModelSpec) -> str:
+    if not spec.join_key.from_row_number:
+        return spec.join_key.name
+    columns = json.dumps(row_columns(spec)).encode()
+    return f"rows by {hashlib.blake2b(columns, digest_size=8).hexdigest()}"
 
 
 def _cutoff(times: NDArray[np.datetime64], fraction: float) -> np.datetime64:

@@ -87,7 +87,12 @@ def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) 
         chain.spec.signature(("setosa", "versicolor", "virginica")),
         "c0de",
         trained.dagster_run_id,
-        SplitRecord("entity", chain.spec.evaluation.seed, chain.spec.evaluation.fraction),
+        SplitRecord(
+            "entity",
+            chain.spec.evaluation.seed,
+            chain.spec.evaluation.fraction,
+            entities=chain.spec.join_key.name,
+        ),
     )
     assert chain.mlflow.version(chain.spec.model_name, 1) == registered
 

@@ -88,10 +88,11 @@ def candidate(
     production: Production | None = None,
     spec: ModelSpec = SPEC,
     regions: Any = REGIONS,
+    own: SplitRecord | None = None,
 ) -> LoadedVersion:
     signature = spec.signature((False, True))
     evaluation = _rows(labels, regions)
-    own = SplitRecord("entity", 1, 0.2, group=spec.evaluation.group)
+    own = own or SplitRecord("entity", 1, 0.2, group=spec.evaluation.group)
 
     def recorded(version: int) -> RegisteredVersion:
         split = production.split if production else None
@@ -204,6 +205,19 @@ def test_production_that_was_split_by_another_column_is_not_compared() -> None:
     assert not verdict.passed
     assert "trained on rows chosen by region" in str(verdict.description)
     assert "evaluation.group changed" in str(verdict.description)
+
+
+def test_production_that_knew_rows_by_another_key_is_not_compared() -> None:
+    by_id, by_customer = (SplitRecord("entity", 1, 0.2, entities=key) for key in ("id", "customer"))
+    unknown = SplitRecord("entity", 1, 0.2)
+    spec = dataclasses.replace(SPEC, gates=Gates(metric_floor=0.5))
+    for production, is_compared in ((by_id, True), (unknown, True), (by_customer, False)):
+        one = candidate(TRUE, Production(TRUE, production), spec=spec, own=by_id)
+        verdict = no_regression(one, RegressionConfig())
+        assert verdict.passed is is_compared
+        assert ("cannot be told by the candidate's entities" in str(verdict.description)) is (
+            not is_compared
+        )
 
 
 def test_a_model_with_a_slice_below_the_floor_is_not_registered() -> None:

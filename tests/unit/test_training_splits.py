@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from platform_assets.model_spec import ModelSpec, Split, Task
+from platform_assets.model_spec import JoinKey, ModelSpec, Split, Task
 from platform_assets.resources.records import SplitRecord
 from platform_assets.training.folds import folds, time_folds
 from platform_assets.training.frame import source_rows
@@ -236,6 +236,17 @@ def test_a_successor_is_evaluated_on_rows_that_production_did_not_learn_from() -
     rows = zip(evaluation.groups.tolist(), _times_of(evaluation).tolist(), strict=True)
     for one, is_unseen in zip(rows, unseen.tolist(), strict=True):
         assert one not in known or not is_unseen
+
+
+def test_rule_says_what_entities_are_told_apart_by() -> None:
+    numbered = dataclasses.replace(IRIS, join_key=JoinKey(row_number="row"))
+    fewer = dataclasses.replace(numbered, features=numbered.features[1:])
+    turned = dataclasses.replace(numbered, features=numbered.features[::-1])
+    keyed = dataclasses.replace(IRIS, features=IRIS.features[1:])
+    specs = (numbered, fewer, turned, IRIS, keyed)
+    rules = [split_evaluation(_flowers(), one)[2].entities for one in specs]
+    assert len({*rules[:3]}) == 3
+    assert {*rules[3:]} == {IRIS.join_key.name}
 
 
 def test_rows_in_the_gap_are_new_to_the_model_that_left_them_out() -> None:
