@@ -1,4 +1,4 @@
-"""What became of the content of a source: not tried yet, tried for good, or to be tried again."""
+"""What became of a source's content, or of a foreign version: not tried, tried, or to try again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.features.source import FINGERPRINT_METADATA
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import TRANSIENT
 from platform_assets.run_tags import MODEL_TAG
 
 CONTENT_TAG: Final = "source/fingerprint"
 """Tag of a run that was started for the source's content: its fingerprint."""
+VERSION_TAG: Final = "registry/version"
+"""Tag of a run that was started for a version of another training job."""
 _PAUSE_S: Final = 600
 _LONGEST_PAUSE_S: Final = 86_400
 _STEP_FAILURE: Final = dg.DagsterEventType.STEP_FAILURE
@@ -40,16 +43,43 @@ def request_run(
     after = made.run_id if made else "nothing"
     if newest is not None:
         after = newest.dagster_run.run_id
-        if not newest.dagster_run.is_finished:
-            return dg.SkipReason("a run on the source's content is under way")
-        if not _is_transient(newest.dagster_run, instance):
-            return dg.SkipReason("the newest run was made of what the source holds")
-        pause = _pause(instance.get_runs_count(requested))
-        if time.time() < (newest.end_time or 0) + pause:
-            return dg.SkipReason(f"a server was away for run {after}: next try {pause} s after it")
+        if why := _why_not_again(newest, requested, instance, "what the source holds"):
+            return dg.SkipReason(why)
     elif is_known:
         return dg.SkipReason("the source is what the features were made of")
     return dg.RunRequest(run_key=f"{fingerprint} after {after}", tags=tags)
+
+
+def request_adoption(
+    spec: ModelSpec, version: int, instance: dg.DagsterInstance
+) -> dg.RunRequest | dg.SkipReason:
+    """Return the run that takes in a version of another training job, or why there is none.
+
+    Made again as `request_run` makes one again.
+    """
+    requested = dg.RunsFilter(tags={MODEL_TAG: spec.model_name, VERSION_TAG: str(version)})
+    key = f"version {version}"
+    if newest := next(iter(instance.get_run_records(requested, limit=1)), None):
+        if why := _why_not_again(newest, requested, instance, key):
+            return dg.SkipReason(why)
+        key += f" after {newest.dagster_run.run_id}"
+    config = {f"{spec.model_name}__onnx_model": {"config": {"adopt_version": version}}}
+    return dg.RunRequest(run_key=key, run_config={"ops": config}, tags=requested.tags)
+
+
+def _why_not_again(
+    newest: dg.RunRecord, requested: dg.RunsFilter, instance: dg.DagsterInstance, content: str
+) -> str:
+    """Why the newest run on some content is not followed by another one now; empty if it is."""
+    run = newest.dagster_run
+    if not run.is_finished:
+        return f"a run on {content} is under way"
+    if not _is_transient(run, instance):
+        return f"the newest run was made of {content}"
+    pause = _pause(instance.get_runs_count(requested))
+    if time.time() < (newest.end_time or 0) + pause:
+        return f"a server was away for run {run.run_id}: next try {pause} s after it"
+    return ""
 
 
 def _pause(tries: int) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 
 import dagster as dg
 
-from platform_assets.attempts import request_run
+from platform_assets.attempts import request_adoption, request_run
 from platform_assets.export.adoption import is_foreign
 from platform_assets.features.source import SourceError, current_fingerprint
 from platform_assets.features.source_asset import source_event
@@ -255,20 +255,15 @@ def foreign_version_sensor(
             "by default."
         ),
     )
-    def registry(mlflow: MlflowResource) -> dg.RunRequest | dg.SkipReason:
+    def registry(
+        context: dg.SensorEvaluationContext, mlflow: MlflowResource
+    ) -> dg.RunRequest | dg.SkipReason:
         try:
             entries = mlflow.versions(spec.model_name)
         except RegistryError as error:
             return dg.SkipReason(f"MLflow cannot be asked: {error}")
         if not entries or not is_foreign(entries[-1]):
             return dg.SkipReason("the newest version is one of this pipeline")
-        version = entries[-1].version
-        return dg.RunRequest(
-            run_key=f"version {version}",
-            run_config={
-                "ops": {f"{spec.model_name}__onnx_model": {"config": {"adopt_version": version}}}
-            },
-            tags={MODEL_TAG: spec.model_name},
-        )
+        return request_adoption(spec, entries[-1].version, context.instance)
 
     return registry

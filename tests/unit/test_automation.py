@@ -208,7 +208,7 @@ def run_on(
     reaches_features: bool = True,
 ) -> dg.DagsterRun:
     """Execute what a request asks for, with an end like this behind `features`."""
-    fingerprint = str(request.tags[attempts.CONTENT_TAG])
+    fingerprint = str(request.tags.get(attempts.CONTENT_TAG, "none"))
 
     @dg.op
     def work() -> Iterator[Any]:
@@ -309,26 +309,49 @@ class Registry(MlflowResource):
         ]
 
 
-def looked(**registry: Any) -> Any:
+def looked(instance: dg.DagsterInstance, **registry: Any) -> Any:
     sensor = automation.foreign_version_sensor(IRIS, automation.adoption_job(IRIS))
-    return sensor(dg.build_sensor_context(resources={"mlflow": Registry(**registry)}))
+    return sensor(
+        dg.build_sensor_context(instance=instance, resources={"mlflow": Registry(**registry)})
+    )
 
 
-def test_a_version_that_others_registered_enters_the_chain_once() -> None:
-    request = looked(listed=[[1, True], [2, False]])
+def test_a_version_that_others_registered_enters_the_chain_once(
+    instance: dg.DagsterInstance, clock: Callable[[float], None]
+) -> None:
+    request = looked(instance, listed=[[1, True], [2, False]])
     assert isinstance(request, dg.RunRequest)
     assert request.run_key == "version 2"
     config = request.run_config["ops"]["best_model__onnx_model"]["config"]
     assert config == {"adopt_version": 2}
+    run_on(instance, request, failure("it is not this model's", "correct it"))
+    clock(90_000)
+    again = looked(instance, listed=[[1, True], [2, False]])
+    assert "the newest run was made of version 2" in str(again.skip_message)
+    assert looked(instance, listed=[[2, False], [3, False]]).run_key == "version 3"
+
+
+def test_version_whose_run_a_server_s_absence_ended_is_taken_in_later(
+    instance: dg.DagsterInstance, clock: Callable[[float], None]
+) -> None:
+    request = looked(instance, listed=[[2, False]])
+    ended = run_on(instance, request, failure("MLflow is away", "wait", allow_retries=True))
+    assert "a server was away" in str(looked(instance, listed=[[2, False]]).skip_message)
+    clock(601)
+    again = looked(instance, listed=[[2, False]])
+    assert again.run_key == f"version 2 after {ended.run_id}"
+    assert again.run_config == request.run_config
 
 
 @pytest.mark.parametrize("listed", [[], [[1, False], [2, True]]])
-def test_a_version_of_this_pipeline_starts_nothing(listed: list[Any]) -> None:
-    assert isinstance(looked(listed=listed), dg.SkipReason)
+def test_a_version_of_this_pipeline_starts_nothing(
+    instance: dg.DagsterInstance, listed: list[Any]
+) -> None:
+    assert isinstance(looked(instance, listed=listed), dg.SkipReason)
 
 
-def test_without_mlflow_nothing_starts() -> None:
-    assert "cannot be asked" in str(looked(down=True).skip_message)
+def test_without_mlflow_nothing_starts(instance: dg.DagsterInstance) -> None:
+    assert "cannot be asked" in str(looked(instance, down=True).skip_message)
 
 
 def test_what_moves_production_runs_by_itself_only_when_the_model_file_says_so() -> None:
