@@ -27,9 +27,9 @@ from platform_assets.resources.source import SourceResource
 from platform_assets.run_tags import (
     MODEL_TAG,
     chain_tags,
-    promotion_tags,
     report_tags,
     scoring_tags,
+    urgent_tags,
 )
 
 _SWITCH: Final = "gateway_reload"
@@ -82,7 +82,7 @@ def promotion_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
         f"{spec.model_name}_promotion",
         # By prefix: of a model whose definitions cannot be built there are none.
         selection=dg.AssetSelection.key_prefixes(*assets),
-        tags=promotion_tags(spec.model_name),
+        tags=urgent_tags(spec.model_name),
         description=f"{spec.model_name}: switches production to the version whose release reached "
         "go. The sensor release_pilot launches it.",
     )

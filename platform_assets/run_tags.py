@@ -29,13 +29,8 @@ def scoring_tags(model_name: str) -> dict[str, str]:
     return {MODEL_TAG: model_name, HEAVY: f"{model_name} predictions"}
 
 
-def rollback_tags(model_name: str) -> dict[str, str]:
-    """Tags of a run that no other run keeps waiting."""
-    return {MODEL_TAG: model_name, **_URGENT}
-
-
-def promotion_tags(model_name: str) -> dict[str, str]:
-    """Tags of a run that switches to a released version: it waits for no training."""
+def urgent_tags(model_name: str) -> dict[str, str]:
+    """Tags of a run that no other run keeps waiting, such as a rollback."""
     return {MODEL_TAG: model_name, **_URGENT}
 
 

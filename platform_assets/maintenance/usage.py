@@ -15,12 +15,10 @@ from platform_assets.resources.gateway import GatewayClientError, GatewayResourc
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.ledger import best_version, read_ledger
+from platform_assets.serving.ledger import MOST_SWITCHES, best_version, read_ledger
 from platform_assets.serving.loading import persisted_versions
 from serving_gateway.contract import DAGSTER_RUN_TAG
 
-SWITCHES: Final = 500
-"""Newest switches of a model that are protected: as many as a rollback looks through."""
 UNKNOWN: Final = (GatewayClientError, TritonError, RegistryError, RepositoryError, ConfigError)
 """What `find_usage` raises where a server cannot say what is in use."""
 
@@ -56,7 +54,7 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
     served = {*routed_versions(servers.gateway.model_statuses(name))}
     served |= {*servers.triton.ready_anywhere(name)}
     served |= {*persisted_versions(servers.repository, name)}
-    ledger = read_ledger(instance, spec, limit=SWITCHES)
+    ledger = read_ledger(instance, spec, limit=MOST_SWITCHES)
     in_use = {
         *served,
         *servers.repository.versions(name),
@@ -67,7 +65,7 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
     entries = mlflow.versions(name)
     versions = kept_versions(entries, in_use, keep)
     kept = [entry for entry in entries if entry.version in versions]
-    made = materializations(instance, spec.key("gateway_reload"), SWITCHES)
+    made = materializations(instance, spec.key("gateway_reload"), MOST_SWITCHES)
     switches = {one.run_id: int(one.metadata["version"]) for one in made}  # "" stands for no run
     keys = [dg.AssetKey(spec.key(asset)) for asset in ASSETS]
     newest = instance.get_latest_materialization_events(keys).values()

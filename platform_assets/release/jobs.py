@@ -10,7 +10,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.release.record import describe_place
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.gateway import STOP_PENDING, GatewayClientError, GatewayResource
-from platform_assets.run_tags import rollback_tags
+from platform_assets.run_tags import urgent_tags
 from serving_gateway.contract import ReleaseDecision
 
 _LOOK: Final = "look at the asset release, or at the page of the gateway, for what it waits for"
@@ -54,7 +54,7 @@ def _decision_job(
         place = describe_place(answer.release)
         context.log.info(f"version {answer.release.version}: {place}{pending}")
 
-    @dg.job(name=name, tags=rollback_tags(spec.model_name), description=description)
+    @dg.job(name=name, tags=urgent_tags(spec.model_name), description=description)
     def job() -> None:
         decision()
 

@@ -37,6 +37,9 @@ BEST_VERSION: Final = "best_version"
 CHAIN: Final = "ledger"
 """Metadata key: which entry of the chain a switch is, in words."""
 
+MOST_SWITCHES: Final = 500
+"""Newest switches that are looked through: a rollback goes back no further, and the maintenance
+deletes nothing of them."""
 _LIMIT: Final = 50
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")

@@ -6,7 +6,7 @@ The gateways keep the last switches of each variant, so that none is missed howe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -15,6 +15,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger import (
     MANUAL,
+    MOST_SWITCHES,
     ROLLBACK,
     UNKNOWN,
     Entry,
@@ -25,9 +26,6 @@ from platform_assets.serving.ledger_entries import LedgerWriter
 from platform_assets.serving.switch_evidence import late_content
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import ModelStatus, Release, ReleaseState, Switch
-
-_FAR_BACK: Final = 500
-"""Materializations to look through before a switch counts as not recorded."""
 
 
 def backfill_ledger(
@@ -45,7 +43,7 @@ def backfill_ledger(
     status = max(statuses, key=lambda one: one.routing.generation)
     if not missing_entries(status, read_ledger(instance, spec)):
         return []
-    ledger = read_ledger(instance, spec, limit=_FAR_BACK)
+    ledger = read_ledger(instance, spec, limit=MOST_SWITCHES)
     switches = missing_entries(status, ledger)
     recorded = [entry.generation for entry in ledger]
     for switch in switches:

@@ -20,7 +20,7 @@ from platform_assets.ledger.keys import KeyFileError
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import Anchor
 from platform_assets.model_spec import ModelSpec
-from platform_assets.serving.ledger import CHAIN, read_ledger
+from platform_assets.serving.ledger import CHAIN, MOST_SWITCHES, read_ledger
 
 ENTRY: Final = "ledger_entry"
 """Metadata key: the number of the entry."""
@@ -30,7 +30,6 @@ HEAD_TAG: Final = "serving.ledger"
 """Tag of a version in MLflow: number and hash of the entry of its last switch."""
 
 _NOT_ENTERED: Final = "not entered yet"
-_FAR_BACK: Final = 500
 _RECENT: Final = 50
 _LONGEST_TEXT: Final = 4000
 _log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class LedgerWriter:
         return {CHAIN: f"entry {entry.number}, {signed}", ENTRY: entry.number, HASH: entry.hash}
 
     def _beginning(self) -> dict[str, Any] | None:
-        older = read_ledger(self.instance, self.spec, limit=_FAR_BACK)
+        older = read_ledger(self.instance, self.spec, limit=MOST_SWITCHES)
         if not older:
             return None
         return {

@@ -15,8 +15,14 @@ from platform_assets.resources.metadata import listed
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.run_tags import rollback_tags
-from platform_assets.serving.ledger import ROLLBACK, read_ledger, switch_metadata, switch_reason
+from platform_assets.run_tags import urgent_tags
+from platform_assets.serving.ledger import (
+    MOST_SWITCHES,
+    ROLLBACK,
+    read_ledger,
+    switch_metadata,
+    switch_reason,
+)
 from platform_assets.serving.ledger_entries import LedgerWriter, head_tags
 from platform_assets.serving.loading import persisted_versions, serve_exactly
 from platform_assets.serving.promotion import record_in_registry
@@ -32,7 +38,6 @@ from serving_gateway.contract import VARIANTS, ModelStatus, RollbackRequest
 
 TARGET_TAG: Final = "serving/rollback_target"
 """Tag of a run: its id and the version that it goes back to."""
-_MOST_SWITCHES: Final = 500
 
 
 class RollbackConfig(dg.Config):
@@ -100,7 +105,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
 
     @dg.job(
         name=f"{spec.model_name}_rollback",
-        tags=rollback_tags(spec.model_name),
+        tags=urgent_tags(spec.model_name),
         description=(
             f"Moves {spec.model_name} back to its previous version, or to a named one, "
             "and pins it there. A retired version is loaded from the repository first."
@@ -158,7 +163,7 @@ def _require_known_in_production(
     spec: ModelSpec, version: int, statuses: Sequence[ModelStatus], instance: dg.DagsterInstance
 ) -> None:
     """Refuse a version that never was in production: going back is no way around the gates."""
-    proven = {entry.version for entry in read_ledger(instance, spec, limit=_MOST_SWITCHES)}
+    proven = {entry.version for entry in read_ledger(instance, spec, limit=MOST_SWITCHES)}
     for status in statuses:
         proven |= {slot.version for slot in status.routing.previous.get(PRODUCTION, ())}
         present = routed_version(status, PRODUCTION)
