@@ -3,6 +3,7 @@
 # No postponed annotations here: Dagster reads them.
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import dagster as dg
 from platform_assets.features.records import FeatureData
 from platform_assets.features.source import FINGERPRINT_METADATA
 from platform_assets.model_spec import WORDS, FeatureTableSpec
+from platform_assets.model_spec.table import NEVER
 from platform_assets.resources.failures import as_failure, feast_failures
 from platform_assets.resources.feast import FeastResource, column_types
 from serving_gateway.contract import DType
@@ -99,8 +101,8 @@ def _differences(spec: FeatureTableSpec, view: Any) -> Iterator[str]:
     time = view.batch_source.timestamp_field
     if spec.event_timestamp != time:
         yield f"has its times in {time}: give this as event_timestamp"
-    if spec.expires_after != (ttl := view.ttl):
-        days = f"{int(ttl.total_seconds())}s" if ttl else "none"
+    if spec.expires_after != (ttl := view.ttl or timedelta()):
+        days = f"{int(ttl.total_seconds())}s" if ttl else NEVER
         yield f"has the ttl {days}: give the same"
     columns = column_types(view.features)
     for feature in spec.features:

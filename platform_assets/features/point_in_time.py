@@ -29,6 +29,10 @@ _FOUND: Final = "\tfound"
 """Names with a tab, which the model file refuses in those of columns."""
 
 
+class RepeatedRowsError(Exception):
+    """A table without times has several rows of one entity."""
+
+
 class UnknownEntityError(Exception):
     """Labels whose entity has no row of a table at their time, although its columns need one."""
 
@@ -44,6 +48,7 @@ def join_tables(
 
     Raises:
         UnknownEntityError: such a column may not be null.
+        RepeatedRowsError: a table without times has several rows of one entity.
         FeatureStoreError: the files cannot be joined.
     """
     paths = {one.name: one.features_path for one in data.tables}
@@ -76,6 +81,14 @@ def join_tables(
         for part in parts:
             database.execute(f"SET VARIABLE {part.alias} = ?", [part.path])
         joined = database.sql(query).to_arrow_table()
+        counted = f"SELECT count(*) FROM read_parquet(getvariable('labels')) {final}"  # noqa: S608 -- as above
+        [(count,)] = database.sql(counted).fetchall()
+    if joined.num_rows != count:
+        timeless = " or ".join(one.name for one in spec.tables if one.event_time is None)
+        raise RepeatedRowsError(
+            f"{count:,} labels became {joined.num_rows:,} rows: {timeless} has several rows of one "
+            "entity, and no event_timestamp that says which of them a label may know"
+        )
     for part in parts:
         part.check(joined, spec)
     return joined.drop_columns([part.mark for part in parts])

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field
+from datetime import timedelta
 from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import SkipJsonSchema
 
@@ -19,12 +28,27 @@ from platform_assets.model_spec.feature_source import (
     TagKey,
     TagValue,
 )
-from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
+from platform_assets.model_spec.fields import (
+    CONFIG,
+    LOADER_ONLY,
+    Duration,
+    duration,
+    identifier,
+    reject,
+)
 from platform_assets.model_spec.operation import Cron, Kubernetes
 from platform_assets.model_spec.source import Source
 
 TABLE_ASSETS: Final = ("features", "online_features")
 """The assets of a feature table, in order."""
+NEVER: Final = "none"
+"""How a file says that values never expire."""
+Ttl = Annotated[
+    timedelta,
+    BeforeValidator(lambda value: timedelta() if value == NEVER else duration(value)),
+    WithJsonSchema({"type": "string", "format": "duration", "examples": ["30d", NEVER]}),
+]
+"""An age, or zero where values never expire, as Feast has it."""
 
 
 def table_job_name(table_name: str) -> str:
@@ -52,8 +76,9 @@ class FeatureTableSpec(SourceSpec):
     event_time: Annotated[EventTime | None, Field(validation_alias="event_timestamp")] = None
     """The time since which a row is true. Training takes the values of the label's time. Omit it
     where the source has none: training then takes the values of today, for every label."""
-    ttl: Annotated[Duration, Field(json_schema_extra={"default": "3650d"})] = DEFAULT_TTL
-    """Age at which values expire, in training and in requests; needs `event_timestamp`."""
+    ttl: Annotated[Ttl, Field(json_schema_extra={"default": "3650d"})] = DEFAULT_TTL
+    """Age at which values expire, in training and in requests; needs `event_timestamp`. `none`:
+    they never do, as in a view of Feast without a ttl."""
     features: Annotated[Columns, Field(validation_alias="columns", min_length=1)]
     """The columns that models may read: a list of names or of `{name, ...}`, or a mapping from name
     to type or options."""
@@ -76,6 +101,12 @@ class FeatureTableSpec(SourceSpec):
         if time is None and self.ttl != DEFAULT_TTL:
             reject([(("ttl",), "needs `event_timestamp`: without times no value gets old")])
         if self.source.feast_view is not None:
+            if time is None:
+                message = (
+                    "needs `event_timestamp`: every view of Feast has times; write "
+                    "`event_timestamp: {column: <the view's timestamp_field>}`"
+                )
+                reject([(("source", "feast_view"), message)])
             given = {"on_new_data": self.on_new_data, "schedule": self.schedule is not None}
             message = "belongs to those who fill the view of Feast: remove it"
             reject(((name,), message) for name, value in given.items() if value)

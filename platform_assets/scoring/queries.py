@@ -9,7 +9,7 @@ from pathlib import Path
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.casting import quoted
 from platform_assets.features.sources.reader import Progress
-from platform_assets.model_spec import FeatureTableSpec, ModelSpec, SourceSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, SourceSpec, table_job_name
 from platform_assets.resources.source import SourceError
 from platform_assets.scoring.records import AS_OF, REASON, ROW
 from platform_assets.scoring.rows import InputRows
@@ -72,8 +72,17 @@ def joined_rows(
     there is one and requests bring nothing along.
 
     Raises:
-        SourceError: there is no file, and the tables do not say which keys go together.
+        SourceError: there is no file, and the tables do not say which keys go together; or a table
+            without times has several rows of one key.
     """
+    for table, one in zip(spec.tables, tables, strict=True):
+        if table.event_time is None and one.rows != one.entities:
+            raise SourceError(
+                f"{table.name} has several rows of one {table.join_key.name}, and no "
+                "event_timestamp that says which of them is the newest",
+                f"give the file of {table.name} its event_timestamp, or keep one row per key, and "
+                f"run {table_job_name(table.name)}, then again",
+            )
     keys = spec.join_key_names
     parts = [
         _Table(

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.features.point_in_time import UnknownEntityError, join_tables
+from platform_assets.features.point_in_time import (
+    RepeatedRowsError,
+    UnknownEntityError,
+    join_tables,
+)
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import check_current
 from platform_assets.memory import release
@@ -71,7 +75,7 @@ def _joined_tables(data: FeatureData, spec: ModelSpec) -> Rows:
     final_until = datetime.now(UTC) - (delay or timedelta())
     try:
         joined = join_tables(data, spec, final_until if delay else None)
-    except UnknownEntityError as error:
+    except (RepeatedRowsError, UnknownEntityError) as error:
         raise TrainingError(str(error)) from error
     if not joined.num_rows:
         raise TrainingError(

@@ -118,6 +118,18 @@ def test_keys_of_a_file_are_joined_with_the_newest_rows_of_the_tables(
     assert found[61][REASON] == "no row of shops has this shop_id"
 
 
+def test_table_without_times_that_repeats_a_key_is_not_scored(
+    payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]], tmp_path: Path
+) -> None:
+    spec, _, (customers, shops) = payments
+    file = tmp_path / "score.csv"
+    file.write_text("customer_id,shop_id,amount\n1,s1,1.5\n")
+    twice = replace(shops, rows=2 * shops.rows)
+
+    with pytest.raises(SourceError, match="shops has several rows of one shop_id"):
+        open_rows(str(file), (customers, twice), spec, NOW, tmp_path, Progress())
+
+
 def test_order_of_a_file_is_kept_however_large_the_tables_are(
     payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]], tmp_path: Path
 ) -> None:

@@ -58,3 +58,39 @@ def test_entities_are_counted_whatever_type_their_key_is_stored_in(
     found = read_external_view(spec, view, tmp_path)
 
     assert (found.rows, found.entities) == (4, 2)
+
+
+def _problems(folder: Path, text: str) -> list[str]:
+    (folder / "people").mkdir()
+    (folder / "people" / "defs.yaml").write_text(text)
+    return [str(one).partition("defs.yaml:")[2] for one in read_models(folder).problems]
+
+
+def test_view_is_refused_without_the_column_of_its_times(tmp_path: Path) -> None:
+    """Every label would get all rows of its entity, later ones too."""
+    text = FILE.replace("  event_timestamp: {column: seen}\n  ttl: 30d\n", "")
+
+    assert _problems(tmp_path, text) == [
+        "3: source.feast_view: needs `event_timestamp`: every view of Feast has times; write "
+        "`event_timestamp: {column: <the view's timestamp_field>}`"
+    ]
+
+
+def test_view_whose_values_never_expire_can_be_described(tmp_path: Path) -> None:
+    """A ttl of zero is Feast's default."""
+    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast.types import Int64, String
+
+    assert _problems(tmp_path, FILE.replace("ttl: 30d", "ttl: none")) == []
+    [spec] = read_models(tmp_path).tables.values()
+    rows = {"person": ["ann"], "seen": pa.array([1], pa.timestamp("us", tz="UTC")), "age": [30]}
+    parquet.write_table(pa.table(rows), tmp_path / "people.parquet")
+    view = FeatureView(
+        name="people",
+        entities=[Entity(name="human", join_keys=["person"], value_type=ValueType.STRING)],
+        schema=[Field(name="person", dtype=String), Field(name="age", dtype=Int64)],
+        source=FileSource(path=str(tmp_path / "people.parquet"), timestamp_field="seen"),
+    )
+
+    assert read_external_view(spec, view, tmp_path).rows == 1
+    assert spec.expires_after == timedelta()

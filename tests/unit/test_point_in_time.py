@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from pyarrow import parquet
 
 from platform_assets.components.loading import read_models
-from platform_assets.features.point_in_time import join_tables
+from platform_assets.features.point_in_time import RepeatedRowsError, join_tables
 from tests.support.scoring import customers_data, data_of, shops_data
 from tests.support.several_tables import tables, write_files
 
@@ -40,3 +41,26 @@ def test_columns_of_any_name_are_joined(tmp_path: Path) -> None:
     assert joined["__row"].to_pylist() == [one[3] for one in drawn.payments]
     assert joined["__found_0"].to_pylist() == [one[4] for one in drawn.payments]
     assert joined["risk"].null_count == 0
+
+
+def test_table_without_times_that_repeats_a_key_is_refused(tmp_path: Path) -> None:
+    """Each label would be learned from once for every such row."""
+    drawn = tables(payments=20)
+    write_files(tmp_path, drawn)
+    [spec] = read_models(tmp_path).specs.values()
+    shops = shops_data(drawn, tmp_path)
+    once = parquet.read_table(shops.features_path)
+    parquet.write_table(pa.concat_tables([once, once]), shops.features_path)
+    columns = {
+        "customer_id": [one[0] for one in drawn.payments],
+        "shop_id": [one[1] for one in drawn.payments],
+        spec.event_timestamp: pa.array(
+            [one[2] for one in drawn.payments], pa.timestamp("us", "UTC")
+        ),
+    }
+    labels = data_of("payments", columns, tmp_path)
+    made = (customers_data(drawn, tmp_path), shops)
+    data = replace(labels, labels_path=labels.features_path, tables=made)
+
+    with pytest.raises(RepeatedRowsError, match="20 labels became 40 rows: shops has several rows"):
+        join_tables(data, spec)
