@@ -77,6 +77,8 @@ def _features(
             )
         except SourceError as exc:
             raise failure(str(exc), exc.todo, metadata={"model": spec.name}) from exc
+        # Before the files are replaced: what raises leaves those that are there.
+        results = source_check_results(rows, rows_of)
         todo = "make room there and let this user write to it, then run again"
         with as_failure(
             f"the feature files cannot be written below {feast.data_dir}", todo, OSError
@@ -88,7 +90,7 @@ def _features(
             value=data,
             data_version=dg.DataVersion(data.fingerprint),
             tags=read_version_tags(spec, data.fingerprint),
-            check_results=source_check_results(rows, rows_of),
+            check_results=results,
             metadata={
                 **data_metadata(rows, data, spec),
                 "source": data.source,

@@ -1,6 +1,7 @@
 """Checks of the features; the measurements are in their metadata."""
 
 # No postponed annotations here: Dagster reads them.
+import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -128,16 +129,27 @@ def _feature_range(column: Any, feature: FeatureSpec) -> RangeLine:
     import pyarrow.compute as pc
 
     outside = pc.invert(pc.is_finite(column))
-    # A bound is as precise as the column: 0.1 in single precision is greater than in double.
-    precision = column.type if pa.types.is_floating(column.type) else pa.float64()
-    bounds = {pc.less: feature.minimum, pc.greater: feature.maximum}
-    for beyond, bound in bounds.items():
+    bounds = feature.minimum, feature.maximum
+    # A bound is as precise as the column: 0.1 in single precision is greater than in double, and
+    # doubles do not tell large integers apart.
+    least, greatest = bounds if pa.types.is_floating(column.type) else _whole_bounds(*bounds)
+    for beyond, bound in ((pc.less, least), (pc.greater, greatest)):
         if bound is not None:
-            outside = pc.or_(outside, beyond(column, pa.scalar(bound, precision)))
+            outside = pc.or_(outside, beyond(column, pa.scalar(bound, column.type)))
     extremes = pc.min_max(column).as_py()
-    low, high = ("any" if bound is None else f"{bound:g}" for bound in bounds.values())
+    low, high = ("any" if bound is None else f"{bound:g}" for bound in bounds)
     found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
     return RangeLine(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
+
+
+def _whole_bounds(minimum: float | None, maximum: float | None) -> tuple[int | None, int | None]:
+    """The same bounds as integers of 64 bits."""
+    least = None if minimum is None else math.ceil(_in_64_bits(minimum))
+    return least, None if maximum is None else math.floor(_in_64_bits(maximum))
+
+
+def _in_64_bits(bound: float) -> float:
+    return min(max(bound, -(2**63)), 2**63 - 1)
 
 
 def _time_range(column: Any, name: str, now: datetime) -> RangeLine:

@@ -425,6 +425,24 @@ def test_a_value_out_of_range_blocks_what_follows(tmp_path: Path) -> None:
     assert not (chain.feast.home / "online.db").exists()
 
 
+def test_files_are_kept_where_the_checks_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = feature_chain(tmp_path)
+    assert chain.run(FEATURES).success
+    before = chain.features_file.read_bytes()
+    _replace(chain, lambda lines: lines[:-1])
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no check")
+
+    monkeypatch.setattr("platform_assets.features.assets.source_check_results", fail)
+    outcome = chain.run(FEATURES)
+
+    assert list(outcome.failures) == ["features"]
+    assert chain.features_file.read_bytes() == before
+
+
 def test_files_that_another_run_replaced_are_not_materialized(tmp_path: Path) -> None:
     chain = feature_chain(tmp_path)
     assert chain.run(FEATURES).success

@@ -135,6 +135,34 @@ def test_a_bound_is_inclusive_in_the_precision_of_the_column(data: FeatureData) 
     assert {line.column: line.outside for line in report}["petal_width"] == 0
 
 
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "outside"),
+    [
+        (0, None, 1),
+        (None, 0.5, 3),
+        (-0.5, 2**53, 3),
+        (-1, 1e30, 0),
+        (-1e30, 1e30, 0),
+        (1.5, None, 2),
+    ],
+)
+def test_integers_beyond_the_precision_of_doubles_are_compared_as_integers(
+    mixed: FeatureData, minimum: float | None, maximum: float | None, outside: int
+) -> None:
+    table = _changed(
+        mixed, "accounts", pa.array([-1, 1, 2**53 + 1, -(-(2**63) + 1), *[None] * 36], pa.int64())
+    )
+    features = tuple(
+        replace(one, minimum=minimum, maximum=maximum) if one.name == "accounts" else one
+        for one in MIXED.features
+    )
+
+    lines = {one.column: one for one in range_report(table, replace(MIXED, features=features))}
+
+    assert lines["accounts"].outside == outside
+    assert lines["accounts"].found == "-1 .. 9.22337e+18"
+
+
 def test_an_event_in_the_future_is_counted_beyond_what_clocks_differ_by(
     data: FeatureData,
 ) -> None:
