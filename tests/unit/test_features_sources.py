@@ -273,6 +273,28 @@ def test_times_with_and_without_a_zone_in_one_chunk_keep_theirs() -> None:
     assert [one.hour for one in found] == [22, 0]
 
 
+@pytest.mark.parametrize("space", [*" \t\v\u00a0\u202f\u3000\ufeff"])
+def test_white_space_around_a_time_does_not_change_its_zone(space: str) -> None:
+    written = ["2024-03-01", "2024-03-01 12:00:00", "2024-03-01T12:00:00Z", "20240301T120000-02"]
+    builder = TableBuilder([Column("at", None, "America/New_York")], None, Progress())
+    batch = pa.record_batch({"at": [f"{space}{one}{space}" for one in written]})
+
+    builder.add_batch("the file", ["at"], batch)
+
+    found = builder.build("the file", table_fingerprint).table["at"].to_pylist()
+    assert [one.hour for one in found] == [5, 17, 12, 14]
+
+
+@pytest.mark.parametrize("space", [*" \v\u00a0\ufeff"])
+def test_keys_with_leading_zeros_behind_white_space_are_noticed(space: str) -> None:
+    builder = TableBuilder([Column("meter", DType.INT64)], "meter", Progress())
+    builder.add_batch("the file", ["meter"], pa.record_batch({"meter": ["7", f"{space}007"]}))
+
+    [warning] = builder.build("the file", table_fingerprint).warnings
+
+    assert "1 keys are written in several ways" in warning
+
+
 def test_numbers_of_a_database_that_are_none_are_kept_as_such() -> None:
     numbers = [Decimal("NaN"), Decimal("1.5"), None, Decimal("-Infinity")]
     builder = TableBuilder([Column("x", DType.FP64)], None, Progress())

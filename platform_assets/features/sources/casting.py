@@ -19,7 +19,8 @@ NULL_WORDS: Final = (
     *("NA", "NULL", "NaN", "n/a", "nan", "null"),
 )
 """Cells that say "missing" in a column of anything but text, where only the empty one does."""
-_SPACES: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+SPACES: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+"""White space that is ignored around a value, also as part of a pattern."""
 
 # DuckDB's own casts take 1_000 for a number, 0x1F and 1.5 for integers, and yes for true. Most
 # values are as DuckDB would write them; `{t}`, which costs more, stands once in a rule and
@@ -55,7 +56,8 @@ _ISO: Final = (
     r"'^(\d{{4}})(\d\d)(\d\d)(T|$)', '\1-\2-\3\4'), "
     r"'^(\d{{4}}-\d\d-\d\dT\d\d)(\d\d)(\d\d)', '\1:\2:\3')"
 )
-_HAS_OFFSET: Final = r"regexp_matches({v}, '[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$')"
+# The digit tells the blank before the clock from one before the date, whose day is no offset.
+_HAS_OFFSET: Final = rf"regexp_matches({{v}}, '\d[T ].*(Z|[+-]\d\d(:?\d\d)?)[{SPACES}]*$')"
 _LOCAL: Final = "TRY_CAST({v} AS TIMESTAMP)"
 
 
@@ -128,7 +130,7 @@ def cast(column: Column, value: str, source_type: str) -> Cast:
     kind = _kind(source_type)
     if kind == "text":
         value = value if source_type == "VARCHAR" else f"CAST({value} AS VARCHAR)"
-    trimmed = f"trim({value}, {quoted(_SPACES)})"
+    trimmed = f"trim({value}, {quoted(SPACES)})"
     times = _INSTANTS if column.timezone is None else _TIMES
     rules = RULES[column.dtype] if column.dtype else times
     return Cast(

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from platform_assets.features.sources.casting import SPACES
+
 if TYPE_CHECKING:
     import duckdb
 
-ZERO_LED: Final = r"'^\s*[+-]?0[0-9]'"
+ZERO_LED: Final = f"'^[{SPACES}]*[+-]?0[0-9]'"
 """Pattern of a number that is written with leading zeros, as a literal of SQL."""
 
 
