@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from platform_assets.features.records import final_fingerprint
 from platform_assets.features.rules import (
     check_class_weights,
     check_features,
@@ -42,6 +43,17 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
     named = _with_class_names(replace(rows, classes=check_target(rows, spec)), spec)
     check_class_weights(named, spec)
     return named
+
+
+def read_final_fingerprint(spec: ModelSpec, source: SourceResource, until: datetime) -> str:
+    """Read the labels, and return the fingerprint of those until a time, as a training records it.
+
+    Errors are those of `read_source`.
+    """
+    rows = read_source(spec, source)
+    times = rows.table[spec.event_timestamp].filter(rows.table[spec.target.name].is_valid())
+    final = pc.sum(pc.less_equal(times, pa.scalar(until, times.type))).as_py() or 0
+    return final_fingerprint(rows.fingerprint, final)
 
 
 def read_table(spec: SourceSpec, source: SourceResource, log: Log | None = None) -> SourceTable:

@@ -17,7 +17,8 @@ class FeatureData:
     without secrets. `features_path` and `labels_path` are absolute paths of Parquet files, empty
     where there is none: a feature table has no labels, a model of several tables no features of
     its own, but `tables`. Files that are external are written by others, at any time.
-    `fingerprint` is the SHA-256 of the source's content (64 lower-case hexadecimal digits).
+    `fingerprint` is the SHA-256 of the source's content (64 lower-case hexadecimal digits); of what
+    a training learned from, that of its final labels.
     `classes` are the labels in the order of the probabilities, () for a regression; `nulls` counts
     the missing values per feature.
     """
@@ -47,6 +48,14 @@ class FeatureData:
             if self.is_external
             else tuple(path for path in (self.features_path, self.labels_path) if path)
         )
+
+
+def final_fingerprint(labels: str, rows: int) -> str:
+    """Return the fingerprint of the final ones among labels, of which there are so many.
+
+    They are the oldest labels of the source, so their number says which.
+    """
+    return hashlib.sha256(f"{labels}\n{rows}".encode()).hexdigest()
 
 
 def data_fingerprint(own: str, tables: Sequence[str]) -> str:

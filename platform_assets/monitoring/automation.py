@@ -1,6 +1,7 @@
 """The schedule of the drift report, and the sensor that retrains on drift."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
@@ -64,7 +65,8 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Trains {spec.model_name} again when its newest drift report warns and the source "
-            "or the model file has changed since the version in production was trained."
+            "or the model file has changed, or labels have become final, since the version in "
+            "production was trained."
         ),
     )
     def on_drift(
@@ -121,8 +123,9 @@ def _why_nothing_new(
         return None
     return (
         f"the newest report warns, but version {now} was trained on exactly the rows that the "
-        "source holds, by this model file and these packages: training again would give the "
-        "same. Bring fresh rows into the source; the next report that warns then trains on them"
+        "source has to learn from, by this model file and these packages: training again would "
+        "give the same. Bring fresh rows into the source; the next report that warns then trains "
+        "on them"
     )
 
 
@@ -138,11 +141,23 @@ def _has_anything_new(
     if any(one.own_code is not None for one in spec.candidates):
         return True  # the function's code may have changed
     try:
-        # Last: of a file it is remembered, of a query all rows are read for it.
-        content = current_content(spec, source_fingerprint(spec, source), instance)
+        # Last: of a file it is remembered; of a query, and where labels become final with time,
+        # all rows are read for it.
+        content = current_content(spec, _own_content(spec, source), instance)
     except TableNotReadError:
         return True  # the chain says what to run
     return tags.get(DATA_FINGERPRINT_TAG) != content
+
+
+def _own_content(spec: ModelSpec, source: SourceResource) -> str:
+    """Return the fingerprint of the rows of the source that a training would learn from now."""
+    delay = spec.labels.outcome_delay if spec.labels else None
+    if delay is None:
+        return source_fingerprint(spec, source)
+    # Here: it imports pyarrow.
+    from platform_assets.features.reading import read_final_fingerprint
+
+    return read_final_fingerprint(spec, source, datetime.now(UTC) - delay)
 
 
 def _newest_verdict(

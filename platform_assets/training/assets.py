@@ -49,6 +49,8 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
         feast: FeastResource,
         mlflow: MlflowResource,
     ) -> dg.MaterializeResult[TrainedModel]:
+        from platform_assets.training.frame import learned_data
+
         started = time.monotonic()
         with mlflow_failures("trained_model"):
             # Asked first: a server that is down is reported before minutes of work, not after.
@@ -61,13 +63,14 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
             rows = [_rows(feast, online_features, spec)]
             joined = time.monotonic()
             context.log.info(f"{len(rows[0])} training rows joined point in time")
+            data = learned_data(online_features, spec, len(rows[0]))
             todo = (
                 "correct the model file (or add rows to the source), then run again from features"
             )
             with as_failure("", todo, TrainingError):
                 trained = train(
                     rows.pop(),
-                    online_features,
+                    data,
                     spec,
                     mlflow,
                     owner=context.run.run_id,

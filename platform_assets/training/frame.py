@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from platform_assets.features.point_in_time import (
     UnknownEntityError,
     join_tables,
 )
-from platform_assets.features.records import FeatureData
+from platform_assets.features.records import FeatureData, final_fingerprint
 from platform_assets.features.storage import check_current
 from platform_assets.memory import release
 from platform_assets.model_spec import FeatureSpec, ModelSpec, Task
@@ -68,6 +69,16 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
     del asked, known, labels, ordered
     release()
     return rows
+
+
+def learned_data(data: FeatureData, spec: ModelSpec, rows: int) -> FeatureData:
+    """Return `data` with the fingerprint of the rows of `training_rows`, of which there are `rows`.
+
+    Labels become final with time, so the same source gives more rows on a later day.
+    """
+    if spec.labels is None or spec.labels.outcome_delay is None:
+        return data
+    return replace(data, fingerprint=final_fingerprint(data.fingerprint, rows))
 
 
 def _joined_tables(data: FeatureData, spec: ModelSpec) -> Rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,34 @@ import dagster as dg
 import pytest
 from pydantic import Field
 
+from platform_assets.components.loading import read_models
 from platform_assets.export.adoption import FOREIGN_DATA
-from platform_assets.features.source import source_fingerprint
+from platform_assets.features.reading import read_source
+from platform_assets.features.records import FeatureData
+from platform_assets.features.source import FINGERPRINT_METADATA, source_fingerprint
+from platform_assets.features.storage import write_feature_data
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Source
-from platform_assets.monitoring.automation import REPORT_TAG, drift_schedule, drift_sensor
+from platform_assets.monitoring.automation import (
+    REPORT_TAG,
+    _has_anything_new,
+    drift_schedule,
+    drift_sensor,
+)
 from platform_assets.monitoring.checks import drift_check_key
+from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.mlflow import (
     MlflowResource,
     MlflowUnavailable,
     RegistryNotFound,
 )
 from platform_assets.resources.source import SourceResource
+from platform_assets.training.assets import training_assets
+from platform_assets.training.frame import learned_data, training_rows
+from platform_assets.training.rows import Rows, TrainingError
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 from tests.support.drifting import PRODUCTION, VISITORS, put_in_production, without_automation
+from tests.support.scoring import customers_data, shops_data
+from tests.support.several_tables import tables, write_files
 
 
 @dg.op
@@ -174,6 +189,81 @@ def test_drift_trains_once_training_can_give_something_else(
     else:
         tags = {DATA_FINGERPRINT_TAG: FOREIGN_DATA}
     assert len(looked(instance, spec=spec, tags=tags).run_requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("days_later", "is_trained"), [(0, False), (5, True), (400, True)], ids=str
+)
+def test_labels_that_became_final_are_something_new(
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    days_later: int,
+    is_trained: bool,
+) -> None:
+    """The source holds the same, and a training learns from more of it."""
+    spec, data = _delayed_loans(tmp_path)
+    rows = training_rows(FeastResource(state_dir=str(tmp_path)), data, spec)
+    assert 0 < len(rows) < data.rows
+    learned = learned_data(data, spec, len(rows)).data_fingerprint
+    tags = {DATA_FINGERPRINT_TAG: learned, CODE_VERSION_TAG: spec.code_version}
+    for table in spec.tables:
+        key, metadata = dg.AssetKey(table.key("online_features")), {FINGERPRINT_METADATA: "f"}
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=days_later)
+
+    monkeypatch.setattr("platform_assets.monitoring.automation.datetime", Later)
+
+    assert _has_anything_new(spec, tags, instance, SourceResource()) is is_trained
+
+
+def test_training_records_which_labels_were_final(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version is not the twin of one from the same source on another day."""
+    spec, data = _delayed_loans(tmp_path)
+    recorded = []
+
+    def train(rows: Rows, learned: FeatureData, *_: object, **__: object) -> None:
+        recorded.append((learned, learned_data(data, spec, len(rows))))
+        raise TrainingError("enough")
+
+    @dg.asset(key=spec.key("online_features"))
+    def online_features() -> FeatureData:
+        return data
+
+    monkeypatch.setattr("platform_assets.training.assets.train", train)
+    monkeypatch.setattr(MlflowResource, "close_abandoned_runs", lambda *_: 0)
+    dg.materialize(
+        [online_features, training_assets(spec)[0]],
+        instance=instance,
+        resources={"feast": FeastResource(state_dir=str(tmp_path)), "mlflow": Tags()},
+        raise_on_error=False,
+    )
+
+    [(learned, expected)] = recorded
+    assert learned == expected
+    assert learned.data_fingerprint != data.data_fingerprint
+
+
+def _delayed_loans(folder: Path) -> tuple[ModelSpec, FeatureData]:
+    """A model whose labels are final after 30 days, those of half of its rows until now."""
+    drawn = tables(payments=60)
+    times = sorted(at for _, _, at, *_ in drawn.payments)
+    shift = datetime.now(UTC) - timedelta(days=30) - times[30]
+    moved = [(c, s, at + shift, amount, bad) for c, s, at, amount, bad in drawn.payments]
+    write_files(folder, replace(drawn, payments=moved))
+    file = folder / "payments" / "defs.yaml"
+    file.write_text(
+        file.read_text().replace("{column: at}", "{column: at}\n    outcome_delay: 30d")
+    )
+    [spec] = read_models(folder).specs.values()
+    data = write_feature_data(read_source(spec, SourceResource()), spec.own_table, folder)
+    return spec, replace(data, tables=(customers_data(drawn, folder), shops_data(drawn, folder)))
 
 
 @pytest.mark.parametrize(("gone", "said"), [("MLflow", "does not answer"), ("source", "exist")])
