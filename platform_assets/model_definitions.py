@@ -82,13 +82,14 @@ def _model(spec: ModelSpec) -> dg.Definitions:
 
 def _table(spec: FeatureTableSpec) -> dg.Definitions:
     job = automation.table_job(spec)
+    schedules = automation.table_schedules(spec, job)
     if spec.is_external:
-        return dg.Definitions(assets=table_assets(spec), jobs=[job])
+        return dg.Definitions(assets=table_assets(spec), jobs=[job], schedules=schedules)
     return dg.Definitions(
         assets=[source_asset(spec), *table_assets(spec)],
         asset_checks=feature_checks(spec),
         jobs=[job],
-        schedules=automation.table_schedules(spec, job),
+        schedules=schedules,
         sensors=[automation.table_sensor(spec, job)],
     )
 

@@ -1,7 +1,6 @@
 """A feature table that others fill: a view that is registered in Feast, and only read here."""
 
 # No postponed annotations here: Dagster reads them.
-import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ import dagster as dg
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.source import FINGERPRINT_METADATA
+from platform_assets.features.sources.files import remembered_digest
 from platform_assets.model_spec import WORDS, FeatureTableSpec
 from platform_assets.model_spec.table import NEVER
 from platform_assets.resources.failures import as_failure, feast_failures
@@ -71,6 +71,8 @@ def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> F
         )
     import duckdb
 
+    # Before the rows are counted: of a file that is replaced meanwhile, `check_current` notices.
+    digest = remembered_digest(path)
     key = spec.join_key.name.replace('"', '""')
     with duckdb.connect(config={"enable_external_file_cache": False}) as database:
         database.execute("SET VARIABLE path = ?", [str(path)])
@@ -78,8 +80,6 @@ def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> F
             f'SELECT count(*), count(DISTINCT "{key}") FROM read_parquet(getvariable($$path$$))'  # noqa: S608 -- a column's name
         )
         [(rows, entities)] = database.sql(counts).fetchall()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FeatureData(
         name=spec.name,
         source=f"Feast's view {view.name}",

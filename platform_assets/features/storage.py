@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.records import FeatureData
+from platform_assets.features.sources.files import remembered_digest
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
-from platform_assets.model_spec import LabelTable, SourceSpec
+from platform_assets.model_spec import LabelTable, SourceSpec, table_job_name
 from platform_assets.resources.atomic_files import remove_abandoned, replacing
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ def check_current(data: FeatureData) -> None:
 
     fingerprints = dict.fromkeys(data.files, data.fingerprint)
     fingerprints |= {path: one.fingerprint for one in data.tables for path in one.files}
+    for one in (data, *data.tables):
+        if one.is_external:
+            _check_external(one)
     for path, fingerprint in fingerprints.items():
         try:
             metadata = parquet.read_schema(path).metadata or {}
@@ -93,3 +97,15 @@ def check_current(data: FeatureData) -> None:
                 f"{path} holds other data than this run's features "
                 f"(fingerprint {fingerprint[:12]}...): another run replaced it"
             )
+
+
+def _check_external(table: FeatureData) -> None:
+    try:
+        digest = remembered_digest(Path(table.features_path))
+    except OSError as exc:
+        raise StaleDataError(f"{table.features_path} cannot be read: {exc}") from exc
+    if digest != table.fingerprint:
+        raise StaleDataError(
+            f"{table.features_path} was replaced after the feature table {table.name} was read; "
+            f"first run {table_job_name(table.name)}, which looks at it again"
+        )

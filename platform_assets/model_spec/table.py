@@ -107,9 +107,9 @@ class FeatureTableSpec(SourceSpec):
                     "`event_timestamp: {column: <the view's timestamp_field>}`"
                 )
                 reject([(("source", "feast_view"), message)])
-            given = {"on_new_data": self.on_new_data, "schedule": self.schedule is not None}
-            message = "belongs to those who fill the view of Feast: remove it"
-            reject(((name,), message) for name, value in given.items() if value)
+            if self.on_new_data:
+                message = "cannot be asked of a view of Feast: give the table a `schedule` instead"
+                reject([(("on_new_data",), message)])
         if key.from_row_number:
             message = "labels and requests name rows by a key: give its `column`"
             reject([(("join_key", "row_number"), message)])

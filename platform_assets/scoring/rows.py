@@ -39,9 +39,13 @@ class InputRows:
     """What was read of feature tables, or of the model's own."""
 
     def check_current(self) -> None:
-        """Raise StaleDataError where other data took the place of what is read."""
+        """Raise StaleDataError where other data took the place of what is read.
+
+        The rows of a view that others fill are read as they are now, as by the gateway.
+        """
         for one in self.tables:
-            check_current(one)
+            if not one.is_external:
+                check_current(one)
 
     @contextmanager
     def read(self, part_rows: int, folder: Path) -> Iterator[pa.RecordBatchReader]:

@@ -130,6 +130,20 @@ def test_table_without_times_that_repeats_a_key_is_not_scored(
         open_rows(str(file), (customers, twice), spec, NOW, tmp_path, Progress())
 
 
+def test_rows_that_others_replace_are_scored_as_they_are_now(
+    payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]], tmp_path: Path
+) -> None:
+    """The gateway, too, reads what they have brought to the store since."""
+    spec, _, (customers, shops) = payments
+    file = tmp_path / "score.csv"
+    file.write_text("customer_id,shop_id,amount\n1,s1,1.5\n")
+    theirs = replace(customers, fingerprint="of another day", is_external=True)
+
+    rows = open_rows(str(file), (theirs, shops), spec, NOW, tmp_path, Progress())
+
+    rows.check_current()
+
+
 def test_order_of_a_file_is_kept_however_large_the_tables_are(
     payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]], tmp_path: Path
 ) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import dagster as dg
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from platform_assets.components.loading import read_models
 from platform_assets.features.external_view import read_external_view
+from platform_assets.model_definitions import build
 
 FILE = """type: platform_assets.components.FeatureTable
 attributes:
@@ -94,3 +96,21 @@ def test_view_whose_values_never_expire_can_be_described(tmp_path: Path) -> None
 
     assert read_external_view(spec, view, tmp_path).rows == 1
     assert spec.expires_after == timedelta()
+
+
+def test_view_can_be_looked_at_again_at_the_times_of_a_schedule(tmp_path: Path) -> None:
+    """A training refuses a file that was replaced since."""
+    assert _problems(tmp_path, FILE.replace("  ttl", '  schedule: "0 3 * * *"\n  ttl')) == []
+    [spec] = read_models(tmp_path).tables.values()
+
+    definitions = build(spec)
+
+    [schedule] = definitions.schedules or ()
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.cron_schedule, schedule.job_name) == ("0 3 * * *", "people_table")
+
+
+def test_view_cannot_be_watched_for_new_data(tmp_path: Path) -> None:
+    assert _problems(tmp_path, FILE.replace("  ttl", "  on_new_data: true\n  ttl")) == [
+        "6: on_new_data: cannot be asked of a view of Feast: give the table a `schedule` instead"
+    ]

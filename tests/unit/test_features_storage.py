@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from dataclasses import replace
@@ -108,6 +109,27 @@ def test_files_that_are_damaged_or_gone_are_noticed(
         path.write_bytes(damage)
     with pytest.raises(StaleDataError, match=r"features\.parquet cannot be read"):
         check_current(data)
+
+
+def test_external_file_that_was_replaced_since_its_table_was_read_is_noticed(
+    data: FeatureData, tmp_path: Path
+) -> None:
+    path = tmp_path / "people.parquet"
+    path.write_bytes(b"theirs")
+    digest = hashlib.sha256(b"theirs").hexdigest()
+    people = FeatureData("people", "a view", str(path), "", 3, 3, digest, is_external=True)
+    joined = replace(data, tables=(people,))
+    check_current(joined)
+
+    path.write_bytes(b"newer!")
+
+    with pytest.raises(
+        StaleDataError, match=r"people\.parquet was replaced .* first run people_table"
+    ):
+        check_current(joined)
+    path.unlink()
+    with pytest.raises(StaleDataError, match=r"people\.parquet cannot be read"):
+        check_current(joined)
 
 
 def test_sound_data_passes_all_measurements(data: FeatureData) -> None:

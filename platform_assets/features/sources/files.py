@@ -59,7 +59,7 @@ class FileReader:
 
         The digest of an untouched file is remembered.
         """
-        return self._identity(self.files(), _remembered_digest)
+        return self._identity(self.files(), remembered_digest)
 
     def revision(self) -> str | None:
         """SHA-256 of names, sizes and times; None while a file is too young to trust them."""
@@ -198,7 +198,8 @@ def _digest_of(path: Path, _state: tuple[int, ...]) -> str:
     return _digest(path)
 
 
-def _remembered_digest(path: Path) -> str:
+def remembered_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; of an untouched one it is remembered. OSError like `open`."""
     stat = path.stat()
     return _digest_of(path, _state(stat)) if _is_settled(stat) else _digest(path)
 
