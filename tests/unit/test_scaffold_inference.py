@@ -48,6 +48,7 @@ def table(**columns: Any) -> str:
         ([16_777_217.5, 2], DType.FP64, False),
         ([1e39, 2.5], DType.FP64, False),
         (["true", "False"], DType.BOOL, False),
+        (["TRUE", "FALSE", "NA"], DType.BOOL, True),
         ([0, 1], DType.INT64, False),
         (["a", "b", ""], DType.BYTES, True),
         (["007", "012"], DType.BYTES, False),
@@ -69,6 +70,8 @@ def test_feature_has_the_type_that_the_casting_rules_take(
         (["k"], "the same value in every row"),
         ([5], "the same value in every row"),
         ([5, "NA"], "the same value in every row"),
+        (["TRUE", "NA"], "the same value in every row"),
+        (["TRUE", "True"], "the same value in every row"),
         ([""], "no row has a value"),
         (lambda row: row + 100, "numbers the rows"),
         (lambda row: f"2024-01-{row % 28 + 1:02}", "a time, which no model reads"),
@@ -184,8 +187,9 @@ def test_task_follows_from_the_target(tmp_path: Path, cells: Any, task: Task, ty
     assert draft.reasons["task"]
 
 
-def test_rows_without_a_label_are_dropped(tmp_path: Path) -> None:
-    draft = drafted(tmp_path, table(x=[1, 2], y=["a", "b", ""]))
+@pytest.mark.parametrize("cells", [["a", "b", ""], ["TRUE", "FALSE", "NA"], [1, 2, "NA"]], ids=str)
+def test_rows_without_a_label_are_dropped(tmp_path: Path, cells: list[Any]) -> None:
+    draft = drafted(tmp_path, table(x=[1, 2], y=cells))
 
     assert draft.spec.target.drop_missing
     assert "20 of 60 rows have none" in draft.reasons["target"]
@@ -197,6 +201,8 @@ def test_rows_without_a_label_are_dropped(tmp_path: Path) -> None:
         (table(x=[1, 2], z=[1, 2]), {}, "has no column 'y': it has x, z"),
         (table(x=[1, 2], Y1=[1, 2]), {"target": "y1"}, "did you mean Y1?"),
         (table(x=[1, 2], y=["a"]), {}, "the same value in every row"),
+        (table(x=[1, 2], y=["TRUE", "NA"]), {}, "the same value in every row"),
+        (table(x=[1, 2], y=[5, "NA"]), {}, "the same value in every row"),
         (table(x=[1, 2], y=[""]), {}, "has 0 rows with a y"),
         ("x,y\n1,a\n2,b\n", {}, "has 2 rows with a y, and a model needs 30"),
         (table(x=[1, 2], y=lambda row: f"t{row}"), {}, "neither a number nor a class"),
@@ -282,6 +288,21 @@ def test_files_of_a_folder_are_one_table(tmp_path: Path) -> None:
     draft = infer(profile_table(request), request, NOW)
 
     assert draft.spec.features == (FeatureSpec("x", DType.INT64), FeatureSpec("year", DType.INT64))
+
+
+def test_partition_without_a_value_may_come_first(tmp_path: Path) -> None:
+    folder = tmp_path / "shops"
+    for region in ("__HIVE_DEFAULT_PARTITION__", "north", "south"):
+        (folder / f"region={region}").mkdir(parents=True)
+        (folder / f"region={region}" / "part.csv").write_text(table(x=[1, 2], y=["a", "b"]))
+    request = ModelRequest(str(folder), "y")
+
+    draft = infer(profile_table(request), request, NOW)
+
+    assert draft.spec.features == (
+        FeatureSpec("x", DType.INT64),
+        FeatureSpec("region", DType.BYTES, nullable=True),
+    )
 
 
 @pytest.mark.parametrize(

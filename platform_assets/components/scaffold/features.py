@@ -78,7 +78,7 @@ def _useless(column: ColumnProfile, stem: str) -> str | None:
     if column.fits(NUMBER):
         return _useless_number(column, stem)
     if column.fits(BOOLEAN):
-        return "the same value in every row" if column.distinct == 1 else None
+        return "the same value in every row" if column.is_constant else None
     if not column.fits(TEXT):
         return f"of the type {column.source_type}, which is not read"
     return _useless_text(column)

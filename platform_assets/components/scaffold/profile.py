@@ -78,6 +78,7 @@ class ColumnProfile:
     distinct: int
     """Different texts."""
     distinct_integers: int
+    distinct_booleans: int
     least: float | None
     """Of the numbers, and likewise the greatest."""
     greatest: float | None
@@ -111,7 +112,15 @@ class ColumnProfile:
     @property
     def missing(self) -> int:
         """Cells without a value."""
-        return self.rows - (self.values if self.fits(NUMBER) or self.fits(TIME) else self.texts)
+        is_text = not any(map(self.fits, (NUMBER, BOOLEAN, TIME)))
+        return self.rows - (self.texts if is_text else self.values)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all cells that are not missing have the same value."""
+        if self.fits(NUMBER) and not self.zero_led:
+            return self.least == self.greatest
+        return (self.distinct_booleans if self.fits(BOOLEAN) else self.distinct) == 1
 
     @property
     def is_unique(self) -> bool:

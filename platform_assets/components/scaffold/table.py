@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.components.scaffold.profile import (
+    BOOLEAN,
     INTEGER,
     NUMBER,
     TEXT,
@@ -54,7 +55,7 @@ class _Table:
 
     def add(self, rows: SourceRows) -> None:
         headers = [*rows.headers, *rows.constants]
-        texts = ["NULL" if one is None else quoted(one) for one in rows.constants.values()]
+        texts = ["NULL::VARCHAR" if one is None else quoted(one) for one in rows.constants.values()]
         cells = [*(f"c{place}" for place in range(len(rows.headers))), *texts]
         types = [*rows.types, *["VARCHAR"] * len(texts)]
         if not self._headers:
@@ -127,13 +128,15 @@ def _counting(places: Sequence[int], type_: str) -> str:
         SELECT place, count(*) FILTER (WHERE {casts[TEXT].present}),
           count(*) FILTER (WHERE {casts[NUMBER].present}), [{wrong}],
           count(DISTINCT {text if is_text else "CAST(v AS VARCHAR)"}), count(DISTINCT whole),
+          count(DISTINCT truth),
           min(number), max(number), count(*) FILTER (WHERE number IS NOT NULL AND {point}),
           count(*) FILTER (WHERE whole IS NOT NULL AND {zeros}),
           count(*) FILTER (WHERE abs(number) > {EXACT}
             AND TRY_CAST(number AS FLOAT) IS DISTINCT FROM number),
           count(*) FILTER (WHERE isinf(number)), min(time), max(time),
           count(*) FILTER (WHERE time IS NOT NULL AND {casts[TIME].local})
-        FROM (SELECT *, {whole} AS whole, {number} AS number, {casts[TIME].value} AS time
+        FROM (SELECT *, {whole} AS whole, {number} AS number, {casts[TIME].value} AS time,
+            {casts[BOOLEAN].value} AS truth
           FROM (SELECT unnest([{", ".join(map(str, places))}]) AS place,
             unnest([{", ".join(f"c{place}" for place in places)}]) AS v FROM cells))
         GROUP BY place"""

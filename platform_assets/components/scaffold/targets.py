@@ -47,7 +47,7 @@ def find_target(table: TableProfile, request: ModelRequest) -> ColumnProfile:
             f"{request.title} has {counted} with a {wanted}, and a model needs {FEWEST_ROWS} at "
             "least, to learn from and to be evaluated on"
         )
-    if column.distinct == 1:
+    if column.is_constant:
         raise ScaffoldError(
             f"{wanted} of {request.title} has the same value in every row, so there is nothing "
             "to learn"
