@@ -21,6 +21,7 @@ from serving_gateway.inference.protocol_response import ProtocolResponse, encode
 from serving_gateway.inference.router import RoutingTarget
 from serving_gateway.inference.rows import VALUE_BYTES
 from serving_gateway.inference.tensors import Tensors
+from serving_gateway.inference.traffic import check_client_id
 from serving_gateway.inference.version_client import EVERY_OUTPUT
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
@@ -128,8 +129,10 @@ class ProtocolInference(RoutedRequest):
     def read(self) -> None:
         """Read the JSON part; a version, or B's own model, is asked for by its name."""
         self.request = read_request(self._body, self._header_length)
+        field = "x-client-id"
         if self.client_id is None:
-            self.client_id = self.request.client_id
+            self.client_id, field = self.request.client_id, "parameters.client_id"
+        check_client_id(self.client_id, field)
         model_name, version = self._model_name, self._version
         target = self._owner.target(model_name, version)
         production = self.dispatcher.router.table.production

@@ -19,7 +19,6 @@ from serving_gateway.inference.bodies import (
     encode_list,
 )
 from serving_gateway.inference.codec import Codec, ModelOutput
-from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest, Sink
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import LARGE_BYTES
@@ -32,6 +31,7 @@ from serving_gateway.inference.rows import (
     payload_rows,
 )
 from serving_gateway.inference.stored_rows import Attempt, StoredRows, names_entities
+from serving_gateway.inference.traffic import check_client_id
 from serving_gateway.inference.version_client import PREDICTION
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
@@ -39,8 +39,6 @@ from serving_gateway.telemetry.counters import ModelMetrics
 from serving_gateway.telemetry.log_page import Entity
 from serving_gateway.telemetry.prediction_log import PendingEntry
 
-_MAX_CLIENT_ID: Final = 256
-"""Characters."""
 _RESPONSE_START: Final = b'{"predictions":[],"probabilities":null,'
 _RESPONSE_END: Final = b',"prediction_id":""}'
 _NO_TIME: Final = b"null}"
@@ -99,10 +97,8 @@ class Prediction(RoutedRequest):
         codec = None if production is None else production.client.codec
         floats = codec is not None and codec.float_rows
         self._request = request = decode_prediction(self._body, floats=floats)
-        self.client_id = client_id = request.client_id
-        if client_id is not None and len(client_id) > _MAX_CLIENT_ID:
-            what = f"has {len(client_id)} characters; at most {_MAX_CLIENT_ID} are taken."
-            raise invalid_value("client_id", what, code="too_long")
+        self.client_id = request.client_id
+        check_client_id(request.client_id, "client_id")
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Read the rows as this target's version wants them, and queue them."""

@@ -11,10 +11,20 @@ from hashlib import sha256
 from typing import Final
 
 from serving_gateway.contract import Strategy, Traffic
+from serving_gateway.inference.coerce import invalid_value
 
 BUCKETS: Final = 10_000
 A: Final = "A"
 B: Final = "B"
+_MAX_CLIENT_ID: Final = 256
+"""Characters."""
+
+
+def check_client_id(client_id: str | None, field: str) -> None:
+    """Refuse (`InvalidInput`) a very long id: the prediction log remembers many of them."""
+    if client_id is not None and len(client_id) > _MAX_CLIENT_ID:
+        what = f"has {len(client_id)} characters; at most {_MAX_CLIENT_ID} are taken."
+        raise invalid_value(field, what, code="too_long")
 
 
 def bucket(client_id: str, salt: str | None = None) -> int:

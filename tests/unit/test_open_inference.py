@@ -56,6 +56,21 @@ async def outputs(outcome: Outcome) -> dict[str, Any]:
     return {one["name"]: one for one in head["outputs"]} | {"id": head.get("id")}
 
 
+async def test_client_id_of_the_parameters_has_a_longest_length(plane: FakeTritonPlane) -> None:
+    assert await plane.infer(request(1, parameters={"client_id": "x" * 256}))
+    with pytest.raises(InvalidInput, match="257 characters; at most 256") as refused:
+        await plane.infer(request(1, parameters={"client_id": "x" * 257}))
+    assert (refused.value.field, refused.value.code) == ("parameters.client_id", "too_long")
+
+
+async def test_client_id_of_the_header_has_a_longest_length(plane: FakeTritonPlane) -> None:
+    outcome = Outcome()
+    plane.open_inference.submit("m", None, "x" * 257, request(1), None, outcome)
+    with pytest.raises(InvalidInput, match="257 characters; at most 256") as refused:
+        await outcome
+    assert (refused.value.field, refused.value.code) == ("x-client-id", "too_long")
+
+
 async def test_binary_and_json_requests_share_an_inference_and_get_their_own(
     plane: FakeTritonPlane,
 ) -> None:
