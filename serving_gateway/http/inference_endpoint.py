@@ -52,6 +52,8 @@ _TRACEPARENT: Final = re.compile(
 _GZIP: Final = re.compile(rb"(?:^|,)\s*gzip\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?)\s*)?(?:,|$)")
 """gzip among the codings that a client accepts, with its weight if any; 0 is a refusal."""
 _ROUTES_KEPT: Final = 4096
+_LONGEST_KEPT: Final = 256
+"""Bytes of a target; those of models that can exist are shorter."""
 _COMPRESSED_FROM: Final = 16_384
 """Bytes from which a response is compressed for a client that asks for it."""
 _COMPRESSION: Final = 1  # the fastest: 1 MB in about 10 ms
@@ -89,7 +91,8 @@ class Routes(dict[bytes, Route | None]):
         name = None if found[1] is None else found[1].decode()
         answered = self._requests.labels("POST", template, "200")
         route = Route(template, name, version, template.startswith("/v2"), answered)
-        self[target] = route
+        if len(target) <= _LONGEST_KEPT:
+            self[target] = route
         return route
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from serving_gateway.http.inference_endpoint import Routes
+from serving_gateway.telemetry.counters import LabelledCounts
 from tests.support.fake_connection import FakeClient, FakeServer, fake_server, post
 from tests.support.waiting import eventually
 
@@ -260,3 +262,11 @@ async def test_flood_for_the_application_is_bounded_too(server: FakeServer) -> N
     await client.responses(200)
     assert len(client.connection.pipeline) <= 300
     await eventually(lambda: client.transport.closed)
+
+
+def test_long_targets_are_not_remembered() -> None:
+    routes = Routes(LabelledCounts())
+    longest = b"/v2/models/%b/versions/%b/infer/" % (b"x" * 100, b"9" * 18)
+    for target in (longest, b"/models/%b/predict" % (b"x" * 10_000)):
+        assert routes[target] is not None
+    assert list(routes) == [longest]
