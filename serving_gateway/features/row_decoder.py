@@ -14,6 +14,10 @@ reports nulls of the epoch for an entity that it does not have."""
 _FIXED: Final = {"FLOAT": (0x35, "f"), "DOUBLE": (0x29, "d")}
 """By value type: the tag byte of a serialized `Value` and the `struct` format behind it."""
 
+_FIRST_TIME: Final = -62_135_596_800
+_END_OF_TIME: Final = 253_402_300_800
+"""From the year 1 up to the year 10000, in seconds since the epoch: what has a date."""
+
 
 def plain_value(value: Any) -> Any:
     """The content of Feast's `Value` message; None for null, NaN and the empty text."""
@@ -44,6 +48,8 @@ def make_row_decoder(value_types: Sequence[str]) -> Callable[[Sequence[bytes | N
         if timestamp:
             stamp = parse_timestamp(timestamp)
             seconds = stamp.seconds + stamp.nanos / 1e9
+            if not _FIRST_TIME <= seconds < _END_OF_TIME:
+                raise ValueError(f"{seconds:.0f} s since the epoch is not a time of the calendar")
         if is_fixed and None not in values:
             packed = b"".join(values)  # type: ignore[arg-type]
             if len(packed) == size:

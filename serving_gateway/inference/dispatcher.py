@@ -27,7 +27,7 @@ from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.release_counts import VersionCounter
 from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
-from serving_gateway.inference.version_client import InferenceItem
+from serving_gateway.inference.version_client import InferenceItem, report_bug
 from serving_gateway.telemetry.prediction_ids import PredictionIds
 from serving_gateway.telemetry.prediction_log import ModelLog, VariantLog
 
@@ -155,14 +155,17 @@ class RoutedRequest(InferenceItem):
         """Queue what the tensors come from, once it is there, unless the request has ended."""
         if self.is_finished:
             return
+        if asyncio.get_running_loop().time() >= self.due and not isinstance(result, GatewayError):
+            result = DeadlineExceeded("The body was not read before the request's deadline.")
+        if isinstance(result, GatewayError):
+            self.dispatcher.recover(self, result)
+            return
         try:
-            if isinstance(result, GatewayError):
-                raise result
-            if asyncio.get_running_loop().time() >= self.due:
-                raise DeadlineExceeded("The body was not read before the request's deadline.")
             queue(result)
         except GatewayError as error:
             self.dispatcher.recover(self, error)
+        except Exception:
+            self.dispatcher.recover(self, report_bug())
 
     def open_log(self, model: ModelLog) -> VariantLog:
         """Where the target's answers are logged from now on."""
@@ -310,3 +313,5 @@ class Dispatcher:
             request.send(target, deadline)
         except GatewayError as error:
             self.recover(request, error)
+        except Exception:
+            self.recover(request, report_bug())

@@ -104,12 +104,15 @@ class InferenceItem(BatchItem):
         if self.is_finished:
             return
         self.is_finished = True
+        if isinstance(encoded, GatewayError):
+            self.fail(encoded)
+            return
         try:
-            if isinstance(encoded, GatewayError):
-                raise encoded
             self.answer(encoded)
         except GatewayError as error:
             self.fail(error)
+        except Exception:
+            self.fail(report_bug())
 
 
 ItemT = TypeVar("ItemT", bound=InferenceItem)
@@ -342,9 +345,14 @@ def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:
             except GatewayError as error:
                 item.fail(error)
             except Exception:
-                log.exception("a response could not be delivered")
-                item.fail(GatewayError("The gateway failed because of a bug; see its log."))
+                item.fail(report_bug())
         start = stop
+
+
+def report_bug() -> GatewayError:
+    """Log the exception that is being handled, of one request; the error that it is answered."""
+    log.exception("a request failed because of a bug")
+    return GatewayError("The gateway failed because of a bug; see its log.")
 
 
 def join_tensors(parts: Sequence[Tensors]) -> Tensors:

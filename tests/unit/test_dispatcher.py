@@ -35,6 +35,7 @@ from serving_gateway.errors import (
     TritonUnavailable,
     VariantUnavailable,
 )
+from serving_gateway.inference.prediction import Prediction
 from tests.support.fake_triton import FakeTritonPlane, Outcome
 from tests.support.stub_model import SIGNATURE
 from tests.support.waiting import eventually
@@ -239,6 +240,30 @@ async def test_abandoned_request_leaves_the_queue_at_once(plane: FakeTritonPlane
         call.answer()
     assert len(plane.triton.calls) == 2
     assert [outcome.ended.done() for outcome in outcomes] == [True] * 2 + [False] * 8
+
+
+@pytest.mark.parametrize("method", ["send", "_queue", "encode", "answer"])
+@pytest.mark.parametrize("large_from", [0, 65_536])
+async def test_bug_in_any_step_of_a_request_is_its_answer(
+    plane: FakeTritonPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    large_from: int,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    for module in ("dispatcher", "offload", "prediction", "version_client"):
+        monkeypatch.setattr(f"serving_gateway.inference.{module}.LARGE_BYTES", large_from)
+    monkeypatch.setattr(Prediction, method, fail)
+    plane.route(A=1)
+    with pytest.raises(GatewayError) as caught:
+        await plane.predict(BODY)
+    assert (caught.value.status, caught.value.code) == (500, "internal_error")
+    assert "RuntimeError: a bug" in caplog.text
+    monkeypatch.undo()
+    assert (await answer(plane.predict(BODY)))["predictions"] == [1]
 
 
 async def test_request_for_a_version_that_is_not_ready_has_triton_asked_about_it(

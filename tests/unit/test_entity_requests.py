@@ -100,6 +100,20 @@ async def refusal_of(plane: FakeTritonPlane, body: dict[str, Any]) -> tuple[str 
     return caught.value.field, caught.value.code, caught.value.message
 
 
+@pytest.mark.parametrize("body", [{"entities": {"id": 1}}, {"entity_id": 1}])
+async def test_stored_time_that_cannot_be_shown_leaves_no_request_unanswered(
+    tmp_path: Path, body: dict[str, Any]
+) -> None:
+    rows: StoredRows = {"one": {1: row(-1e12, None)}}
+    reader = FeatureReader(MemoryStore(plan_of(one=(KEY, 60, "a")), rows), limit_seconds=5)
+    with FakeTritonPlane(tmp_path, reader) as plane:
+        plane.route(signatures={"A": ONE_KEY}, A=1)
+        with pytest.raises(GatewayError) as caught:
+            await plane.predict(json.dumps(body).encode())
+        assert caught.value.status == 500
+    await reader.aclose()
+
+
 async def test_stored_and_sent_features_are_a_row_in_the_order_of_the_signature(
     plane: FakeTritonPlane, store: MemoryStore
 ) -> None:

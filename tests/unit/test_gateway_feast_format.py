@@ -23,7 +23,7 @@ from serving_gateway.features.entity_rows import HashRead, KeyRead, View, ViewRe
 from serving_gateway.features.feast_redis import derive_command, make_hashes
 from serving_gateway.features.planned_read import KeyedIds, PlannedRead
 from serving_gateway.features.row_decoder import make_row_decoder, plain_value
-from serving_gateway.features.types import LookupRequest
+from serving_gateway.features.types import LookupRequest, rfc3339
 from tests.support.servers import free_port
 
 NULL: Any = 0
@@ -186,6 +186,22 @@ def test_rows_are_decoded_as_protobuf_does(data: st.DataObject, types: list[str]
     assert values == [plain_by_protobuf(one) for one in row]
     assert [type(one) for one in values] == [type(plain_by_protobuf(one)) for one in row]
     assert seconds == pytest.approx(stamp.seconds + stamp.nanos / 1e9 if stamp else 0.0)
+
+
+@pytest.mark.parametrize("seconds", [-62_135_596_801, 253_402_300_800, 10**12])
+def test_time_outside_of_the_calendar_is_corrupt(seconds: int) -> None:
+    stamp = Timestamp(seconds=seconds).SerializeToString()
+    with pytest.raises(ValueError, match="not a time"):
+        make_row_decoder(["FLOAT"])([b"\x35\x00\x00\x80\x3f", stamp])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "time"), [(-62_135_596_800, "0001-01-01T00"), (253_402_300_799, "9999-12-31T23")]
+)
+def test_first_and_last_time_of_the_calendar_can_be_shown(seconds: int, time: str) -> None:
+    stamp = Timestamp(seconds=seconds).SerializeToString()
+    observed_at, _ = make_row_decoder(["FLOAT"])([None, stamp])
+    assert rfc3339(observed_at or 0).startswith(time)
 
 
 @pytest.mark.parametrize(
