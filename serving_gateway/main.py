@@ -155,7 +155,7 @@ class _Replica:
         self.features = _make_features(settings)
         self.tracing = _make_tracing(settings, identity.id)
         self.metrics = Metrics(identity.id, self.features)
-        self.supervisor = TaskSupervisor(lambda name: self.metrics.task_restarts.labels(name).inc())
+        self.supervisor = TaskSupervisor(self._count_restart)
         self.lifecycle = Lifecycle()
         self.registry = _make_registry(settings)
         self.store, self.release_counts = _make_stores(settings)
@@ -201,7 +201,8 @@ class _Replica:
         start("subscription", watcher.listen)
         start("snapshots", watcher.keep_snapshots)
         watches = lambda: (one.release_watch for one in hosting.models)  # noqa: E731
-        start("releases", lambda: watch_releases(watches, self.release_failed))
+        on_bug = partial(self._count_restart, "releases")
+        start("releases", lambda: watch_releases(watches, self.release_failed, on_bug))
         start("heartbeat", lambda: self.heartbeat.run(hosting.reports))
         opening = [start("first pass", watcher.first_pass, may_end=True)]
         if self.features is not None:
@@ -228,6 +229,9 @@ class _Replica:
         for writer in (self.writer, self.outcomes, self.tracing):
             if writer is not None:
                 await asyncio.to_thread(writer.close)
+
+    def _count_restart(self, task: str) -> None:
+        self.metrics.task_restarts.labels(task).inc()
 
     def _build_model(self, model_name: str) -> HostedModel:
         """All that one model needs, wired; nothing runs."""

@@ -30,7 +30,7 @@ from serving_gateway.control import release_transitions, transitions
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.provenance import check_contract, resolve_slot
 from serving_gateway.control.release_plans import check_plan
-from serving_gateway.errors import GenerationConflict, StoreUnavailable
+from serving_gateway.errors import GatewayError, GenerationConflict, StoreUnavailable
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.replication.pending_stops import PendingStop, PendingStops
 from serving_gateway.replication.records import format_time
@@ -174,8 +174,9 @@ class ReleaseControl:
                 pending.by,
                 pending.reason,
             )
-        except (StoreUnavailable, GenerationConflict):
-            return
+        except GatewayError as error:
+            # Another replica may have written it first; the next look judges by that record.
+            log.debug("a stop of a release was not written", extra={"reason": error.message})
 
     async def _keep_pending(self) -> None:
         """Have the process that starts after this one go on with the stop."""

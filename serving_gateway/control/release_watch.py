@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from serving_gateway.contract import (
     ACTIVE,
@@ -29,6 +29,7 @@ from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.replication.release_counts import ReleaseCountStore
 from serving_gateway.tasks import is_being_cancelled
+from serving_gateway.telemetry.logs import RepeatedWarning
 
 log = logging.getLogger(__name__)
 
@@ -127,18 +128,32 @@ class ReleaseWatch:
 
 
 async def watch_releases(
-    releases: Callable[[], Iterable[ReleaseWatch]], failed: asyncio.Event
+    releases: Callable[[], Iterable[ReleaseWatch]],
+    failed: asyncio.Event,
+    on_bug: Callable[[], None],
 ) -> None:
-    """Look after the releases of all models each second, and when one `failed`, until cancelled."""
+    """Look after the releases of all models each second, and when one `failed`, until cancelled.
+
+    A model for which that raises is logged, counted by `on_bug`, and tried again.
+    """
     due = 0.0
+    bugs = RepeatedWarning(log, "a release was not looked after", logging.ERROR)
+
+    async def guarded(work: Coroutine[Any, Any, None], model_name: str) -> None:
+        try:
+            await work
+        except Exception as error:
+            on_bug()
+            bugs.log(model_name, exception=error, model=model_name)
+
     while not is_being_cancelled():
         failed.clear()
         for release in [*releases()]:
-            await release.protect()
+            await guarded(release.protect(), release.router.model_name)
         if (now := time.monotonic()) >= due:
             due = now + _EVERY_SECONDS
             for release in [*releases()]:
-                await release.look()
+                await guarded(release.look(), release.router.model_name)
         await asyncio.sleep(_LEAST_PAUSE_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, due - time.monotonic())):

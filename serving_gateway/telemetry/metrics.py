@@ -30,7 +30,7 @@ _MAX_PAUSE_SECONDS: Final = 1.0
 _TABLE: Final = """
 gateway_info gauge Which replica answers this scrape: do not sum counters of two replicas.
 gateway_requests_in_flight gauge Requests being worked on.
-gateway_task_restarts_total counter Background tasks that failed and were started again.
+gateway_task_restarts_total counter Background tasks that failed, maybe for one model, and went on.
 gateway_routing_records_lost_total counter Records that the store lost: restored, or dropped.
 http_requests_total counter HTTP requests answered.
 gateway_feature_look_ups_total counter Look-ups answered, overdue, or not tried (refused).
@@ -72,7 +72,7 @@ class Metrics:
         self.http_requests = LabelledCounts()
         """Answered HTTP requests, by method, path and status."""
         self.task_restarts = LabelledCounts()
-        """Background tasks that failed and were started again, by name."""
+        """Background tasks that failed and went on, by name."""
         self.record_losses = LabelledCounts()
         """Routing records that the store lost, by what became of them."""
         self.in_flight = 0

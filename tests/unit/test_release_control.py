@@ -1,0 +1,130 @@
+"""Stops of releases that another replica, or the switch itself, was faster than."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from serving_gateway.contract import (
+    Release,
+    ReleaseDecision,
+    ReleasePlan,
+    ReleaseState,
+    RoutingRecord,
+    Strategy,
+    Traffic,
+)
+from serving_gateway.control import release_transitions, release_watch
+from serving_gateway.control.record_writer import RecordWriter
+from serving_gateway.control.release_control import ReleaseControl
+from serving_gateway.control.release_watch import ReleaseWatch, watch_releases
+from serving_gateway.control.transitions import next_generation
+from serving_gateway.errors import Conflict
+from serving_gateway.replication.file_store import FileStore
+from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.pending_stops import PendingStop, PendingStops
+from serving_gateway.telemetry.counters import LabelledCounts
+from tests.support.fake_triton import FakeTritonPlane
+from tests.support.waiting import eventually
+
+SPLIT = Traffic(Strategy.SPLIT, 100.0)
+AT = "2026-01-01T00:00:00.000Z"
+RELEASE = Release(
+    "id", 2, "run-2", 1, ReleasePlan((SPLIT,)), ReleaseState.RUNNING, 0, AT, AT, "token:pipeline"
+)
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> Iterator[FakeTritonPlane]:  # type: ignore[misc]
+    with FakeTritonPlane(tmp_path) as one:
+        one.route(SPLIT, release=RELEASE, A=1, B=2)
+        yield one
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path)
+
+
+def control_of(plane: FakeTritonPlane, store: FileStore, home: Path) -> ReleaseControl:
+    writer = RecordWriter(plane.router, store, Losses(LabelledCounts()))
+    control = SimpleNamespace(
+        router=plane.router,
+        writer=writer,
+        changing=lambda *_, **__: contextlib.nullcontext(),
+    )
+    return ReleaseControl(cast(Any, control), PendingStops(home))
+
+
+async def write(store: FileStore, base: RoutingRecord, changed: RoutingRecord) -> RoutingRecord:
+    """What another replica writes."""
+    now = datetime.now(UTC)
+    written = next_generation(base, changed, now=now, by="another replica", reason=None)
+    await store.replace(RoutingRecord("m"), written)
+    return written
+
+
+@pytest.mark.parametrize("next_release", [None, "another", "none"])
+async def test_pending_stop_that_another_replica_was_faster_with_is_given_up(
+    plane: FakeTritonPlane, store: FileStore, tmp_path: Path, next_release: str | None
+) -> None:
+    known, stops = plane.router.record, PendingStops(tmp_path)
+    decision = ReleaseDecision("said to another replica", RELEASE.id)
+    changed = release_transitions.stop(known, decision, AT, "an operator")
+    if next_release is not None:
+        release = None if next_release == "none" else replace(RELEASE, id="another")
+        changed = replace(known, release=release)
+    written = await write(store, known, changed)
+    await stops.keep("m", PendingStop(RELEASE.id, "an operator", "said to this replica"))
+    control = control_of(plane, store, tmp_path)
+    await control.write_pending()
+    await plane.router.follow(written)
+    await control.write_pending()
+    assert (await store.read("m")).generation == written.generation
+    assert not plane.router.is_withdrawn
+    if next_release is None:
+        assert stops.read("m") is None
+
+
+async def test_release_that_cannot_be_looked_after_is_counted_and_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(release_watch, "_EVERY_SECONDS", 0.05)
+    seen: list[str] = []
+
+    class Watch:
+        def __init__(self, name: str) -> None:
+            self.router = SimpleNamespace(model_name=name)
+
+        async def protect(self) -> None:
+            if self.router.model_name == "one":
+                raise Conflict("one's trouble")
+            seen.append("protected")
+
+        async def look(self) -> None:
+            if self.router.model_name == "two":
+                raise RuntimeError("two's trouble")
+            seen.append("looked at")
+
+    def watches() -> Iterable[ReleaseWatch]:
+        return [cast(ReleaseWatch, Watch(name)) for name in ("one", "two", "three")]
+
+    failures: list[str] = []
+    watching = asyncio.create_task(
+        watch_releases(watches, asyncio.Event(), lambda: failures.append("one"))
+    )
+    await eventually(lambda: len(seen) >= 8)
+    watching.cancel()
+    assert seen[:4] == ["protected", "protected", "looked at", "looked at"]
+    assert len(failures) >= 4
+    assert {"one's trouble", "two's trouble"} <= {
+        str(record.exc_info[1]) for record in caplog.records if record.exc_info
+    }
