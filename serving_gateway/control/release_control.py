@@ -138,11 +138,7 @@ class ReleaseControl:
                 router.withdraw(release.id)
                 pending = PendingStop(release.id, by, request.reason)
             try:
-                done = await self._commit(
-                    lambda fresh, at: release_transitions.stop(fresh, request, at, by),
-                    by,
-                    request.reason,
-                )
+                done = await self._write_stop(request, by)
             except (StoreUnavailable, GenerationConflict) as error:
                 if release is None or not router.is_withdrawn:
                     raise
@@ -153,6 +149,9 @@ class ReleaseControl:
                 )
                 await self._keep_pending()
                 return ReleaseResponse("stop_pending", release, known.generation, changed=False)
+            except GatewayError:
+                router.withdraw(None if self.pending is None else self.pending.release_id)
+                raise
             self.pending = pending
             return done
 
@@ -169,14 +168,17 @@ class ReleaseControl:
             return
         decision = ReleaseDecision(pending.reason, pending.release_id)
         try:
-            await self._commit(
-                lambda fresh, at: release_transitions.stop(fresh, decision, at, pending.by),
-                pending.by,
-                pending.reason,
-            )
+            await self._write_stop(decision, pending.by)
         except GatewayError as error:
             # Another replica may have written it first; the next look judges by that record.
             log.debug("a stop of a release was not written", extra={"reason": error.message})
+
+    async def _write_stop(self, request: ReleaseDecision, by: str) -> ReleaseResponse:
+        # The store may have a switch that this replica does not know of yet.
+        await self._require_way_back(await self.control.writer.current())
+        return await self._commit(
+            lambda fresh, at: release_transitions.stop(fresh, request, at, by), by, request.reason
+        )
 
     async def _keep_pending(self) -> None:
         """Have the process that starts after this one go on with the stop."""

@@ -186,8 +186,11 @@ class Router:
             self.on_services(new)
         self.on_adopt(record)
 
-    def withdraw(self, release_id: str) -> None:
-        """Have its candidate answer no clients here, until the release has ended in the record."""
+    def withdraw(self, release_id: str | None) -> None:
+        """Have its candidate answer no clients here, until the release has ended in the record.
+
+        None: no release is withdrawn any more.
+        """
         self._withdrawn = release_id
         self.table = self._table(self.record, self.table.targets)
 

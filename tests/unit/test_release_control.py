@@ -27,7 +27,7 @@ from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.release_control import ReleaseControl
 from serving_gateway.control.release_watch import ReleaseWatch, watch_releases
 from serving_gateway.control.transitions import next_generation
-from serving_gateway.errors import Conflict
+from serving_gateway.errors import Conflict, VersionNotReady
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.pending_stops import PendingStop, PendingStops
@@ -40,6 +40,20 @@ AT = "2026-01-01T00:00:00.000Z"
 RELEASE = Release(
     "id", 2, "run-2", 1, ReleasePlan((SPLIT,)), ReleaseState.RUNNING, 0, AT, AT, "token:pipeline"
 )
+
+
+class Verifier:
+    """Asks a Triton that has only version 2 READY."""
+
+    def upstream_of(self, _: object) -> None:
+        """Nothing is needed of it."""
+
+    async def ready_versions(self, _: object) -> tuple[int, ...]:
+        return (2,)
+
+    async def require_ready(self, ready: tuple[int, ...], _: object, version: int) -> None:
+        if version not in ready:
+            raise VersionNotReady(f"version {version} is not READY")
 
 
 @pytest.fixture
@@ -59,6 +73,7 @@ def control_of(plane: FakeTritonPlane, store: FileStore, home: Path) -> ReleaseC
     control = SimpleNamespace(
         router=plane.router,
         writer=writer,
+        verifier=Verifier(),
         changing=lambda *_, **__: contextlib.nullcontext(),
     )
     return ReleaseControl(cast(Any, control), PendingStops(home))
@@ -92,6 +107,33 @@ async def test_pending_stop_that_another_replica_was_faster_with_is_given_up(
     assert not plane.router.is_withdrawn
     if next_release is None:
         assert stops.read("m") is None
+
+
+@pytest.mark.parametrize("is_pending", [False, True])
+async def test_stop_is_refused_where_the_store_knows_of_a_switch_without_a_way_back(
+    plane: FakeTritonPlane, store: FileStore, tmp_path: Path, is_pending: bool
+) -> None:
+    """This replica has not followed the switch yet; A's former version is not READY any more."""
+    known = plane.router.record
+    a, b = known.variants["A"], known.variants["B"]
+    watched = replace(
+        known,
+        variants={"A": b, "B": a},
+        traffic=Traffic(),
+        release=replace(RELEASE, state=ReleaseState.WATCHING),
+    )
+    written = await write(store, known, watched)
+    if is_pending:
+        stop = PendingStop(RELEASE.id, "an operator", "it is bad")
+        await PendingStops(tmp_path).keep("m", stop)
+    control = control_of(plane, store, tmp_path)
+    if is_pending:
+        await control.write_pending()
+    else:
+        with pytest.raises(VersionNotReady):
+            await control.stop(ReleaseDecision("it is bad"), "an operator")
+    assert (await store.read("m")).generation == written.generation
+    assert plane.router.is_withdrawn is is_pending, "as before"
 
 
 async def test_release_that_cannot_be_looked_after_is_counted_and_keeps_no_other_waiting(
