@@ -92,7 +92,7 @@ class Registry:
         answer = await self._get(path, name=model_name, version=str(version))
         try:
             found = msgspec.json.decode(answer.content, type=_Answer)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise RegistryUnavailable(
                 f"{self._where} gave an unreadable answer, {answer.status_code}: {error}."
             ) from error
@@ -112,7 +112,7 @@ class Registry:
         data = await self._signature(run_id, tags)
         try:
             signature = None if data is None else msgspec.json.decode(data, type=Signature)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise Conflict(
                 f"The signature of {which} in MLflow is not valid: {error}.",
                 code="signature_unreadable",

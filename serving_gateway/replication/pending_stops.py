@@ -47,7 +47,7 @@ class PendingStops:
             return msgspec.json.decode(path.read_bytes(), type=PendingStop)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             log.warning("a stop of a release cannot be read", extra={"reason": f"{path}: {error}"})
             return None
 

@@ -120,7 +120,7 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
             )
         record = _assembled(msgspec.json.decode(data, type=_StoredRecord))
         _check_values(record)
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:
         raise RecordRefused(
             f"The routing record in {where} is corrupt: {error}. It is left as it is; restore it, "
             "or move it away to start from an empty one."

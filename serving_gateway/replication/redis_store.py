@@ -187,7 +187,9 @@ class RedisStore:
             (seconds, micros), noted = await question.execute()
             now, times = seconds + micros / 1e6, noted.items()
             ages = {one: now - int(at) / 1e3 for one, at in times if at.isdigit()}
-            alive = [one.decode() for one, age in ages.items() if age <= keep_seconds]
+            alive = [
+                one.decode(errors="replace") for one, age in ages.items() if age <= keep_seconds
+            ]
             for one in alive:
                 question.hmget(_replica_key(one), ["", model_name])
             reported = await question.execute()

@@ -148,7 +148,7 @@ def _decode(data: bytes, process_id: str) -> ReleaseEvidence:
         evidence = msgspec.json.decode(data, type=ReleaseEvidence)
         for counted in evidence.phases.values():
             check_phase(counted)
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:
         raise StoreUnavailable(f"{place}: {str(error).rstrip('.')}.") from error
     return evidence
 

@@ -67,7 +67,7 @@ def decode_report(data: bytes, kind: type[_Kind], where: str) -> _Kind:
     """Read a replica's report, or `StoreUnavailable`: to leave it out would hide a replica."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise StoreUnavailable(f"A replica in {where} cannot be read: {error}.") from error
 
 

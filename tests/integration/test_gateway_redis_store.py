@@ -375,6 +375,13 @@ async def test_replica_without_a_time_is_ignored_and_forgotten(store: RedisStore
     assert list(await client.hgetall("gateway:replicas")) == [b"a"]
 
 
+async def test_replica_whose_id_no_gateway_has_is_ignored(store: RedisStore) -> None:
+    client: Any = store._connection.client
+    await client.hset("gateway:replicas", b"\xff", "9" * 13)
+    await store.beat(identity("a"), {"m": report()}, 5)
+    assert [one.id for one in await store.replicas("m", 5)] == ["a"]
+
+
 async def test_an_unchanged_report_is_a_small_sign_of_life(
     store: RedisStore, other: RedisStore
 ) -> None:

@@ -104,10 +104,13 @@ async def test_a_replica_is_listed_until_it_leaves_or_reports_nothing_more(tmp_p
     assert not path.exists()
 
 
-async def test_a_replica_that_cannot_be_read_is_not_left_out_in_silence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{}", b'{"replica":{"id":"\xff"}}'])
+async def test_a_replica_that_cannot_be_read_is_not_left_out_in_silence(
+    tmp_path: Path, content: bytes
+) -> None:
     store = FileStore(tmp_path)
     await store.beat(identity("a"), {}, 5)
-    (tmp_path / "replicas" / "b.json").write_text("{}")
+    (tmp_path / "replicas" / "b.json").write_bytes(content)
     with pytest.raises(StoreUnavailable, match=r"b\.json"):
         await store.replicas("m", 5)
 

@@ -170,3 +170,14 @@ async def test_release_that_cannot_be_looked_after_is_counted_and_keeps_no_other
     assert {"one's trouble", "two's trouble"} <= {
         str(record.exc_info[1]) for record in caplog.records if record.exc_info
     }
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"{}", b'{"release_id":"\xff","by":"","reason":""}']
+)
+def test_kept_stop_that_is_damaged_is_logged_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    (tmp_path / "pending-stop-m.json").write_bytes(content)
+    assert PendingStops(tmp_path).read("m") is None
+    assert caplog.messages == ["a stop of a release cannot be read"]
