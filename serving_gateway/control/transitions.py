@@ -188,6 +188,7 @@ def removed(record: RoutingRecord) -> RoutingRecord:
         generation=record.generation,
         changed_at=record.changed_at,
         removed=True,
+        release=record.release,  # without it, replicas would take the end of it for lost
     )
 
 

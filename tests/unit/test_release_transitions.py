@@ -41,6 +41,7 @@ from serving_gateway.control.transitions import (
     without_variant,
 )
 from serving_gateway.errors import Conflict, GatewayError, InvalidInput, NotFound
+from serving_gateway.replication.records import Merge, merge
 
 MIRROR = Traffic(Strategy.MIRROR, 100.0)
 STEPS = (MIRROR, Traffic(Strategy.SPLIT, 10.0))
@@ -88,6 +89,12 @@ def changed(
 ) -> RoutingRecord:
     """What the writer makes of a change of routing."""
     return releases.settle(base, change(base), AT, "token:ops", reason)
+
+
+def moved(base: RoutingRecord, change: Callable[[RoutingRecord], RoutingRecord]) -> RoutingRecord:
+    """The next generation, after a change of routing."""
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    return next_generation(base, changed(base, change), now=now, by="token:ops", reason=None)
 
 
 def to_a(version: int, mode: Mode = Mode.SSOT) -> Callable[[RoutingRecord], RoutingRecord]:
@@ -183,6 +190,21 @@ def test_a_rollback_pins_and_a_stopped_candidate_is_not_what_b_goes_back_to() ->
     assert (back.variants["A"].version, back.variants["A"].mode) == (1, Mode.PINNED)
     assert "B" not in stop(begin()).previous, "so that the candidate can be retired"
     assert [one.version for one in back.previous.get("A", ())] == []
+
+
+@pytest.mark.parametrize("known", [ON_1, begin(), watching(), stop(begin()), stop(watching())])
+def test_removal_is_no_lost_change_to_another_replica(known: RoutingRecord) -> None:
+    gone = moved(known, removed)
+    assert merge(gone, known) == Merge(gone, write=False)
+
+
+def test_model_that_is_added_again_has_nothing_of_its_last_release_but_its_end() -> None:
+    """That the release has ended is remembered; otherwise a replica would take it for lost."""
+    for last in (stop(begin()), stop(watching())):
+        back = moved(moved(last, removed), to_a(2))
+        assert shape(back) == (release_of(last).state, release_of(last).step, A2, OFF)
+        assert (back.previous, releases.active_release(back)) == ({}, None)
+        assert shape(begin(back, 3)) == (State.RUNNING, 0, {"A": 2, "B": 3}, MIRROR)
 
 
 def test_an_end_says_why_and_by_whom() -> None:
