@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     defence against DNS rebinding, which cannot forge a token."""
     cors_origins: Names = ()
     """Origins, separated by commas, whose web pages may request predictions, such as
-    https://app.example.com; * allows every origin. Control endpoints allow none."""
+    https://app.example.com; * allows every origin. Outcomes and control endpoints allow none."""
 
     api_keys: Keys = ()
     """Keys, separated by commas. Every call except health and readiness then needs one of them, or

@@ -107,7 +107,7 @@ def outcome_routers(
     hosting: Hosting, access: Access, receiver: OutcomeReceiver, max_body: int
 ) -> Iterator[APIRouter]:
     """The routes of outcomes; `max_body` bytes is the largest body."""
-    router = guarded_router(access, Need.PREDICTION, "data", max_body=max_body)
+    router = guarded_router(access, Need.OUTCOMES, "data", max_body=max_body)
 
     @router.post("/outcomes", responses=errors(409))
     async def add_by_default(body: OutcomesBody) -> OutcomesResponse:

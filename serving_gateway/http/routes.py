@@ -91,7 +91,7 @@ def guarded_router(
                 request.state.token_name = access.admit(need, headers)
                 if has_body:
                     body = await read_body(request.receive, headers, max_body)
-                    if is_control:
+                    if need is not Need.PREDICTION:  # tensors are not JSON
                         body = body.strip()
                         check_json(header(headers, b"content-type") if body else None)
                     request = _ReadRequest(request, body)

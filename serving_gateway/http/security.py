@@ -29,7 +29,8 @@ class Need(Enum):
 
     PREDICTION = "an API key, where there are keys, from an allowed origin"
     STATUS = "an API key, where there are keys, from the gateway's own origin"
-    CLIENT_DATA = "the same, and a control token or the gateway's own name as its Host"
+    OUTCOMES = "the same: a page of another site writes none"
+    CLIENT_DATA = "as for STATUS, and a control token or the gateway's own name as its Host"
     CONTROL = "a control token, from the gateway's own origin"
 
 

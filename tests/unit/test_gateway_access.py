@@ -127,14 +127,14 @@ def test_configured_origins_may_predict_and_nothing_else() -> None:
     rules = access(cors=("https://app.example.com",))
     given = headers(host="gw", origin="https://app.example.com", authorization=f"Bearer {ALICE}")
     rules.admit(Need.PREDICTION, given)
-    for need in (Need.CONTROL, Need.STATUS, Need.CLIENT_DATA):
+    for need in (Need.CONTROL, Need.STATUS, Need.OUTCOMES, Need.CLIENT_DATA):
         with pytest.raises(Forbidden):
             rules.admit(need, given)
 
 
 def test_with_keys_status_and_predictions_need_a_key_or_token() -> None:
     rules = access(keys=(KEY,))
-    for need in (Need.PREDICTION, Need.STATUS, Need.CLIENT_DATA):
+    for need in (Need.PREDICTION, Need.STATUS, Need.OUTCOMES, Need.CLIENT_DATA):
         for given in (
             headers(host="localhost", x_api_key=KEY),
             headers(host="localhost", authorization=f"Bearer {KEY}"),

@@ -107,6 +107,33 @@ async def test_outcomes_need_a_key_where_predictions_do(tmp_path: Path) -> None:
     assert (status, allowed) == (401, 200)
 
 
+@pytest.mark.parametrize("origins", ["*", "https://app.example.com"])
+async def test_page_that_may_predict_writes_no_outcomes(tmp_path: Path, origins: str) -> None:
+    log = tmp_path / "log"
+    async with run_in_process(tmp_path, sample_dir=log, cors_origins=origins) as gateway:
+        page = {"origin": "https://app.example.com"}
+        answer = await gateway.client.post("/predict", json={"data": [[1, 2]]}, headers=page)
+        assert answer.status_code == 200
+        answer = await gateway.client.post("/outcomes", json={"outcomes": [ONE]}, headers=page)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        page["origin"] = f"http://127.0.0.1:{gateway.port}"
+        answer = await gateway.client.post("/outcomes", json={"outcomes": [ONE]}, headers=page)
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [("text/plain", 415), ("application/x-www-form-urlencoded", 415), ("application/json", 200)],
+)
+async def test_outcomes_are_json(gateway: InProcessGateway, content_type: str, status: int) -> None:
+    """A page may send the others to another site without a question (a preflight)."""
+    for path in ("/outcomes", "/models/m/outcomes"):
+        answer = await gateway.client.post(
+            path, content=json.dumps({"outcomes": [ONE]}), headers={"content-type": content_type}
+        )
+        assert answer.status_code == status
+
+
 async def test_folder_that_cannot_be_written_is_answered_503(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a file where a folder should be")
     async with run_in_process(tmp_path, sample_dir=tmp_path / "log") as gateway:
