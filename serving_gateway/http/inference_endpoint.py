@@ -22,7 +22,14 @@ from serving_gateway.contract import PLATFORM_HEADER
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import GatewayError, InvalidInput, MalformedRequest
 from serving_gateway.http.bodies import check_json
-from serving_gateway.http.raw import BUG, Header, RequestIds, error_body, log_request
+from serving_gateway.http.raw import (
+    BUG,
+    Header,
+    RequestIds,
+    error_body,
+    header_text,
+    log_request,
+)
 from serving_gateway.http.security import Access
 from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.protocol_response import ProtocolResponse
@@ -345,7 +352,7 @@ class InferenceEndpoint:
         request.call = self._hosting.resolve(name).open_inference.submit(
             name,
             route.version,
-            None if client is None else client.decode("latin-1"),
+            None if client is None else header_text(client),
             bytes(request.body),
             None if announced is None else int(announced),
             request,

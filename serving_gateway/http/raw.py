@@ -41,6 +41,14 @@ def header(headers: Iterable[Header], name: bytes) -> bytes | None:
     return next((value for key, value in headers if key == name), None)
 
 
+def header_text(value: bytes) -> str:
+    """The text of a header: UTF-8, as bodies are, or else what HTTP once had, Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def log_request(method: str, path: str, status: int, request_id: bytes, seconds: float) -> None:
     """Write the line of the access log."""
     fields = {"method": method, "path": path, "status": status, "request_id": request_id.decode()}

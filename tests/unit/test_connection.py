@@ -14,6 +14,7 @@ import pytest
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from serving_gateway.contract import Strategy, Traffic
 from tests.support.fake_connection import FakeServer, Response, fake_server, post
 from tests.support.waiting import eventually
 
@@ -45,6 +46,21 @@ async def test_pipelined_requests_of_all_kinds_are_answered_in_order(server: Fak
         assert statuses(found) == [200, 200, 422, 200, 200, 200, 200, 422]
         scores = [json.loads(found[at].body)["probabilities"][0][0] for at in (0, 4, 6)]
         assert scores == [0, 1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+async def test_client_id_means_the_same_in_the_header_as_in_the_body(
+    server: FakeServer, encoding: str
+) -> None:
+    server.plane.route(Traffic(Strategy.SPLIT, 50), A=1, B=2)
+    for number in range(20):
+        client = f"Müller-{number}"
+        body = json.loads(INFER_BODY) | {"parameters": {"client_id": client}}
+        by_body = post("/v2/models/m/infer", json.dumps(body, ensure_ascii=False).encode())
+        by_header = post("/v2/models/m/infer", INFER_BODY, "X-Client-Id: ?")
+        by_header = by_header.replace(b"?", client.encode(encoding))
+        found = await server.answer(by_body, by_header, count=2)
+        assert found[0].headers["x-serving-variant"] == found[1].headers["x-serving-variant"]
 
 
 @pytest.mark.parametrize("path", ["/predict", "/models/m/predict", "/v2/models/m/infer"])
