@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     """How long /ready answers 503 after SIGTERM while new requests are still accepted: the time
     that a load balancer needs to notice."""
     shutdown_seconds: Seconds = 30.0
-    """How long requests in flight may then take to finish."""
+    """How long requests in flight may then take to finish; rounded up to whole seconds."""
 
     model_name: ModelName = DEFAULT_MODEL
     """The model of the unprefixed paths. Others are hosted at /models/{model_name} from their

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from math import ceil
 from types import FrameType
 
 import uvicorn
@@ -30,7 +31,7 @@ def serve(settings: Settings, app: ASGIApp, connections: ConnectionPolicy) -> No
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+        timeout_graceful_shutdown=ceil(settings.shutdown_seconds),
         backlog=4096,
     )
     server = uvicorn.Server(config)
