@@ -154,6 +154,11 @@ class Watcher:
         self._note(None)
         if first:
             await self._host_all(models, self._lost(found, copies))
+        for name, stored in found.items():
+            # One for which there was no room here is not hosted by others any more.
+            is_removed = isinstance(stored, RoutingRecord) and stored.removed
+            if is_removed and models.record(name) is None:
+                await models.unhost(name)
         works = [
             self._guarded(name, self._apply_locked(models, name, stored))
             for name, stored in found.items()

@@ -15,6 +15,10 @@ from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import Conflict, GatewayError, NotFound, VariantUnavailable
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.replication.file_store import FileStore
+from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.snapshot import Snapshots
+from serving_gateway.replication.watcher import Watcher
+from serving_gateway.telemetry.counters import LabelledCounts
 
 
 def record(name: str, generation: int = 1) -> RoutingRecord:
@@ -153,6 +157,21 @@ async def test_a_removed_model_is_closed_and_forgotten_and_the_default_one_stays
     await harness.hosting.unhost("default")
     assert (harness.closed, harness.forgotten) == (["one"], ["one"])
     assert harness.names() == ("default",)
+
+
+async def test_removed_model_for_which_there_was_no_room_is_unknown_again(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, limit=1)
+    snapshots = Snapshots(tmp_path / "snapshots")
+    watcher = Watcher(harness.store, snapshots, Losses(LabelledCounts()), interval=0.1)
+    await harness.store.replace(RoutingRecord("one"), record("one"))
+    await watcher.look(harness.hosting)
+    with pytest.raises(VariantUnavailable):
+        harness.hosting.find("one")
+    gone = msgspec.structs.replace(record("one", 2), variants={}, removed=True)
+    await harness.store.replace(record("one"), gone)  # its announcement is missed
+    await watcher.look(harness.hosting)
+    with pytest.raises(NotFound):
+        harness.hosting.find("one")
 
 
 async def test_a_replica_is_ready_once_every_record_was_read_even_if_a_model_is_not(
