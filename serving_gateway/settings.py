@@ -224,9 +224,10 @@ class Settings(BaseSettings):
     https://app.example.com; * allows every origin. Outcomes and control endpoints allow none."""
 
     api_keys: Keys = ()
-    """Keys, separated by commas. Every call except health and readiness then needs one of them, or
-    a control token, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. With several keys, one
-    can be replaced while clients still use the other. Unset: no key is needed."""
+    """Keys, separated by commas. Every call except health and readiness then needs one of them, as
+    'X-API-Key: <key>' or 'Authorization: Bearer <key>', or a control token, as 'Authorization:
+    Bearer <token>'. With several keys, one can be replaced while clients still use the other.
+    Unset: no key is needed."""
 
     request_seconds: Seconds = 5.0
     """Deadline of one prediction."""

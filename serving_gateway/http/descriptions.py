@@ -23,7 +23,8 @@ API_KEY: Final = Security(
     APIKeyHeader(
         name="X-API-Key",
         scheme_name="api_key",
-        description="One of GATEWAY_API_KEYS, where there are any; a control token will do too.",
+        description="One of GATEWAY_API_KEYS, where there are any. 'Authorization: Bearer' takes "
+        "a key or a control token instead.",
         auto_error=False,
     )
 )

@@ -87,7 +87,8 @@ class Access:
         if not self.has_key(headers):
             raise Unauthenticated(
                 "This gateway needs one of GATEWAY_API_KEYS, as the header 'X-API-Key: <key>' or "
-                "'Authorization: Bearer <key>'. Health and readiness need none."
+                "'Authorization: Bearer <key>', or a control token as the latter. Health and "
+                "readiness need none."
             )
 
     def require_token(self, headers: list[Header]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from serving_gateway.errors import Forbidden, Unauthenticated
+from serving_gateway.http.descriptions import API_KEY
 from serving_gateway.http.security import Access, Need
 from serving_gateway.secret_files import read_or_create
 from serving_gateway.settings import Settings
@@ -145,3 +147,14 @@ def test_with_keys_status_and_predictions_need_a_key_or_token() -> None:
             rules.admit(need, headers(host="localhost", x_api_key=KEY[:-1]))
     with pytest.raises(Unauthenticated):  # a key changes nothing
         rules.admit(Need.CONTROL, headers(host="localhost", authorization=f"Bearer {KEY}"))
+
+
+def test_control_token_is_taken_where_the_api_page_says() -> None:
+    rules = access(keys=(KEY,))
+    scheme: Any = API_KEY.dependency
+    said = "'Authorization: Bearer' takes a key or a control token instead."
+    assert scheme.model.description.endswith(said)
+    for given in (KEY, ALICE):
+        rules.admit(Need.STATUS, headers(authorization=f"Bearer {given}"))
+    with pytest.raises(Unauthenticated):
+        rules.admit(Need.STATUS, headers(x_api_key=ALICE))
