@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet, WeakValueDictionary
 
 from serving_gateway.contract import ModelMetadata
-from serving_gateway.errors import TritonUnavailable
+from serving_gateway.errors import GatewayError, TritonUnavailable
 from serving_gateway.settings import Settings
 from serving_gateway.triton.discovery import server_urls
 from serving_gateway.triton.exchange import TritonResponse
@@ -156,10 +156,13 @@ class TritonCluster:
         return read_metadata(await self.get(path, limit_seconds), self.url)
 
     async def get(self, path: str, limit_seconds: float) -> TritonResponse:
-        """The first response of status 200 to a GET, else the last server's, or its error."""
+        """The first response of status 200 to a GET, else the last server's, or its error.
+
+        Each server has `limit_seconds`; those that are well are asked first.
+        """
         *others, last = sorted(self._servers.values(), key=lambda one: one.problem is not None)
         for server in others:
-            with contextlib.suppress(TritonUnavailable):
+            with contextlib.suppress(GatewayError):
                 response = await server.get(path, limit_seconds)
                 if response.status == 200:
                     return response

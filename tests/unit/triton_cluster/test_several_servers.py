@@ -212,3 +212,14 @@ async def test_metadata_come_from_a_server_that_has_them(
     other.die()
     with pytest.raises(TritonUnavailable):
         await pair.cluster.get("/v2/models/x/config", LIMIT)
+
+
+async def test_server_that_hangs_leaves_a_description_to_the_others(
+    pair: ClusterClient, stub: StubTriton, other: StubTriton
+) -> None:
+    stub.hangs = True
+    assert (await pair.cluster.get("/v2/models/m/versions/1", LIMIT)).status == 200
+    assert await pair.cluster.metadata("m", LIMIT, 1) is not None
+    other.hangs = True
+    with pytest.raises(DeadlineExceeded):
+        await pair.cluster.get("/v2/models/m/versions/1", LIMIT)
