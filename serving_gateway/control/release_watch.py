@@ -28,7 +28,7 @@ from serving_gateway.errors import GatewayError, StoreUnavailable
 from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.replication.release_counts import ReleaseCountStore
-from serving_gateway.tasks import is_being_cancelled
+from serving_gateway.tasks import is_being_cancelled, wait_at_most
 from serving_gateway.telemetry.logs import RepeatedWarning
 
 log = logging.getLogger(__name__)
@@ -155,6 +155,4 @@ async def watch_releases(
             for release in [*releases()]:
                 await guarded(release.look(), release.router.model_name)
         await asyncio.sleep(_LEAST_PAUSE_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, due - time.monotonic())):
-                await failed.wait()
+        await wait_at_most(failed, max(0.0, due - time.monotonic()))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving_gateway.telemetry.log_elements import elements, list_element
+from serving_gateway.telemetry.log_elements import elements
 from serving_gateway.telemetry.log_page import Answer, Place
 from serving_gateway.telemetry.log_rows import RowSpreader
 
@@ -76,7 +76,7 @@ def answer_columns(answered: AnsweredRows) -> AnswerColumns:
     text, value = _predictions(labels, is_boolean=is_boolean)
     columns = AnswerColumns(text, value, pa.nulls(rows, _PROBABILITIES))
     if not pa.types.is_null(scores.type):
-        classes = [list_element(scores, at) for at in range(scores.type.list_size)]
+        classes = [pc.list_element(scores, at) for at in range(scores.type.list_size)]
         largest = pc.max_element_wise(*classes).cast(pa.float64())
         columns = AnswerColumns(text, largest, scores.cast(_PROBABILITIES))
     return AnswerColumns(*map(answered.select, columns))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from serving_gateway.contract import LOG_COLUMNS, LOG_TIME, DType, Feature, Signature
 from serving_gateway.telemetry.log_answers import AnswerColumns, AnsweredRows, answer_columns
-from serving_gateway.telemetry.log_elements import elements, list_element
+from serving_gateway.telemetry.log_elements import elements
 from serving_gateway.telemetry.log_entities import entity_text
 from serving_gateway.telemetry.log_page import NO_ANSWER, Page, PagePart
 from serving_gateway.telemetry.log_rows import RowSpreader, record_fields
@@ -92,7 +92,7 @@ def feature_columns(
     if len(flat) != rows * len(features):
         raise ValueError(f"{len(flat)} elements are not {rows} rows of {len(features)}")
     lists = pa.FixedSizeListArray.from_arrays(flat, len(features))
-    return [_logical(list_element(lists, at), one) for at, one in enumerate(features)]
+    return [_logical(pc.list_element(lists, at), one) for at, one in enumerate(features)]
 
 
 def _logical(column: pa.Array, feature: Feature) -> pa.Array:

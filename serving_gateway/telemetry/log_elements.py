@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _TYPES: Final = {
     "FP32": pa.float32(),
@@ -39,11 +38,6 @@ def elements(parts: Sequence[bytes], datatype: str) -> pa.Array:
         raise ValueError(f"{len(data)} bytes are not whole elements of {datatype}")
     found = pa.Array.from_buffers(kind, count, [None, pa.py_buffer(data)])
     return found.cast(pa.bool_()) if datatype == "BOOL" else found
-
-
-def list_element(lists: pa.Array, at: int) -> pa.Array:
-    """The elements at one place of lists of a fixed size."""
-    return pc.list_element(lists, at)
 
 
 def _texts(parts: Sequence[bytes]) -> list[bytes]:

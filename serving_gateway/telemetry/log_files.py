@@ -7,11 +7,11 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from serving_gateway.contract import (
     LOG_AGE,
@@ -58,19 +58,10 @@ class LogFolder:
         table = pa.Table.from_batches(batches)
         table = table.replace_schema_metadata({LOG_SCHEMA_KEY: str(LOG_SCHEMA)})
         path = self.path / name
-        staged = path.with_name(f".{path.name}.staged")
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with staged.open("wb") as file:
-                pq.write_table(table, file, use_dictionary=_repetitive(table))
-                self._unchecked_bytes += file.tell()
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                staged.unlink()
-            raise
+        with staged_file(path) as file:
+            pq.write_table(table, file, use_dictionary=_repetitive(table))
+            self._unchecked_bytes += file.tell()
         try:
             self._keep_limits(path)
         except OSError as error:
@@ -83,6 +74,33 @@ class LogFolder:
             self._unchecked_bytes, self._checked_at = 0, now
             first = datetime.now(UTC).date() - timedelta(days=self.max_days)
             delete_oldest(self.path, self.max_bytes, first, keep=newest)
+
+
+@contextmanager
+def pyarrow_required() -> Iterator[None]:
+    """Imports that need pyarrow; RuntimeError where it cannot be imported."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(
+            f"GATEWAY_SAMPLE_DIR is set, but pyarrow cannot be imported: {error}"
+        ) from error
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is at `path`, durably, once all is written; after an error nothing is left."""
+    staged = path.with_name(f".{path.name}.staged")
+    try:
+        with staged.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            staged.unlink()
+        raise
 
 
 def _repetitive(table: Any) -> list[str]:
@@ -140,24 +158,27 @@ def day_folders(folder: Path) -> Iterator[Path]:
     return (day for day in folder.glob(f"{LOG_DAY}*") if not day.is_symlink())
 
 
-def files_of(place: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files in a folder; none where it is another thing, or cannot be read."""
+def files_of(place: Path, now: float) -> Iterator[tuple[Path, os.stat_result]]:
+    """The whole files in a folder; none where it is another thing, or cannot be read.
+
+    Staged ones that are stale at the time `now` are deleted.
+    """
     with suppress(NotADirectoryError, FileNotFoundError, PermissionError):
         for path in place.iterdir():
             with suppress(FileNotFoundError):
                 about = path.lstat()
-                if stat.S_ISREG(about.st_mode):
+                if not stat.S_ISREG(about.st_mode):
+                    continue
+                if path.suffix in {".parquet", UNREADABLE_SUFFIX}:
                     yield path, about
+                elif path.suffix == ".staged" and now - about.st_mtime > _STALE_SECONDS:
+                    delete(path)
 
 
 def _files(folder: Path) -> Iterator[_File]:
-    """Whole files; staged ones that are stale are deleted."""
     for place in (folder, *day_folders(folder)):
-        for path, about in files_of(place):
-            if path.suffix in {".parquet", UNREADABLE_SUFFIX}:
-                yield _File(about.st_mtime, about.st_size, path)
-            elif path.suffix == ".staged" and time.time() - about.st_mtime > _STALE_SECONDS:
-                delete(path)
+        for path, about in files_of(place, time.time()):
+            yield _File(about.st_mtime, about.st_size, path)
 
 
 def _day(path: Path, written_at: float) -> date:

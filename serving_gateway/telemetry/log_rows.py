@@ -7,8 +7,6 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving_gateway.telemetry.log_elements import list_element
-
 _ZERO: Final = pa.array([0], pa.int32())
 """Made here: with the first array pyarrow imports pandas where that is installed, which would take
 the time of the first requests."""
@@ -25,7 +23,7 @@ def record_fields(records: memoryview, kinds: str) -> list[pa.Array]:
         )
         for kind in {*kinds}
     }
-    return [list_element(lists[kind], at) for at, kind in enumerate(kinds)]
+    return [pc.list_element(lists[kind], at) for at, kind in enumerate(kinds)]
 
 
 class RowSpreader:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from serving_gateway.contract import LOG_COLUMNS, Feature, client_hash, log_day
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.log_files import LogFolder
+from serving_gateway.telemetry.log_files import LogFolder, pyarrow_required
 from serving_gateway.telemetry.log_page import Page, PagePart
 from serving_gateway.telemetry.prediction_log import LogQueue, ModelLog, VariantLog
 
@@ -71,13 +71,9 @@ class LogWriter:
 
     def start(self) -> None:
         """Start the thread; blocks while pyarrow is imported, RuntimeError if it cannot be."""
-        try:
-            import serving_gateway.telemetry.log_columns
-        except Exception as error:
-            raise RuntimeError(
-                f"GATEWAY_SAMPLE_DIR is set, but pyarrow cannot be imported: {error}"
-            ) from error
-        self._convert = serving_gateway.telemetry.log_columns.record_batches
+        with pyarrow_required():
+            from serving_gateway.telemetry.log_columns import record_batches
+        self._convert = record_batches
         self._thread.start()
 
     def close(self) -> None:

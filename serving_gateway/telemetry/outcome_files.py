@@ -18,8 +18,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
-from serving_gateway.contract import OUTCOMES_FOLDER, UNREADABLE_SUFFIX, log_day
-from serving_gateway.telemetry.log_files import day_folders, delete, files_of
+from serving_gateway.contract import OUTCOMES_FOLDER, log_day
+from serving_gateway.telemetry.log_files import day_folders, delete, files_of, staged_file
 
 _FAN_IN: Final = 32
 """Small files of one day that become one; as many of those again."""
@@ -28,8 +28,6 @@ _LARGE_BYTES: Final = 1_048_576
 next to no room, so that by its size one with a single outcome, repeated, would never be large."""
 _GRACE_SECONDS: Final = 60.0
 """How long merged files stay for readers that have listed them."""
-_STALE_SECONDS: Final = 3600.0
-"""Age of a staged file whose process must have died."""
 _CHECK_SECONDS: Final = 600.0
 """Longest time between two looks at the limits of a model that gets outcomes."""
 _DAY_SECONDS: Final = 86_400.0
@@ -91,21 +89,11 @@ class OutcomeFiles:
 
         _make_durable(folder)
         name = f"{self._replica}-{int(self._clock())}-{next(self._numbers):06d}.parquet"
-        staged, path = folder / f".{name}.staged", folder / name
-        first, size = next(tables), 0
-        try:
-            with staged.open("wb") as file:
-                with pq.ParquetWriter(file, first.schema) as writer:
-                    for table in chain([first], tables):
-                        writer.write_table(table)
-                        size += table.nbytes
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                staged.unlink()
-            raise
+        path, first, size = folder / name, next(tables), 0
+        with staged_file(path) as file, pq.ParquetWriter(file, first.schema) as writer:
+            for table in chain([first], tables):
+                writer.write_table(table)
+                size += table.nbytes
         _sync(folder)
         self._next_check.setdefault(folder.parent, 0.0)
         if size < _LARGE_BYTES:
@@ -134,11 +122,8 @@ class OutcomeFiles:
 
     def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
         for day in day_folders(folder):
-            for path, about in files_of(day):
-                if path.suffix in {".parquet", UNREADABLE_SUFFIX}:
-                    yield about.st_mtime, path, about.st_size
-                elif path.suffix == ".staged" and self._clock() - about.st_mtime > _STALE_SECONDS:
-                    delete(path)
+            for path, about in files_of(day, self._clock()):
+                yield about.st_mtime, path, about.st_size
 
 
 def _row_groups(paths: Sequence[Path]) -> Iterator[Any]:

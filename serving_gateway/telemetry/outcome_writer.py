@@ -27,6 +27,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.errors import GatewayError, InvalidInput, Unavailable
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry.log_files import pyarrow_required
 from serving_gateway.telemetry.outcome_files import OutcomeFiles
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,8 @@ class OutcomeWriter:
 
     def start(self) -> None:
         """Start the thread; blocks while pyarrow is imported, RuntimeError if it cannot be."""
-        try:
+        with pyarrow_required():
             import pyarrow.parquet  # noqa: F401
-        except Exception as error:
-            raise RuntimeError(
-                f"GATEWAY_SAMPLE_DIR is set, but pyarrow cannot be imported: {error}"
-            ) from error
         self._thread.start()
 
     def close(self) -> None:

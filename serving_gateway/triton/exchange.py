@@ -8,11 +8,14 @@ import socket
 import struct
 import termios
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError, TritonUnavailable
+
+if TYPE_CHECKING:
+    from serving_gateway.triton.connections import Connections
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 AT_ONCE_SECONDS: Final = 0.1
@@ -86,31 +89,10 @@ class Exchange:
             connection.close()
 
 
-class ConnectionPool(Protocol):
-    """What a connection needs of the pool that it returns to; `heads` as in `Connections`."""
-
-    url: str
-    loop: asyncio.AbstractEventLoop
-    open: set[Connection]
-    heads: dict[bytes, tuple[int, int | None]]
-
-    def keep(self, connection: Connection) -> None:
-        """Keep a connection whose exchange is complete, when there is room."""
-        ...
-
-    def end_use(self, connection: Connection) -> None:
-        """Use a connection no more: it is ending."""
-        ...
-
-    def remember(self, head: bytes, response: TritonResponse) -> None:
-        """Note what a head means, when it alone says where the response ends."""
-        ...
-
-
 class Connection(asyncio.Protocol):
     """One connection, which carries one exchange at a time; `opened_at` is `loop.time()`."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: Connections) -> None:
         self.opened_at = 0.0
         self._pool = pool
         self._transport: asyncio.Transport | None = None

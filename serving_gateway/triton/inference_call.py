@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -26,8 +26,10 @@ from serving_gateway.triton.exchange import (
     TritonResponse,
 )
 from serving_gateway.triton.protocol import error_text
-from serving_gateway.triton.server import TritonServer
 from serving_gateway.triton.version_state import ServerVersion, VersionState
+
+if TYPE_CHECKING:
+    from serving_gateway.triton.cluster import TritonCluster
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +46,6 @@ _PAUSES: Final = (0.0, 0.02, 0.08)
 """Before the only server is tried again; together short, so that its loss is reported at once."""
 _MAX_ATTEMPTS: Final = 6
 VERIFY_SECONDS: Final = 1.0
-
-
-class Cluster(Protocol):
-    """What a call needs of the servers it may be sent to; `retries` is what the budget allows."""
-
-    loop: asyncio.AbstractEventLoop
-    retries: float
-
-    def take_retry(self) -> bool:
-        """Whether the budget allows one more retry; if so it is paid."""
-        ...
-
-    def suspect(self, server: TritonServer, problem: str) -> None:
-        """Prefer the other servers to one that could not be connected to."""
-        ...
 
 
 class InferenceCall(Exchange):
@@ -79,7 +66,7 @@ class InferenceCall(Exchange):
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: TritonCluster,
         state: VersionState,
         request: bytes,
         deadline: float,
