@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -162,9 +162,20 @@ def decode(data: bytes) -> SealedPassport:
     """Read the JSON file.
 
     Raises:
-        msgspec.MsgspecError: it is not a passport.
+        msgspec.MsgspecError: it is not a passport, or holds more than is sealed.
     """
     try:
-        return msgspec.json.decode(data, type=SealedPassport)
+        sealed = msgspec.json.decode(data, type=SealedPassport)
+        written = json.loads(data, object_pairs_hook=_each_once)
     except RecursionError as error:
         raise msgspec.DecodeError("it is nested too deeply") from error
+    if written != msgspec.to_builtins(sealed):
+        raise msgspec.ValidationError("something was added to it")
+    return sealed
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise msgspec.ValidationError("a name stands twice in it")
+    return found

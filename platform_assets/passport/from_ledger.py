@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from platform_assets.passport.document import (
     digest_facts,
     parse_json,
 )
+from platform_assets.serving.ledger import Told, in_order
 
 
 class _Move(NamedTuple):
@@ -43,7 +45,8 @@ class _Switch(msgspec.Struct):
     """What the content of a switch must be, to be read; an edited file may hold anything."""
 
     version: int
-    at: str | None = None
+    generation: int = 0
+    at: datetime | None = None
     gates: dict[str, _Verdict] | None = None
     package: dict[str, Any] | None = None
 
@@ -59,8 +62,12 @@ def collect_from_ledger(entries: Sequence[LedgerEntry], version: int) -> Version
         records.missing.append("The ledger of this model has no entries (LEDGER_DIR).")
     elif not moves:
         records.missing.append("The ledger knows no time of this version in production.")
-    # An old ledger begins with switches of which no digests are known.
-    for move in ([one for one in moves if "package" in one.content] or moves)[:1]:
+    # An old ledger begins with switches of which no digests are known; later, a version may have
+    # been damaged when it was switched to.
+    by_digest = sorted(
+        moves, key=lambda one: "onnx_sha256" not in (one.content.get("package") or {})
+    )
+    for move in by_digest[:1]:
         _add_switch(records, move)
     for judged in [one for one in moves if one.content.get("gates")][:1]:
         records.add(f"ledger, entry {judged.entry}", {GATES: judged.content["gates"]})
@@ -93,16 +100,17 @@ def periods(entries: Sequence[LedgerEntry], version: int) -> list[Period]:
 
 def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
     """All switches in the order in which they were made: some are entered late."""
-    moves: list[_Move] = []
+    told: list[Told[_Move]] = []
     for entry in entries:
         for content in switches_of(entry):
             try:
                 switch = msgspec.convert(content, _Switch)
+                at = switch.at or msgspec.convert(entry.at, datetime)
             except msgspec.ValidationError:
                 continue
-            moves.append(_Move(switch.at or entry.at, switch.version, content, entry.number))
-    # Both forms of UTC are in use, with and without milliseconds.
-    return sorted(moves, key=lambda move: move.at.replace("Z", "").replace("+00:00", ""))
+            move = _Move(str(content.get("at") or entry.at), switch.version, content, entry.number)
+            told.append(Told(move, switch.generation, at.astimezone(UTC), switch.at is not None))
+    return in_order(reversed(told))[::-1]
 
 
 def _add_switch(records: VersionRecords, move: _Move) -> None:

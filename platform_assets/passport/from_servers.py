@@ -26,6 +26,7 @@ from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     MODEL_FILE,
     ONNX_DIGEST_TAG,
+    PROVENANCE_FILE,
     RUN_ID_TAG,
     SIGNATURE_DIGEST_TAG,
 )
@@ -97,7 +98,12 @@ def collect_from_repository(
             f"The files of the version are not in the model repository: {error}."
         )
         return records
-    records.add("model repository, now", {DIGESTS: {"model.onnx": digest}})
+    try:
+        provenance = hashlib.sha256((folder / PROVENANCE_FILE).read_bytes()).hexdigest()
+    except OSError as error:
+        provenance = f"none ({error})"
+    now = {"model.onnx": digest, "provenance.json": provenance}
+    records.add("model repository, now", {DIGESTS: now})
     packaged = package_digests(model_name, version, repository)
     if "problem" in packaged:
         records.missing.append(

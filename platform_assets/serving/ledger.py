@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import dagster as dg
 
@@ -117,12 +117,23 @@ def switch_metadata(
     }
 
 
-class _Timed(NamedTuple):
-    """An entry with its time, and a time before which other entries are certainly older."""
+_T = TypeVar("_T")
 
+
+@dataclass(frozen=True, slots=True)
+class Told(Generic[_T]):
+    """A switch as somebody told of it, for `in_order`."""
+
+    switch: _T
+    generation: int
     at: datetime
-    not_before: datetime
-    entry: Entry
+    by_gateway: bool
+    """Whether the time is the gateway's, of the switch itself."""
+
+    @property
+    def not_before(self) -> datetime:
+        """A time before which other switches are certainly older."""
+        return self.at - _CLOCKS_DIFFER if self.by_gateway else self.at
 
 
 def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIMIT) -> list[Entry]:
@@ -134,12 +145,12 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
     its place.
     """
     # With its version, since generations begin anew when the gateways' state is lost.
-    by_switch: dict[tuple[int, int], _Timed] = {}
+    by_switch: dict[tuple[int, int], Told[Entry]] = {}
     for made in materializations(instance, spec.key("gateway_reload"), limit):
         found = _entry(made)
         # Overwritten by older ones: the first word about a generation says when it was.
-        by_switch[found.entry.generation, found.entry.version] = found
-    entries = _in_order(by_switch.values())
+        by_switch[found.generation, found.switch.version] = found
+    entries = in_order(by_switch.values())
     # A confirmation after a change of traffic names that change's generation: it was no switch.
     entries = [
         entry
@@ -160,24 +171,24 @@ def best_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
     return None
 
 
-def _in_order(entries: Iterable[_Timed]) -> list[Entry]:
+def in_order(told: Iterable[Told[_T]]) -> list[_T]:
     """Put late entries before what followed them; the rest stays newest first, as it was entered.
 
     Not by generation alone, since those begin anew when the gateways' state is lost, and not by
     time alone, since a run tells of its switch a while after it, and clocks differ.
     """
-    ordered: list[_Timed] = []
-    for one in reversed([*entries]):
+    ordered: list[Told[_T]] = []
+    for one in reversed([*told]):
         place = 0
         for other in ordered:
-            if other.entry.generation <= one.entry.generation or other.at < one.not_before:
+            if other.generation <= one.generation or other.at < one.not_before:
                 break
             place += 1
         ordered.insert(place, one)
-    return [one.entry for one in ordered]
+    return [one.switch for one in ordered]
 
 
-def _entry(made: Materialized) -> _Timed:
+def _entry(made: Materialized) -> Told[Entry]:
     plain = made.metadata
     version, previous = int(plain["version"]), plain.get("previous_version")
     # The gateway's own time where there is one: a switch may be entered long after it.
@@ -195,7 +206,7 @@ def _entry(made: Materialized) -> _Timed:
         missing=str(plain.get("missing", "")),
         chain=str(plain.get(CHAIN, "")),
     )
-    return _Timed(at, at - _CLOCKS_DIFFER if recorded else at, entry)
+    return Told(entry, entry.generation, at, by_gateway=recorded is not None)
 
 
 def ledger_markdown(entries: Sequence[Entry]) -> str:

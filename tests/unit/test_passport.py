@@ -20,7 +20,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 from dagster._core.events import DagsterEvent, DagsterEventType
 from rich.console import Console
 
-from platform_assets.ledger.chain import parse_line
+from platform_assets.ledger.chain import LedgerEntry, next_entry, parse_line
 from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import DeploymentKey, new_private_key, read_key
 from platform_assets.ledger.resource import LedgerFolder
@@ -30,6 +30,7 @@ from platform_assets.local_stack.passports import VARIABLES
 from platform_assets.local_stack.settings import StackError, stack_settings
 from platform_assets.passport.__main__ import main
 from platform_assets.passport.document import decode, encode, seal
+from platform_assets.passport.from_ledger import collect_from_ledger, periods
 from platform_assets.passport.making import Sources, make_passport
 from platform_assets.passport.page import passport_page
 from platform_assets.passport.verification import verify_passport, verify_version
@@ -188,6 +189,38 @@ def test_passport_lists_the_times_in_production(world: World) -> None:
     assert (first.action, again.action, again.why) == (PROMOTION, ROLLBACK, "it was wrong")
 
 
+def _chained(*switches: tuple[str, dict[str, Any]]) -> list[LedgerEntry]:
+    entries: list[LedgerEntry] = []
+    for at, content in switches:
+        last = entries[-1] if entries else None
+        entries.append(next_entry(NAME, last, "switch", content, DeploymentKey(), at))
+    return entries
+
+
+def test_switch_that_was_entered_late_ends_the_one_before_it() -> None:
+    """A run tells of its switch after a while; of one at the gateway, its own time is known."""
+    entries = _chained(
+        ("2026-01-01T11:00:00.000+00:00", {"version": 1, "generation": 1}),
+        ("2026-01-01T12:00:05.000+00:00", {"version": 2, "generation": 2}),
+        (
+            "2026-01-01T12:00:40.000+00:00",
+            {"version": 1, "generation": 3, "at": "2026-01-01T12:00:04.000Z"},
+        ),
+    )
+    assert [one.until is None for one in periods(entries, 1)] == [False, True]
+    assert [one.until is None for one in periods(entries, 2)] == [False]
+
+
+def test_digests_are_those_of_the_first_switch_that_has_some() -> None:
+    damaged, whole = {"problem": "not whole"}, {"onnx_sha256": "a" * 64}
+    entries = _chained(
+        ("2026-01-01T11:00:00.000+00:00", {"version": 1, "generation": 1, "package": damaged}),
+        ("2026-01-01T12:00:00.000+00:00", {"version": 1, "generation": 2, "package": whole}),
+    )
+    [fact] = collect_from_ledger(entries, 1).facts["Digests"]
+    assert (fact.value, fact.source) == ("a" * 64, "ledger, entry 2")
+
+
 def test_passport_can_be_made_while_a_run_has_not_judged_its_gates_yet(
     world: World, instance: dg.DagsterInstance
 ) -> None:
@@ -247,6 +280,23 @@ def _change_model_and_provenance(world: World) -> None:
     path.write_text(json.dumps(record))
 
 
+def _provenance(world: World) -> Path:
+    return world.model(2).with_name("provenance.json")
+
+
+def _edit_provenance(world: World) -> None:
+    record = {**json.loads(_provenance(world).read_bytes()), "onnx_sha256": "0" * 64}
+    _provenance(world).write_text(json.dumps(record))
+
+
+def _empty_provenance(world: World) -> None:
+    _provenance(world).write_text("{}")
+
+
+def _delete_provenance(world: World) -> None:
+    _provenance(world).unlink()
+
+
 def _edit_entry(world: World) -> None:
     lines = world.journal.lines()[0]
     world.rewrite([lines[0], lines[1].replace(b"better", b"bitter"), *lines[2:]])
@@ -303,15 +353,16 @@ SPOILED: dict[str, dict[str, Any]] = {
     "no gates": {"gates": [1]},
     "a text as gate": {"gates": {"floor": "passed"}},
 }
+_PROVENANCE_DIFFERS = "By model repository, now the SHA-256 of provenance.json is"
 TAMPERING: dict[str, tuple[Callable[[World], None], str]] = {
     "a byte of the model": (
         _change_model,
         "By model repository, now the SHA-256 of model.onnx is",
     ),
-    "the model and its provenance": (
-        _change_model_and_provenance,
-        "By model repository, provenance.json the SHA-256 of provenance.json is",
-    ),
+    "the model and its provenance": (_change_model_and_provenance, _PROVENANCE_DIFFERS),
+    "the provenance": (_edit_provenance, _PROVENANCE_DIFFERS),
+    "an emptied provenance": (_empty_provenance, _PROVENANCE_DIFFERS),
+    "a deleted provenance": (_delete_provenance, _PROVENANCE_DIFFERS),
     "an edited entry": (_edit_entry, "Entry 2 was edited"),
     **{
         f"an entry with {name}": (partial(_spoil_entry, **content), "Entry 2 was edited")
@@ -358,6 +409,25 @@ def test_edited_passport_is_detected(world: World) -> None:
     assert found.problems == ["The passport was edited: it is of no model."]
     with pytest.raises(msgspec.DecodeError, match="nested too deeply"):
         decode(b'{"passport":{"facts":{"x":[{"value":' + b"[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("place", "addition"),
+    [
+        ('"passport": {', '"approved_by": "the board",'),
+        ('"passport": {', '"format": "another",'),
+        ('"ledger": [\n   {', '"note": "waived",'),
+        ("{", '"verified": true,'),
+    ],
+)
+def test_what_was_added_to_a_passport_is_detected(place: str, addition: str, world: World) -> None:
+    text = encode(seal(make_passport(world.sources, NAME, 2), world.sources.key)).decode()
+    assert verify_passport(world.sources, decode(text.encode())).problems == []
+    assert place in text
+    with pytest.raises(
+        msgspec.ValidationError, match=r"was added to it|stands twice in it|unknown field"
+    ):
+        decode(text.replace(place, place + addition, 1).encode())
 
 
 def test_passport_of_another_key_is_detected(world: World) -> None:
