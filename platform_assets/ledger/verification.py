@@ -92,7 +92,7 @@ def _order_problems(entry: LedgerEntry, last: LedgerEntry | None) -> list[str]:
 
 
 def _verify_signatures(entries: Sequence[LedgerEntry], key: DeploymentKey) -> Findings:
-    found, ages = Findings(), {one: age for age, one in enumerate(key.ids)}
+    found, ages = Findings(), {one: key.ids.index(one) for one in key.ids}  # each once, or more
     newest: int | None = None
     unsigned: list[int] = []
     for entry in entries:

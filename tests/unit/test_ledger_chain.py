@@ -188,6 +188,16 @@ def test_old_keys_are_listed_after_the_one_that_replaced_them(tmp_path: Path) ->
     ]
 
 
+def test_replaced_key_stays_replaced_where_a_key_is_listed_twice() -> None:
+    new, old = new_private_key(), new_private_key()
+    first = next_entry("m", None, "switch", {"version": 1}, read_key(new), "2026-01-01")
+    forged = next_entry("m", first, "switch", {"version": 9}, read_key(old), "2026-01-02")
+    listed = read_key(new + read_key(old).public_pem + read_key(new).public_pem)
+    [problem] = verify_chain([first.line, forged.line], "m", listed).problems
+    assert "Entry 2 is signed with the key" in problem
+    assert "after it was replaced" in problem
+
+
 def test_deployment_without_a_key_chains_and_says_so(tmp_path: Path) -> None:
     journal = written(tmp_path, UNSIGNED)
     lines = journal.lines()[0]
