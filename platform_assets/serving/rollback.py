@@ -71,7 +71,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         ledger: LedgerFolder,
     ) -> None:
         hold(CHANGE, spec.model_name, context)
-        target = _retried_target(context) or _target(spec, config, gateway, context.instance)
+        target = _retried_target(context) or target_version(spec, config, gateway, context.instance)
         # Before anything is done: the version before the present one is another one afterwards.
         context.instance.add_run_tags(
             context.run.run_id, {TARGET_TAG: f"{context.run.run_id} {target}"}
@@ -130,9 +130,14 @@ def _retried_target(context: dg.OpExecutionContext) -> int | None:
     return None
 
 
-def _target(
+def target_version(
     spec: ModelSpec, config: RollbackConfig, gateway: GatewayResource, instance: dg.DagsterInstance
 ) -> int:
+    """Return the version to go back to: the one that is named, or the one before the present one.
+
+    Raises:
+        dagster.Failure: there is none, or it never was in production, or no gateway answers.
+    """
     if config.variant not in VARIANTS:
         raise failure(
             f"there is no variant {config.variant!r}",
@@ -148,11 +153,12 @@ def _target(
         if config.variant == PRODUCTION:
             _require_known_in_production(spec, config.version, statuses, instance)
         return config.version
-    for status in statuses:
-        present = routed_version(status, config.variant)
-        for slot in status.routing.previous.get(config.variant, ()):
-            if slot.version != present:
-                return slot.version
+    # A replica that is behind would go back one version too far.
+    newest = max(statuses, key=lambda status: status.routing.generation)
+    present = routed_version(newest, config.variant)
+    for slot in newest.routing.previous.get(config.variant, ()):
+        if slot.version != present:
+            return slot.version
     raise failure(
         f"variant {config.variant} of {spec.model_name} has no earlier version",
         "name the version to go back to.",
