@@ -27,13 +27,16 @@ def exclude_corrupt_versions(repository: Path) -> Iterator[tuple[str, str]]:
                 except RepositoryError as error:
                     broken[int(directory.name)] = str(error)
         if broken:
-            _rewrite(config_file, frozenset(broken))
+            if problem := _rewrite(config_file, frozenset(broken)):
+                yield config_file.parent.name, problem
             for reason in broken.values():
                 yield config_file.parent.name, reason
 
 
-def _rewrite(config_file: Path, broken: frozenset[int]) -> None:
+def _rewrite(config_file: Path, broken: frozenset[int]) -> str:
+    """Leave versions out of a policy; return why that is not possible, else nothing."""
     from platform_assets.export.triton_config import (
+        ConfigError,
         from_text,
         served_versions,
         to_text,
@@ -41,12 +44,16 @@ def _rewrite(config_file: Path, broken: frozenset[int]) -> None:
     )
     from platform_assets.resources.model_repository import ModelRepository
 
-    config = from_text(config_file.read_text())
+    try:
+        config = from_text(config_file.read_text(encoding="utf-8"))
+    except (ConfigError, UnicodeDecodeError) as error:
+        return f"its {CONFIG_FILE} cannot be read: {error}"
     named = served_versions(config)
     whole = [version for version in named if version not in broken]
     if whole and len(whole) < len(named):
         repository = ModelRepository(root=str(config_file.parents[1]))
         repository.persist_config(config_file.parent.name, to_text(with_versions(config, whole)))
+    return ""
 
 
 def fail_abandoned_runs() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from platform_assets.export.triton_config import load_override, with_versions
+from platform_assets.export.triton_config import ConfigError, load_override, with_versions
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
@@ -74,7 +74,7 @@ def restore(
     with as_failure(
         "Triton was not reconciled",
         "bring Triton back or repair the version that is named, then run the job again.",
-        *(TritonError, RepositoryError),
+        *(TritonError, RepositoryError, ConfigError),
         still_true=_STILL_SERVED,
     ):
         found = observed_drift(name, triton, repository)

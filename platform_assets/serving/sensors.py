@@ -15,7 +15,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import is_transient
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
-from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource, TritonUnreachable
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.checks import compare_alias
@@ -60,7 +60,7 @@ def serving_drift_sensor(
             except TritonUnreachable as error:
                 said.append(f"Triton cannot be asked: {error}")
                 break
-            except (TritonError, ConfigError, OSError) as error:
+            except (TritonError, RepositoryError, ConfigError, OSError) as error:
                 said.append(f"{spec.model_name}: {error}")
                 continue
             if not found:

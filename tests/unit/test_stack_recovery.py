@@ -18,7 +18,7 @@ from platform_assets.export.triton_config import (
     to_text,
 )
 from platform_assets.local_stack.recovery import exclude_corrupt_versions, fail_abandoned_runs
-from platform_assets.resources.model_repository import ModelRepository, Provenance
+from platform_assets.resources.model_repository import ModelRepository, Provenance, RepositoryError
 from serving_gateway.contract import DType
 
 NAME = "best_model"
@@ -50,6 +50,25 @@ def test_whole_versions_stay_in_the_policy(repository: ModelRepository) -> None:
     before = repository.persisted_config(NAME)
     assert list(exclude_corrupt_versions(Path(repository.root))) == []
     assert repository.persisted_config(NAME) == before
+
+
+@pytest.mark.parametrize("config", [b"name: {", b'name: "\xff"'])
+def test_config_that_cannot_be_read_keeps_no_other_model_from_coming_back(
+    repository: ModelRepository, config: bytes
+) -> None:
+    damage(repository, 1)
+    path = Path(repository.root) / NAME / "config.pbtxt"
+    path.write_bytes(config)
+    found = list(exclude_corrupt_versions(Path(repository.root)))
+    assert [name for name, _ in found] == [NAME, NAME]
+    assert "config.pbtxt cannot be read" in found[0][1]
+    assert path.read_bytes() == config
+
+
+def test_config_that_is_no_text_is_an_error_of_the_repository(repository: ModelRepository) -> None:
+    (Path(repository.root) / NAME / "config.pbtxt").write_bytes(b"\xff")
+    with pytest.raises(RepositoryError, match=r"config\.pbtxt is not a text any more"):
+        repository.persisted_config(NAME)
 
 
 def test_a_broken_version_is_taken_out_so_that_the_others_come_back(
