@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import psutil
 
 _LOOK_EVERY_S: Final = 2.0
 
@@ -22,10 +25,12 @@ def main() -> int:
         signal.signal(number, lambda *_: stopping.set())
     program = (sys.executable, "-m", "platform_assets.local_stack.code_proxy")
     with subprocess.Popen(program) as server:
-        lost = not _watch(server, stopping)
+        try:
+            lost = not _watch(server, stopping)
+        finally:
+            server.terminate()
         if lost:
             print("the process with the definitions has ended: starting again", flush=True)
-        server.terminate()
     return int(lost)
 
 
@@ -41,12 +46,20 @@ def _watch(server: subprocess.Popen[bytes], stopping: threading.Event) -> bool:
     while not stopping.wait(_LOOK_EVERY_S):
         if server.poll() is not None:
             return False
-        children = psutil.Process(server.pid).children()
-        alive = any(one.status() != psutil.STATUS_ZOMBIE for one in children)
+        alive = any(map(_is_alive, psutil.Process(server.pid).children()))
         if loaded and not alive:
             return False
         loaded = alive
     return True
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return False
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def run_passport(settings: StackSettings, arguments: Sequence[str]) -> int:
 
     stack = environment(settings, os.environ, {})
     os.environ.update({name: stack[name] for name in VARIABLES})
-    if settings.ledger_key.is_file():
-        os.environ.setdefault(LEDGER_KEY, str(settings.ledger_key))
+    if settings.ledger_key.is_file() and not os.environ.get(LEDGER_KEY):
+        os.environ[LEDGER_KEY] = str(settings.ledger_key)
     if not settings.dagster_home.is_dir():
         raise StackError(f"there is no state in {settings.state_dir}: `make up` makes it")
     return main(arguments)

@@ -116,7 +116,15 @@ class Pilot:
             return None, None, ""
         newest = max(statuses, key=lambda one: one.routing.generation)
         production = newest.effective.get(PRODUCTION)
-        return production, None if production is None else self.gateway.release(name), ""
+        if production is None:
+            return None, None, ""
+        report = self.gateway.release(name)
+        own, last = report.generation, newest.routing.generation
+        if own < last:
+            # Of a release that others have changed meanwhile: nothing follows from it.
+            problem = f"a replica that is behind answered, by generation {own} instead of {last}"
+            return None, None, problem
+        return production, report, ""
 
     def _begin(self, production: EffectiveVersion | None, last: Release | None) -> None:
         memory, load = self.memory, newest_load(self.instance, self.spec)

@@ -13,6 +13,7 @@ from platform_assets.release.pictures import EvidencePoint, evidence_picture
 from platform_assets.resources.events import materializations
 from platform_assets.resources.metadata import picture, plain_markdown, table
 from serving_gateway.contract import (
+    WATCH,
     Guard,
     GuardReport,
     Release,
@@ -45,6 +46,8 @@ def release_key(spec: ModelSpec) -> dg.AssetKey:
 def describe_place(release: Release) -> str:
     """Say where a release is, in few words."""
     steps, state = release.plan.steps, release.state
+    if state is ReleaseState.STOPPED and release.acts and release.acts[-1].phase == WATCH:
+        return "stopped while it was watched, after the switch"
     if state not in {ReleaseState.RUNNING, ReleaseState.WAITING}:
         return state.value.replace("_", " ")
     step = steps[release.step]

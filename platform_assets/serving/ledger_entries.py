@@ -21,6 +21,7 @@ from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import Anchor
 from platform_assets.model_spec import ModelSpec
 from platform_assets.serving.ledger import CHAIN, MOST_SWITCHES, read_ledger
+from serving_gateway.contract import SWITCH_REASON_CHARACTERS
 
 ENTRY: Final = "ledger_entry"
 """Metadata key: the number of the entry."""
@@ -176,13 +177,18 @@ def plain_content(value: Any) -> Any:
     return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} ... {text[-half:]}"
 
 
+def _cut(reason: object) -> str:
+    """A reason as far as the gateway keeps it; the run that it names stands at its beginning."""
+    return str(reason)[:SWITCH_REASON_CHARACTERS]
+
+
 def _contains_switch(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:
     # By its reason, which names the run, since generations begin anew when the gateways' state is
     # lost. A confirmation has a reason of its own.
     return any(
         (one.get("generation"), one.get("version")) == (switch["generation"], switch["version"])
         and (
-            one.get("reason") == switch["reason"]
+            _cut(one.get("reason")) == _cut(switch["reason"])
             or not (one.get("changed", True) and switch["changed"])
         )
         for one in switches_of(entry)

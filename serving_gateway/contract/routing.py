@@ -13,6 +13,8 @@ from serving_gateway.contract.struct import Struct
 from serving_gateway.contract.traffic import Traffic
 
 RECORD_SCHEMA: Final = 1
+SWITCH_REASON_CHARACTERS: Final = 500
+"""Of a reason among the switches, so that the record stays small; the newest is kept whole."""
 
 
 class Mode(StrEnum):

@@ -8,6 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from serving_gateway.contract import (
+    SWITCH_REASON_CHARACTERS,
     Mode,
     ReloadRequest,
     RoutingRecord,
@@ -25,8 +26,6 @@ KEPT_PREVIOUS: Final = 10
 """How many slots to go back to a variant keeps."""
 KEPT_SWITCHES: Final = 32
 """How many of its last switches a variant keeps."""
-_REASON_CHARACTERS: Final = 500
-"""Of a reason among the switches, so that the record stays small; the newest is kept whole."""
 
 
 def choose(
@@ -224,7 +223,7 @@ def next_generation(
             after=before[0].generation if before else 0,
             at=at,
             by=by,
-            reason=None if reason is None else reason[:_REASON_CHARACTERS],
+            reason=None if reason is None else reason[:SWITCH_REASON_CHARACTERS],
         )
         switches[alias] = (switch, *before)[:KEPT_SWITCHES]
     after = replace(

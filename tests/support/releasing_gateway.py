@@ -49,6 +49,8 @@ class Routing:
     record: RoutingRecord
     phases: dict[str, PhaseEvidence] = field(default_factory=dict)
     is_down: bool = False
+    behind: RoutingRecord | None = None
+    """The record by which a replica answers that has missed what came after it."""
     lost_replica: str = ""
     """Why one of the replicas does not answer."""
     evidence_problem: str | None = None
@@ -123,11 +125,12 @@ class ReleasingGateway(GatewayResource):
         routing = self.routing
         if not routing.record.variants:
             raise ModelNotHosted("unknown model", status=404, code="unknown_model")
-        release = routing.record.release
+        record = routing.behind or routing.record
+        release = record.release
         evidence = ReleaseEvidence(release.id, dict(routing.phases)) if release else None
         return ReleaseReport(
             model_name,
-            routing.record.generation,
+            record.generation,
             release,
             evidence,
             evidence_problem=routing.evidence_problem,

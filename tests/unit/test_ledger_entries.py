@@ -27,7 +27,11 @@ from platform_assets.serving.ledger_entries import (
 )
 from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch
-from serving_gateway.contract import Mode, ReloadResponse
+from serving_gateway.contract import (
+    SWITCH_REASON_CHARACTERS,
+    Mode,
+    ReloadResponse,
+)
 from tests.support.models import IRIS
 
 KEY_PEM = new_private_key()
@@ -89,6 +93,17 @@ def test_a_run_that_is_tried_again_and_the_backfill_enter_one_switch(
     again = enter(folder, instance, confirmed(1, 1, "second", changed=False))
     late = enter(folder, instance, confirmed(1, 1, "first"))
     assert again[ENTRY] == late[ENTRY] == 1
+    assert kinds(folder) == [(SWITCH, 1)]
+
+
+@pytest.mark.parametrize("length", [300, 700, 5_000])
+def test_switch_with_a_long_reason_is_entered_once(
+    folder: LedgerFolder, instance: dg.DagsterInstance, length: int
+) -> None:
+    """The gateway keeps the beginning of it, by which the backfill enters the switch."""
+    reason = f"promotion by Dagster run {'1' * 36}: {'because ' * (length // 8)}"
+    for told in (reason, reason, reason[:SWITCH_REASON_CHARACTERS]):
+        enter(folder, instance, confirmed(1, 1, told))
     assert kinds(folder) == [(SWITCH, 1)]
 
 

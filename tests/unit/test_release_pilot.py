@@ -25,14 +25,17 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.promotion import GATES, LOAD_ID
 from serving_gateway.contract import (
+    WATCH,
     Approval,
     Guard,
     Mode,
     PairedOutcomes,
     Release,
+    ReleaseAct,
     ReleaseDecision,
     ReleaseState,
     RoutingRecord,
+    Verdict,
 )
 from tests.support.models import IRIS
 from tests.support.releasing_gateway import ROUTINGS, ReleasingGateway, Routing, slot
@@ -405,6 +408,29 @@ def test_a_lost_replica_keeps_the_pilot_from_going_on_and_not_from_a_stop(releas
     assert result.summary == "no release begins: the gateway at two does not answer"
     assert result.requests == []
     assert released.release.version == 2
+
+
+def test_nothing_follows_from_what_a_replica_that_is_behind_says(released: World) -> None:
+    known = released.routing.record
+    released.routing.count(500, failed=40)
+    released.tick()
+    assert released.state == (ReleaseState.STOPPED, 0)
+    said = released.tick()
+    assert not said.alert
+    now = released.routing.record.generation
+    released.routing.behind = known
+    result = released.tick(601)
+    assert f"generation {known.generation} instead of {now}" in result.summary
+    assert (result.alert, result.events, result.requests) == ("", [], [])
+
+
+def test_release_that_another_change_ended_after_the_switch_says_so(released: World) -> None:
+    release = released.release
+    watched = ReleaseAct(WATCH, Verdict.STOP, release.since, "token:operator", "another change")
+    for acts, place in (((), "stopped"), ((watched,), "stopped while it was watched")):
+        ended = replace(release, state=ReleaseState.STOPPED, acts=acts)
+        assert record.describe_place(ended).startswith(place)
+        assert ("after the switch" in record.describe_place(ended)) is bool(acts)
 
 
 def test_a_stop_that_is_not_written_yet_is_waited_for(released: World) -> None:

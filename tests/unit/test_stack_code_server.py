@@ -63,3 +63,10 @@ def test_definitions_are_lost_with_the_server(server: subprocess.Popen[bytes]) -
 
 def test_request_to_stop_is_no_loss(server: subprocess.Popen[bytes]) -> None:
     assert code_server._watch(server, Stopping())
+
+
+def test_child_that_ends_while_it_is_looked_at_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        seen = psutil.Process(child.pid)
+        assert code_server._is_alive(seen)
+    assert not code_server._is_alive(seen)

@@ -5,12 +5,16 @@ const STATES = { waiting: "waits for an approval", running: "is being released",
 
 const stepName = ({ strategy, percent: part }) => `${strategy} ${+part.toFixed(2)} %`;
 
+/** Whether another change ended it after the switch, which stays. */
+const isCutShort = ({ state, acts }) => state === "stopped" && acts.at(-1)?.phase === "watch";
+
 /** The steps as a line, with the one that is under way. */
-function stepLine({ plan, step, state }) {
+function stepLine(release) {
+  const { plan, step, state } = release;
   const names = [...plan.steps.map(stepName), "switch", ...(plan.watch_seconds ? ["watch"] : [])];
   const switched = plan.steps.length;
   let at = { watching: switched + 1, cleared: switched, completed: names.length }[state] ?? (state === "waiting" && plan.approval === "before_switch" ? switched : step);
-  if (state === "rolled_back") at = switched + 1;
+  if (state === "rolled_back" || isCutShort(release)) at = switched + 1;
   const active = !ENDED.includes(state);
   return names.map((name, i) => {
     const done = i < at, now = i === at && active, broken = i === at && !active && state !== "completed";
@@ -61,8 +65,8 @@ function actions(release) {
 }
 
 /** Newer versions that are READY: the pipeline begins their release after this one. */
-function waitingVersions({ version, state }, { served_versions: ready }) {
-  const newer = ready.filter((one) => one > version);
+function waitingVersions({ version, state, previous_version: previous }, { served_versions: ready }) {
+  const newer = ready.filter((one) => one > version && one !== previous);
   if (ENDED.includes(state) || !newer.length) return null;
   const how = state === "watching" ? "." : "; to begin it at once, stop this one.";
   return el("p", { class: "soft" }, `${newer.length > 1 ? "Versions" : "Version"} ${list(newer)} ${newer.length > 1 ? "are" : "is"} READY too. The pipeline begins no other release until this one has ended${how}`);
@@ -78,7 +82,7 @@ function releasePanel({ routing: { release }, ssot }, report) {
   const counted = report?.evidence && !ended ? report.evidence.phases[release.state === "watching" ? "watch" : String(release.step)]?.candidate : null;
   put("release-steps", stepLine(release));
   put("release-state",
-    el("p", {}, el("strong", {}, `Version ${release.version} ${STATES[release.state]}${where}`), `, since `, moment(release.since), `; begun `, moment(release.started_at), ` by ${release.by}, beside version ${release.previous_version}.`),
+    el("p", {}, el("strong", {}, `Version ${release.version} ${isCutShort(release) ? "was switched to, and is watched no more" : STATES[release.state]}${where}`), `, since `, moment(release.since), `; begun `, moment(release.started_at), ` by ${release.by}, beside version ${release.previous_version}.`),
     ended && release.reason ? el("p", {}, "Reason: ", release.reason) : null,
     report?.stop_pending ? el("p", {}, badge(false, "Stopped on this replica; the store could not be written yet, so others may go on.")) : null,
     !ended && report?.reason ? el("p", {}, `Verdict: ${report.verdict}: `, report.reason) : null,
