@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 from tests.support.browser import barriers
 from tests.support.gateway_harness import run_gateway
 from tests.support.gateway_page import Screen
+from tests.support.release_stops import act
 from tests.support.servers import RunningTriton
 
 PLAN = {
@@ -54,4 +55,28 @@ def test_release_is_shown_with_its_evidence_and_decided_on_by_buttons(
         expect(panel.get_by_role("button")).to_have_count(0)
         panel.get_by_text("What was decided").click()
         expect(panel.locator("#release-acts")).to_contain_text("it looks good")
+        screen.is_clean()
+
+
+def test_release_that_another_change_ends_after_the_switch_says_that_its_version_stays(
+    page: Page, shared_triton: RunningTriton, tmp_path: Path
+) -> None:
+    with run_gateway(tmp_path, shared_triton.http_url) as gateway:
+        assert gateway.reload(version=2, run_id="r", mode="ssot").status_code == 200
+        plan = {"steps": PLAN["steps"], "guardrails": {}, "watch_seconds": 600}
+        body = {"version": 1, "run_id": "run-1", "plan": plan}
+        begun = gateway.client.post("/release", json=body).json()["release"]
+        screen = Screen(page, gateway.url)
+        screen.open()
+        panel = page.get_by_role("region", name="Release", exact=True)
+        expect(panel).to_contain_text("Version 1 is being released")
+        expect(panel).not_to_contain_text("READY too")
+
+        act(gateway, "advance", id=begun["id"], state="running", step=0, verdict="go")
+        assert gateway.reload(version=1, run_id="run-1", mode="ssot").status_code == 200
+        expect(panel).to_contain_text("Version 1 was switched to, and is watched")
+        assert gateway.client.delete("/variant/B").status_code == 200
+        expect(panel).to_contain_text("Version 1 was switched to, and is watched no more")
+        expect(panel.locator("#release-steps")).to_contain_text("switch, done")
+        expect(panel.locator("#release-steps")).to_contain_text("watch, ended here")
         screen.is_clean()
