@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from tests.faults.cases import CASES, Case
@@ -31,7 +32,7 @@ from tests.faults.page import (
     write_results,
 )
 from tests.faults.scale import FIGURES, FORM
-from tests.support.servers import ROOT
+from tests.support.servers import ROOT, SHARE
 
 
 def main() -> int:
@@ -47,9 +48,12 @@ def main() -> int:
     results = read_results()
     # The longest first: of cases side by side, none is left alone at the end for long.
     chosen.sort(key=lambda case: -results[case.name].seconds if case.name in results else -inf)
+    shares: SimpleQueue[int] = SimpleQueue()
+    for share in range(arguments.at_once):
+        shares.put(share)
     failed = 0
     with ThreadPoolExecutor(arguments.at_once) as pool:
-        running = {pool.submit(_run, case): case for case in chosen}
+        running = {pool.submit(_run, case, shares): case for case in chosen}
         for number, done in enumerate(as_completed(running), 1):
             name, result = running[done].name, done.result()
             verdict = "good" if result.is_good else "FAILED"
@@ -63,8 +67,13 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _run(case: Case) -> Result:
-    """Run the long form of a case."""
+def _run(case: Case, shares: SimpleQueue[int]) -> Result:
+    """Run the long form of a case.
+
+    Its servers have a share of the ports of their own: one that is down for a moment would find
+    its port taken by a server of the case beside it.
+    """
+    share = shares.get()
     sys.stderr.write(f"begins: {case.name}\n")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -76,6 +85,7 @@ def _run(case: Case) -> Result:
                 **os.environ,
                 FORM: "long",
                 FIGURES: folder,
+                SHARE: str(share),
                 "PYTEST_ADDOPTS": "--show-capture=no",
             },
             stdout=subprocess.PIPE,
@@ -83,6 +93,7 @@ def _run(case: Case) -> Result:
             check=False,
         )
         figures = _figures(case, done.stdout, Path(folder))
+    shares.put(share)
     if done.returncode:
         sys.stderr.write(f"of {case.name}:\n{done.stdout[-3000:]}\n")
     return Result(

@@ -38,6 +38,8 @@ _PORTS: Final = range(10_000, 32_768)
 """Below those that Linux gives to outgoing connections."""
 _SHARES: Final = 8
 """Parts of the ports, so that test processes beside each other choose different ones."""
+SHARE: Final = "TEST_PORTS"
+"""Environment variable: number of the part, where xdist does not say it."""
 _handed_out: set[int] = set()
 _LAUNCHER: Final = Launcher()
 
@@ -52,8 +54,8 @@ def free_port() -> int:
     Not one that the system gives to outgoing connections: a server that is stopped and started
     again would find its port in use by some client.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _SHARES
-    ports = range(_PORTS.start + worker, _PORTS.stop, _SHARES)
+    share = os.environ.get("PYTEST_XDIST_WORKER", "gw")[2:] or os.environ.get(SHARE, "0")
+    ports = range(_PORTS.start + int(share) % _SHARES, _PORTS.stop, _SHARES)
     while True:
         port = random.choice(ports)
         if port in _handed_out:
