@@ -92,7 +92,7 @@ status: $(VENV)/.run ## what runs, and what is in production
 test: system-test $(VENV)/.compiled $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 5 --dist loadfile
 
-test-fast: $(VENV)/.dev ## the tests that start no server, without the slow ones: within a minute
+test-fast: $(VENV)/.dev ## the tests that start no server, without the slow ones: in one or two minutes
 	$(RUN) pytest -q -n 3 --dist worksteal -m "not slow" tests/unit tests/contract
 
 dev: $(VENV)/.dev ## install the tools of tests, benchmarks and style checks, and nothing else
