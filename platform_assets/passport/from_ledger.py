@@ -21,7 +21,7 @@ from platform_assets.passport.document import (
     digest_facts,
     parse_json,
 )
-from platform_assets.serving.ledger import Told, in_order
+from platform_assets.serving.ledger import SwitchReport, in_order
 
 
 class _Move(NamedTuple):
@@ -100,7 +100,7 @@ def periods(entries: Sequence[LedgerEntry], version: int) -> list[Period]:
 
 def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
     """All switches in the order in which they were made: some are entered late."""
-    told: list[Told[_Move]] = []
+    reports: list[SwitchReport[_Move]] = []
     for entry in entries:
         for content in switches_of(entry):
             try:
@@ -109,8 +109,10 @@ def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
             except msgspec.ValidationError:
                 continue
             move = _Move(str(content.get("at") or entry.at), switch.version, content, entry.number)
-            told.append(Told(move, switch.generation, at.astimezone(UTC), switch.at is not None))
-    return in_order(reversed(told))[::-1]
+            reports.append(
+                SwitchReport(move, switch.generation, at.astimezone(UTC), switch.at is not None)
+            )
+    return in_order(reversed(reports))[::-1]
 
 
 def _add_switch(records: VersionRecords, move: _Move) -> None:

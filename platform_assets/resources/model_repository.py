@@ -151,13 +151,13 @@ class ModelRepository(dg.ConfigurableResource[None]):
     def persisted_config(self, model_name: str) -> str | None:
         """Text of `config.pbtxt`, None while no version was ever seen READY.
 
-        Raises `RepositoryError` where it is no text.
+        Raises `RepositoryError` where it is not text.
         """
         path = self._config_path(model_name)
         try:
             return path.read_text(encoding="utf-8") if path.exists() else None
         except UnicodeDecodeError as error:
-            raise RepositoryError(f"{path} is not a text any more: {error}") from error
+            raise RepositoryError(f"{path} is not text any more: {error}") from error
 
     def persist_config(self, model_name: str, text: str) -> None:
         """Replace `config.pbtxt` atomically; a restarted Triton loads what it names.

@@ -121,8 +121,8 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Told(Generic[_T]):
-    """A switch as somebody told of it, for `in_order`."""
+class SwitchReport(Generic[_T]):
+    """A switch as a run or the gateway reported it, for `in_order`."""
 
     switch: _T
     generation: int
@@ -145,7 +145,7 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
     its place.
     """
     # With its version, since generations begin anew when the gateways' state is lost.
-    by_switch: dict[tuple[int, int], Told[Entry]] = {}
+    by_switch: dict[tuple[int, int], SwitchReport[Entry]] = {}
     for made in materializations(instance, spec.key("gateway_reload"), limit):
         found = _entry(made)
         # Overwritten by older ones: the first word about a generation says when it was.
@@ -171,14 +171,14 @@ def best_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
     return None
 
 
-def in_order(told: Iterable[Told[_T]]) -> list[_T]:
+def in_order(reports: Iterable[SwitchReport[_T]]) -> list[_T]:
     """Put late entries before what followed them; the rest stays newest first, as it was entered.
 
     Not by generation alone, since those begin anew when the gateways' state is lost, and not by
-    time alone, since a run tells of its switch a while after it, and clocks differ.
+    time alone, since a run reports its switch a while after it, and clocks differ.
     """
-    ordered: list[Told[_T]] = []
-    for one in reversed([*told]):
+    ordered: list[SwitchReport[_T]] = []
+    for one in reversed([*reports]):
         place = 0
         for other in ordered:
             if other.generation <= one.generation or other.at < one.not_before:
@@ -188,7 +188,7 @@ def in_order(told: Iterable[Told[_T]]) -> list[_T]:
     return [one.switch for one in ordered]
 
 
-def _entry(made: Materialized) -> Told[Entry]:
+def _entry(made: Materialized) -> SwitchReport[Entry]:
     plain = made.metadata
     version, previous = int(plain["version"]), plain.get("previous_version")
     # The gateway's own time where there is one: a switch may be entered long after it.
@@ -206,7 +206,7 @@ def _entry(made: Materialized) -> Told[Entry]:
         missing=str(plain.get("missing", "")),
         chain=str(plain.get(CHAIN, "")),
     )
-    return Told(entry, entry.generation, at, by_gateway=recorded is not None)
+    return SwitchReport(entry, entry.generation, at, by_gateway=recorded is not None)
 
 
 def ledger_markdown(entries: Sequence[Entry]) -> str:

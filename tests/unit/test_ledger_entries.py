@@ -102,8 +102,8 @@ def test_switch_with_a_long_reason_is_entered_once(
 ) -> None:
     """The gateway keeps the beginning of it, by which the backfill enters the switch."""
     reason = f"promotion by Dagster run {'1' * 36}: {'because ' * (length // 8)}"
-    for told in (reason, reason, reason[:SWITCH_REASON_CHARACTERS]):
-        enter(folder, instance, confirmed(1, 1, told))
+    for reported in (reason, reason, reason[:SWITCH_REASON_CHARACTERS]):
+        enter(folder, instance, confirmed(1, 1, reported))
     assert kinds(folder) == [(SWITCH, 1)]
 
 

@@ -198,7 +198,7 @@ def _chained(*switches: tuple[str, dict[str, Any]]) -> list[LedgerEntry]:
 
 
 def test_switch_that_was_entered_late_ends_the_one_before_it() -> None:
-    """A run tells of its switch after a while; of one at the gateway, its own time is known."""
+    """A run reports its switch after a while; of one at the gateway, its own time is known."""
     entries = _chained(
         ("2026-01-01T11:00:00.000+00:00", {"version": 1, "generation": 1}),
         ("2026-01-01T12:00:05.000+00:00", {"version": 2, "generation": 2}),

@@ -65,9 +65,9 @@ def test_config_that_cannot_be_read_keeps_no_other_model_from_coming_back(
     assert path.read_bytes() == config
 
 
-def test_config_that_is_no_text_is_an_error_of_the_repository(repository: ModelRepository) -> None:
+def test_config_that_is_not_text_is_an_error_of_the_repository(repository: ModelRepository) -> None:
     (Path(repository.root) / NAME / "config.pbtxt").write_bytes(b"\xff")
-    with pytest.raises(RepositoryError, match=r"config\.pbtxt is not a text any more"):
+    with pytest.raises(RepositoryError, match=r"config\.pbtxt is not text any more"):
         repository.persisted_config(NAME)
 
 
