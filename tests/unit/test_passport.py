@@ -493,7 +493,6 @@ def test_make_passport_finds_everything_of_the_state_directory(
     (world.home / "secrets" / "ledger-key.pem").write_text(KEY_PEM)
     for name in (*VARIABLES, "LEDGER_KEY", "KEY", "VERIFY"):
         monkeypatch.setenv(name, "")
-    monkeypatch.delenv("LEDGER_KEY")
     monkeypatch.setenv("MODEL", NAME)
     monkeypatch.setenv("VERSION", "2")
     settings = stack_settings({"STATE_DIR": str(world.home), "MLFLOW_PORT": str(free_port())})

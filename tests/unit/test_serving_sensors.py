@@ -434,8 +434,9 @@ def test_before_the_first_version_there_is_no_drift(
     assert looked(instance, tmp_path)[1] == []
 
 
+@pytest.mark.parametrize("unreadable", [b"{ not a configuration", b"\xff"])
 def test_a_model_whose_state_cannot_be_read_keeps_no_other_from_its_reconciliation(
-    instance: dg.DagsterInstance, tmp_path: Path
+    instance: dg.DagsterInstance, tmp_path: Path, unreadable: bytes
 ) -> None:
     class Forgetful(TritonResource):
         """A server that answers for every model that it has none of its versions READY."""
@@ -445,11 +446,11 @@ def test_a_model_whose_state_cannot_be_read_keeps_no_other_from_its_reconciliati
 
     cars = dataclasses.replace(IRIS, model_name="cars")
     for name, config in (
-        ("cars", "{ not a configuration"),
-        ("best_model", "version_policy { specific { versions: 1 } }"),
+        ("cars", unreadable),
+        ("best_model", b"version_policy { specific { versions: 1 } }"),
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.pbtxt").write_text(config)
+        (tmp_path / name / "config.pbtxt").write_bytes(config)
     triton = Forgetful(url="http://127.0.0.1:9", control_key="k")
     [request] = looked(instance, tmp_path, triton, [cars, IRIS])[1]
     assert request.job_name == "best_model_reconcile"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -66,7 +67,22 @@ def test_request_to_stop_is_no_loss(server: subprocess.Popen[bytes]) -> None:
 
 
 def test_child_that_ends_while_it_is_looked_at_is_gone() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
         seen = psutil.Process(child.pid)
         assert code_server._is_alive(seen)
     assert not code_server._is_alive(seen)
+
+
+def test_server_is_ended_where_the_watch_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    def fail(*_: object) -> bool:
+        raise OSError("no such process")
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(code_server, "_watch", fail)
+    monkeypatch.setattr(subprocess, "Popen", lambda _: server)
+    with pytest.raises(OSError, match="no such process"):
+        code_server.main()
+    assert server.returncode == -signal.SIGTERM
