@@ -46,6 +46,33 @@ _BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchIdentity:
+    """What tells a switch from every other of its model, whoever reports it.
+
+    Generations begin anew when the gateways' state is lost, so it takes more than those: the run
+    that the reason names, and of other switches the gateway's time `at`, to the second. Where a
+    report says that nothing changed, it confirms the switch before.
+    """
+
+    generation: int
+    version: int
+    reason: str
+    at: str = ""
+    changed: bool = True
+
+    def is_same(self, other: SwitchIdentity) -> bool:
+        """Whether both tell of one switch."""
+        if (self.generation, self.version) != (other.generation, other.version):
+            return False
+        return not (self.changed and other.changed) or self._mark == other._mark
+
+    @property
+    def _mark(self) -> str:
+        made = parse_reason(self.reason)
+        return made[1] if made else self.at[: len("2000-01-01T00:00:00")] or self.reason
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One switch of production."""
 
@@ -66,6 +93,11 @@ class Entry:
     """Which switches before this one may not be in the ledger; empty when all of them are."""
     chain: str = ""
     """Which entry of the chain it is, and who signed that; empty where there is no chain."""
+
+    @property
+    def identity(self) -> SwitchIdentity:
+        """What tells the switch from others."""
+        return SwitchIdentity(self.generation, self.version, self.reason, self.at, self.changed)
 
 
 def switch_reason(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
@@ -144,13 +176,14 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
     version is then the one before it in the ledger. A switch that was recorded late is moved to
     its place.
     """
-    # With its version, since generations begin anew when the gateways' state is lost.
-    by_switch: dict[tuple[int, int], SwitchReport[Entry]] = {}
-    for made in materializations(instance, spec.key("gateway_reload"), limit):
-        found = _entry(made)
-        # Overwritten by older ones: the first word about a generation says when it was.
-        by_switch[found.generation, found.switch.version] = found
-    entries = in_order(by_switch.values())
+    reports: list[SwitchReport[Entry]] = []
+    # The first word about a switch says when it was.
+    for made in reversed([*materializations(instance, spec.key("gateway_reload"), limit)]):
+        report = _entry(made)
+        identity = report.switch.identity
+        if not any(identity.is_same(other.switch.identity) for other in reports):
+            reports.append(report)
+    entries = in_order(reversed(reports))
     # A confirmation after a change of traffic names that change's generation: it was no switch.
     entries = [
         entry

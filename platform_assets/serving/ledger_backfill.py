@@ -19,6 +19,7 @@ from platform_assets.serving.ledger import (
     ROLLBACK,
     UNKNOWN,
     Entry,
+    SwitchIdentity,
     parse_reason,
     read_ledger,
 )
@@ -67,9 +68,13 @@ def missing_entries(status: ModelStatus, ledger: Sequence[Entry]) -> list[Switch
     """
     if PRODUCTION not in status.effective:
         return []
-    known = {(entry.generation, entry.version) for entry in ledger}
-    switches = status.routing.switches.get(PRODUCTION, ())
-    return [one for one in reversed(switches) if (one.generation, one.version) not in known]
+    known = [entry.identity for entry in ledger]
+    missing = []
+    for switch in reversed(status.routing.switches.get(PRODUCTION, ())):
+        identity = SwitchIdentity(switch.generation, switch.version, switch.reason or "", switch.at)
+        if not any(identity.is_same(other) for other in known):
+            missing.append(switch)
+    return missing
 
 
 def describe_gap(switch: Switch, recorded: Sequence[int]) -> str:

@@ -20,8 +20,7 @@ from platform_assets.ledger.keys import KeyFileError
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import Anchor
 from platform_assets.model_spec import ModelSpec
-from platform_assets.serving.ledger import CHAIN, MOST_SWITCHES, read_ledger
-from serving_gateway.contract import SWITCH_REASON_CHARACTERS
+from platform_assets.serving.ledger import CHAIN, MOST_SWITCHES, SwitchIdentity, read_ledger
 
 ENTRY: Final = "ledger_entry"
 """Metadata key: the number of the entry."""
@@ -80,14 +79,10 @@ class LedgerWriter:
             entries = journal.entries()
         except LedgerError as error:
             return [str(error)]
-        known = {
-            (switch.get("generation"), switch.get("version"))
-            for entry in entries
-            for switch in switches_of(entry)
-        }
+        known = [_identity(switch) for entry in entries for switch in switches_of(entry)]
         said = []
         for entry in reversed(read_ledger(self.instance, self.spec)):
-            if (entry.generation, entry.version) not in known:
+            if not any(entry.identity.is_same(other) for other in known):
                 entered = self.enter_switch({**asdict(entry), "chain": "entered later"})
                 said.append(f"generation {entry.generation}: {entered[CHAIN]}")
         if self.spec.release is None:
@@ -177,19 +172,16 @@ def plain_content(value: Any) -> Any:
     return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} ... {text[-half:]}"
 
 
-def _cut(reason: object) -> str:
-    """A reason as far as the gateway keeps it; the run that it names stands at its beginning."""
-    return str(reason)[:SWITCH_REASON_CHARACTERS]
+def _identity(switch: Mapping[str, Any]) -> SwitchIdentity:
+    return SwitchIdentity(
+        switch.get("generation", 0),
+        switch.get("version", 0),
+        str(switch.get("reason") or ""),
+        str(switch.get("at") or ""),
+        bool(switch.get("changed", True)),
+    )
 
 
 def _contains_switch(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:
-    # By its reason, which names the run, since generations begin anew when the gateways' state is
-    # lost. A confirmation has a reason of its own.
-    return any(
-        (one.get("generation"), one.get("version")) == (switch["generation"], switch["version"])
-        and (
-            _cut(one.get("reason")) == _cut(switch["reason"])
-            or not (one.get("changed", True) and switch["changed"])
-        )
-        for one in switches_of(entry)
-    )
+    identity = _identity(switch)
+    return any(identity.is_same(_identity(one)) for one in switches_of(entry))

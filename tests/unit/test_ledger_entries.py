@@ -17,7 +17,7 @@ from platform_assets.ledger.verification import verify_chain
 from platform_assets.model_spec import ModelSpec, ReleaseSpec
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
-from platform_assets.serving.ledger import PROMOTION, switch_metadata
+from platform_assets.serving.ledger import PROMOTION, switch_metadata, switch_reason
 from platform_assets.serving.ledger_entries import (
     ENTRY,
     HASH,
@@ -110,9 +110,12 @@ def test_switch_with_a_long_reason_is_entered_once(
 def test_generations_that_began_anew_hide_no_switch(
     folder: LedgerFolder, instance: dg.DagsterInstance
 ) -> None:
-    enter(folder, instance, confirmed(1, 1, "by run 1"))
-    enter(folder, instance, confirmed(1, 1, "by run 2"))
-    assert kinds(folder) == [(SWITCH, 1), (SWITCH, 1)]
+    one, other, third = (switch_reason(PROMOTION, number * 36) for number in "123")
+    enter(folder, instance, confirmed(1, 1, one))
+    enter(folder, instance, confirmed(1, 1, other))
+    materialize(instance, confirmed(1, 1, third))
+    assert len(LedgerWriter(IRIS, folder, instance).enter_missing()) == 1
+    assert kinds(folder) == [(SWITCH, 1)] * 3
 
 
 def test_a_switch_that_could_not_be_entered_is_entered_later(
@@ -120,11 +123,14 @@ def test_a_switch_that_could_not_be_entered_is_entered_later(
 ) -> None:
     (tmp_path / "full").touch()
     full = LedgerFolder(root=str(tmp_path / "full"), key=KEY_PEM)
-    materialize(instance, confirmed(1, 1, "a"), **enter(folder, instance, confirmed(1, 1, "a")))
-    lost = enter(full, instance, confirmed(2, 2, "b"))
+    first, second = (
+        confirmed(number, number, switch_reason(PROMOTION, str(number) * 36)) for number in (1, 2)
+    )
+    materialize(instance, first, **enter(folder, instance, first))
+    lost = enter(full, instance, second)
     assert lost["ledger"].startswith("not entered yet: the ledger ")
     assert head_tags(lost) == {}
-    materialize(instance, confirmed(2, 2, "b"), **lost)
+    materialize(instance, second, **lost)
     assert (
         "generation 2: entry 2, signed" in LedgerWriter(IRIS, folder, instance).enter_missing()[0]
     )

@@ -121,7 +121,10 @@ def test_a_switch_that_was_entered_late_stands_where_it_belongs(
 
 
 def test_generations_that_began_anew_hide_no_switch(instance: dg.DagsterInstance) -> None:
-    switch(instance, version=1, generation=1)
+    one, other = (switch_reason(PROMOTION, number * 36) for number in "12")
+    switch(instance, version=1, generation=1, reason=one)
     switch(instance, version=2, generation=2, previous=1)
     switch(instance, version=3, generation=1)
-    assert [entry.version for entry in read_ledger(instance, IRIS)] == [3, 2, 1]
+    switch(instance, version=1, generation=1, reason=other)
+    switch(instance, version=1, generation=1, reason=other)
+    assert [entry.version for entry in read_ledger(instance, IRIS)] == [1, 3, 2, 1]

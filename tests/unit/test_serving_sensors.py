@@ -42,6 +42,7 @@ from tests.support.models import IRIS
 from tests.support.servers import free_port
 
 OPERATOR = "token:operator"
+BY_RUN = switch_reason(PROMOTION, dg.DagsterRun(job_name="any").run_id)
 ALIAS = dg.AssetCheckKey(dg.AssetKey(IRIS.key("gateway_reload")), "registry_alias")
 
 
@@ -97,8 +98,10 @@ def at(generation: int) -> str:
     return f"2026-01-02T03:04:{generation:02}.000Z"
 
 
-def switched(*versions: int, first: int = 1, after: int = 0) -> ModelStatus:
-    """Status after switches to these versions, of which the first is the oldest."""
+def switched(
+    *versions: int, first: int = 1, after: int = 0, last: str | None = None
+) -> ModelStatus:
+    """Status after switches to these versions, oldest first; `last` is the reason of the last."""
     switches: list[Switch] = []
     before = None
     for generation, version in enumerate(versions, first):
@@ -117,6 +120,7 @@ def switched(*versions: int, first: int = 1, after: int = 0) -> ModelStatus:
             ),
         )
         before, after = version, generation
+    switches[0] = replace(switches[0], reason=last or switches[0].reason)
     newest = status(versions[-1], first + len(versions) - 1)
     return routed(newest, switches={"A": tuple(switches)})
 
@@ -243,10 +247,10 @@ def test_a_look_that_died_halfway_is_finished_by_the_next_one(
 def test_manual_switches_before_one_that_a_run_reported_are_entered_too(
     instance: dg.DagsterInstance,
 ) -> None:
-    metadata = {"version": 3, "previous_version": 1, "generation": 4}
+    metadata = {"version": 3, "previous_version": 1, "generation": 4, "reason": BY_RUN}
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
-    watch(instance, gateway=answering(switched(1, 2, 1, 3)))
+    watch(instance, gateway=answering(switched(1, 2, 1, 3, last=BY_RUN)))
     assert [entry[:2] for entry in ledger_entries(instance)] == [(1, 1), (2, 2), (3, 1), (4, 3)]
     assert production_version(instance, IRIS) == 3, "which is not what was entered last"
 
@@ -255,9 +259,9 @@ def test_a_late_entry_by_a_clock_that_is_ahead_stands_where_it_belongs(
     instance: dg.DagsterInstance,
 ) -> None:
     key = dg.AssetKey(IRIS.key("gateway_reload"))
-    metadata = {"version": 1, "previous_version": 2, "generation": 3}
+    metadata = {"version": 1, "previous_version": 2, "generation": 3, "reason": BY_RUN}
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
-    ahead = switched(1, 2, 1)
+    ahead = switched(1, 2, 1, last=BY_RUN)
     switches = tuple(
         replace(one, at=(datetime.now(UTC) + timedelta(seconds=3 - number)).isoformat())
         for number, one in enumerate(ahead.routing.switches["A"])
@@ -299,10 +303,24 @@ def test_a_switch_is_looked_for_far_back_before_it_is_entered_again(
     watch(instance, gateway=answering(switched(1)))
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     for _ in range(60):
-        again = dg.AssetMaterialization(key, metadata={"version": 2, "generation": 2})
+        again = dg.AssetMaterialization(
+            key, metadata={"version": 2, "generation": 2, "reason": BY_RUN}
+        )
         instance.report_runless_asset_event(again)
-    watch(instance, gateway=answering(switched(1, 2)))
+    watch(instance, gateway=answering(switched(1, 2, last=BY_RUN)))
     assert len(instance.fetch_materializations(key, limit=1000).records) == 61
+
+
+def test_switch_as_it_was_before_the_gateways_lost_their_state_is_entered_again(
+    instance: dg.DagsterInstance,
+) -> None:
+    watch(instance, gateway=answering(switched(1, 2)))
+    lost = switched(1)
+    [anew] = lost.routing.switches["A"]
+    again = replace(anew, at="2026-02-03T04:05:06.789Z")
+    for _ in range(2):
+        watch(instance, gateway=answering(routed(lost, switches={"A": (again,)})))
+        assert [entry[:2] for entry in ledger_entries(instance)] == [(1, 1), (2, 2), (1, 1)]
 
 
 @pytest.mark.parametrize("turn", [CHANGE, LEASE])
