@@ -39,7 +39,7 @@ class Period(msgspec.Struct, frozen=True, rename={"since": "from"}):
 
     since: str
     until: str | None
-    """None while it lasts, as far as the ledger knows."""
+    """None where the ledger has no later switch; the removal of a model is none."""
     action: str
     by: str
     why: str

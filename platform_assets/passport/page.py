@@ -46,7 +46,8 @@ def _periods(passport: Passport) -> str:
     rows = [
         {
             "from (UTC)": _time(one.since),
-            "until": "still" if one.until is None else _time(one.until),
+            # Not "still": a model that was removed from the gateways has no switch either.
+            "until": "no later switch" if one.until is None else _time(one.until),
             "by": one.by,
             "why": one.why or one.action,
             "source": f"ledger, entry {one.entry}",

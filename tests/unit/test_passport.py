@@ -187,6 +187,8 @@ def test_passport_lists_the_times_in_production(world: World) -> None:
     [between] = make_passport(world.sources, NAME, 2).periods
     assert (first.until, between.until, again.until) == (between.since, again.since, None)
     assert (first.action, again.action, again.why) == (PROMOTION, ROLLBACK, "it was wrong")
+    page = passport_page(seal(make_passport(world.sources, NAME, 1), world.sources.key))
+    assert ">no later switch<" in page
 
 
 def _chained(*switches: tuple[str, dict[str, Any]]) -> list[LedgerEntry]:
