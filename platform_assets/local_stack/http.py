@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,7 +24,7 @@ def answers_ok(url: str, timeout_s: float = 2.0) -> bool:
     try:
         with _OPENER.open(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
@@ -34,8 +35,11 @@ def get(url: str | urllib.request.Request, kind: type[Body], timeout_s: float = 
         OSError: no answer, or one that is not 2xx.
         ValueError: the answer is not a body of that kind.
     """
-    with _OPENER.open(url, timeout=timeout_s) as answer:
-        data = answer.read()
+    try:
+        with _OPENER.open(url, timeout=timeout_s) as answer:
+            data = answer.read()
+    except HTTPException as error:  # such as half an answer of a process that was killed
+        raise ConnectionError(f"the answer broke off: {error!r}") from error
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import IO, Final
 
 from platform_assets.local_stack.processes import (
     GATEWAY_TOKEN,
@@ -237,15 +237,13 @@ def sole_owner(settings: StackSettings) -> Iterator[None]:
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     path = settings.run_dir / "stack.pid"
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locks(file):
             file.seek(0)
             raise StackError(
                 f"a stack with this state directory runs already (pid {file.read().strip()}). "
                 "Look at it with `make status`, stop it with `make down`, or start another one "
                 "with its own STATE_DIR and ports."
-            ) from error
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -253,6 +251,18 @@ def sole_owner(settings: StackSettings) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _locks(file: IO[str]) -> bool:
+    """Take the lock of an open file; a second for those who only look (`owner_pid`)."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
 
 
 def owner_pid(settings: StackSettings) -> int | None:

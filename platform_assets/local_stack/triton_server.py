@@ -136,20 +136,29 @@ def control_key(state_dir: Path) -> str:
 def persistent_secret(
     file: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)
 ) -> str:
-    """Return the secret in a file, made on first use (mode 0600); StackError if unreadable."""
+    """Return the secret in a file, made on first use (mode 0600).
+
+    Raises:
+        StackError: it cannot be read, or is empty.
+    """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not file.exists():
-        descriptor, staged = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(make())
-        # A link makes the file whole at once, or leaves the one that another process made first.
-        with contextlib.suppress(FileExistsError):
-            os.link(staged, file)
-        Path(staged).unlink()
+        with tempfile.NamedTemporaryFile("w", dir=file.parent) as staged:  # of mode 0600
+            staged.write(make())
+            staged.flush()
+            os.fsync(staged.fileno())
+            # A link makes the file whole at once, or leaves what another process made first.
+            with contextlib.suppress(FileExistsError):
+                file.hardlink_to(staged.name)
     try:
-        return file.read_text().strip()
-    except OSError as error:
+        secret = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
         raise StackError(f"the secret {file} cannot be read: {error}") from error
+    if not secret:
+        raise StackError(
+            f"the secret {file} is empty: remove the file, and the next start makes a new one"
+        )
+    return secret
 
 
 def shared_memory_prefix(state_dir: Path) -> str:

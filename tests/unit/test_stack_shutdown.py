@@ -1,14 +1,22 @@
-"""What `make down` says while the services of another process stop."""
+"""What `make down` says while services stop; the lock and the calls that it asks by."""
 
 from __future__ import annotations
 
+import fcntl
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from platform_assets.local_stack import __main__ as cli
+from platform_assets.local_stack.http import answers_ok, get
+from platform_assets.local_stack.settings import stack_settings
+from platform_assets.local_stack.stack import owner_pid, sole_owner
 
 OWNER = """
 import signal, subprocess, sys
@@ -50,3 +58,39 @@ def test_make_down_names_each_service_as_it_stops(
     *stopped, end = capsys.readouterr().out.splitlines()
     assert sorted(stopped) == ["stopped dagster-daemon", "stopped gateway"]
     assert end == "Stopped. The state is kept; `make up` resumes it."
+
+
+def test_who_looks_at_a_stack_keeps_none_from_starting(tmp_path: Path) -> None:
+    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    with sole_owner(settings):
+        pass
+    with (settings.run_dir / "stack.pid").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (looking.fileno(), fcntl.LOCK_UN)).start()
+        with sole_owner(settings):
+            assert owner_pid(settings) is not None
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9"])
+def test_answer_that_breaks_off_is_none(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+        def half_an_answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        with _answering(half_an_answer), pytest.raises(OSError, match=r"."):
+            get(url, dict)
+        with _answering(half_an_answer):
+            assert not answers_ok(url) or answer.startswith(b"HTTP/1.1 200 OK")
+
+
+@contextmanager
+def _answering(answer: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield
+    thread.join()

@@ -17,6 +17,7 @@ from platform_assets.local_stack.triton_server import (
     control_key_file,
     main,
     models_to_load,
+    persistent_secret,
     shared_memory_prefix,
     triton_arguments,
     triton_environment,
@@ -40,6 +41,19 @@ def arguments(**changes: object) -> tuple[str, ...]:
         "ports": PORTS,
     }
     return triton_arguments(**{**options, **changes})  # type: ignore[arg-type] # test data
+
+
+def test_secret_that_a_crash_left_empty_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.touch()
+    with pytest.raises(StackError, match="token is empty: remove the file"):
+        persistent_secret(secret)
+    secret.write_bytes(b"\xff")
+    with pytest.raises(StackError, match="token cannot be read"):
+        persistent_secret(secret)
+    secret.unlink()
+    assert persistent_secret(secret) == persistent_secret(secret) != ""
+    assert [*tmp_path.iterdir()] == [secret]
 
 
 def test_only_named_models_are_loaded_and_never_all() -> None:
