@@ -8,7 +8,8 @@ import gzip
 import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ _UTF16: Final = tuple(
 """How such a file begins, as foreign bytes."""
 _SHOWN: Final = 40
 _LONGEST_LINE: Final = 16 << 20
-_PATIENT: Final = f"strict_mode=false, parallel=false, max_line_size={_LONGEST_LINE}"
+_CHUNK_ROWS: Final = 16_384
 _FIX: Final = "correct the source file and run again"
 _AS_UTF8: Final = "save it as UTF-8 with a value for each column, and run again"
 
@@ -57,7 +58,7 @@ class CsvFile:
         readings = []
         for mark in [self.separator] if self.separator else _SEPARATORS:
             line, cells = next(self._cells(mark), (1, []))
-            readings.append((cells, mark, max(0, line - 1 - "".join(cells).count("\n"))))
+            readings.append((cells, mark, line - 1))
         if not readings[0][0]:
             raise SourceError(
                 f"{self.name} is empty", "write a header line and rows to it, and run again"
@@ -83,26 +84,40 @@ class CsvFile:
         import duckdb
 
         header, separator, blank = self.header()
-        try:
-            sink.add(self._rows(header, separator, blank, "strict_mode=true"))
-        except duckdb.Error as exc:
-            # DuckDB stops at its first complaint, in its own words. Read again slowly, to say
-            # which rows are wrong and how.
-            self._check_structure(separator)
-            try:
-                # It is well-formed: lines that end in two ways, or that are long or quoted.
-                sink.add(self._rows(header, separator, blank, _PATIENT))
-            except duckdb.Error:
-                problem = str(exc).partition("\n")[0]
-                raise SourceError(f"{self.name} cannot be read as CSV: {problem}", _FIX) from None
+        # DuckDB takes a line break in a header for the end of it.
+        if not any(mark in cell for cell in header for mark in "\r\n"):
+            # It stops at its first complaint, in its own words; behind its first rows that is an
+            # OSError of Arrow's reader.
+            with suppress(duckdb.Error, OSError):
+                sink.add(self._rows(header, separator, blank))
+                return
+        self._check_structure(separator)
+        self._read_slowly(sink, header, separator)
 
-    def _rows(self, header: list[str], separator: str, blank: int, mode: str) -> SourceRows:
+    def _rows(self, header: list[str], separator: str, blank: int) -> SourceRows:
         columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
         relation = (
             f"read_csv({file_in_sql(self.path)}, auto_detect=false, header=true, skip={blank}, "
             f"delim={quoted(separator)}, quote='\"', escape='\"', columns={{{columns}}}, "
-            f"compression='{'gzip' if self._zipped else 'none'}', {mode})"
+            f"compression='{'gzip' if self._zipped else 'none'}', strict_mode=true)"
         )
+        return self._part_of(relation, header, separator)
+
+    def _read_slowly(self, sink: RowSink, header: list[str], separator: str) -> None:
+        """Add the rows of a well-formed file, whose lines may be long and end in any way."""
+        import pyarrow as pa
+
+        lines, before = itertools.islice(self._cells(separator), 1, None), 0
+        while chunk := [cells for _, cells in itertools.islice(lines, _CHUNK_ROWS)]:
+            columns = {
+                f"c{place}": pa.array([cell or None for cell in column], pa.string())
+                for place, column in enumerate(zip(*chunk, strict=True))
+            }
+            sink.database.register("lines", pa.table(columns))
+            sink.add(replace(self._part_of("lines", header, separator), before=before))
+            before += len(chunk)
+
+    def _part_of(self, relation: str, header: list[str], separator: str) -> SourceRows:
         return SourceRows(
             self.name,
             self.part,
