@@ -57,13 +57,18 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
         folders = model_folders()
     for folder in [folders] if isinstance(folders, Path) else folders:
         try:
-            found = model_files(folder)
+            inside = sorted(one for one in folder.iterdir() if not _is_hidden(one.name))
         except OSError as error:
-            message = f"cannot be read: {error.strerror}; correct the path or {MODELS_DIR}"
-            problems.append(Diagnostic(folder, 1, "folder", message))
+            problems.append(_unreadable(folder, error))
             continue
-        for file in found:
-            files.setdefault(file.resolve(), file)
+        for own in (folder, *inside):  # a model's own folder may be given as well
+            try:
+                found = [own / name for name in FILE_NAMES if (own / name).exists()]
+            except OSError as error:
+                problems.append(_unreadable(own, error))
+                continue
+            for file in found:
+                files.setdefault(file.resolve(), file)
     documents = _read_all({file: file for file in files.values()}, read_document, problems)
     tables = _read_all(
         {file: one for file, one in documents.items() if is_table(one)}, parse_table, problems
@@ -77,6 +82,11 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
     )
     clashes = _clashes({**tables, **specs})
     taken = {problem.file for problem in clashes}
+    if lost := {tables[file].name for file in taken - claimed if file in tables}:
+        # To a model of the same name: those that read them have no table either.
+        rest = {name: table for name, table in by_name.items() if name not in lost}
+        read = partial(parse_model, tables=rest)
+        specs = _read_all({file: documents[file] for file in specs}, read, problems)
     return Models(
         {file: spec for file, spec in specs.items() if file not in taken},
         (*problems, *clashes),
@@ -101,15 +111,14 @@ def _read_all(
     return good
 
 
-def model_files(folder: Path) -> list[Path]:
-    """Return the model files of a folder of models, or that of a model's own folder.
+def _is_hidden(name: str) -> bool:
+    """Whether an entry of a folder is no model's; many volumes have a `lost+found` of root's."""
+    return name.startswith((".", "__")) or name == "lost+found"
 
-    Raises:
-        OSError: for a folder that is not there or cannot be read.
-    """
-    inside = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
-    candidates = [entry / name for entry in (folder, *inside) for name in FILE_NAMES]
-    return [file for file in candidates if file.exists()]
+
+def _unreadable(folder: Path, error: OSError) -> Diagnostic:
+    message = f"cannot be read: {error.strerror}; correct the path or {MODELS_DIR}"
+    return Diagnostic(folder, 1, "folder", message)
 
 
 def _clashes(specs: Mapping[Path, ModelSpec | FeatureTableSpec]) -> list[Diagnostic]:

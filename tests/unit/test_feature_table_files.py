@@ -15,6 +15,7 @@ from platform_assets.components.defining import define_models
 from platform_assets.components.loading import read_models
 from platform_assets.shared_definitions import resources
 from serving_gateway.contract import DType
+from tests.support.model_files import MINIMAL
 from tests.support.several_tables import CUSTOMERS, MODEL, SHOPS, tables, write_files
 
 
@@ -28,6 +29,19 @@ def _problems(folder: Path, **files: str) -> list[str]:
         str(one).replace(f"{folder}/", "").replace("/defs.yaml", "")
         for one in read_models(folder).problems
     ]
+
+
+def test_model_of_a_table_whose_name_a_model_takes_is_refused_with_it(tmp_path: Path) -> None:
+    named = MINIMAL.replace("attributes:", "attributes:\n  model_name: shops")
+    said = _problems(tmp_path, copy=named, shops=SHOPS)
+    assert [spec.name for spec in read_models(tmp_path).specs.values()] == ["payments"]
+    assert any("'shops' is also the name of" in one for one in said)
+    table = SHOPS.replace("attributes:", "attributes:\n  table_name: shops")
+    said = _problems(tmp_path, shops=named, other=table)
+    models = read_models(tmp_path)
+    assert [spec.name for spec in models.specs.values()] == ["shops"]
+    assert [table.name for table in models.tables.values()] == ["customers"]
+    assert any(one.startswith("payments:") and "no feature table shops" in one for one in said)
 
 
 def test_columns_and_keys_have_the_types_of_their_tables(tmp_path: Path) -> None:

@@ -212,6 +212,30 @@ def test_missing_folder_is_reported_and_the_rest_loads(
     assert "MODELS_DIR" in (loaded["absent/model_file"].description or "")
 
 
+def test_folder_that_cannot_be_looked_into_takes_no_other_model_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "z"):
+        write(tmp_path, MINIMAL, name)
+    for name in ("closed", "lost+found"):
+        (tmp_path / name).mkdir()
+    exists = Path.exists
+
+    def refused(path: Path) -> bool:
+        if path.parent.name in {"closed", "lost+found"}:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+
+    models = read_models(tmp_path)
+
+    assert [spec.model_name for spec in models.specs.values()] == ["a", "z"]
+    [problem] = models.problems
+    assert (problem.file, problem.field) == (tmp_path / "closed", "folder")
+    assert "Permission denied" in problem.message
+
+
 def test_folder_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to(SHIPPED)
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "link"))

@@ -193,6 +193,28 @@ def test_model_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     assert file.read_text() == MINIMAL
 
 
+def test_model_file_that_comes_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
+    path, target = tables.patients(tmp_path)
+    folder = tmp_path / "models"
+    (folder / "patients").mkdir(parents=True)
+
+    def write_one_too(_line: str) -> None:
+        (folder / "patients" / "defs.yml").write_text("theirs")
+
+    with pytest.raises(ScaffoldError, match="has a model file, which stays as it is"):
+        make_model(ModelRequest(str(path), target), folder, say=write_one_too)
+
+    assert [one.name for one in (folder / "patients").iterdir()] == ["defs.yml"]
+
+
+def test_name_of_a_feature_table_is_refused(tmp_path: Path) -> None:
+    path, target = tables.patients(tmp_path)
+    sentence = "is a feature table named fraud_customers: give another name"
+
+    with pytest.raises(ScaffoldError, match=sentence):
+        make_model(ModelRequest(str(path), target, name="Fraud_Customers"), tmp_path / "models")
+
+
 def test_name_of_another_model_is_refused(tmp_path: Path) -> None:
     path, target = tables.patients(tmp_path)
 

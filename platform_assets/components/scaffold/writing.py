@@ -35,7 +35,8 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
             file.write_text(render(draft, request, named), encoding="utf-8")
             _check(file, draft, named)
             if folder.is_dir():
-                file.rename(folder / file.name)
+                _refuse_model_file(folder)  # one may have come meanwhile
+                (folder / file.name).hardlink_to(file)
             else:
                 staged.rename(folder)
     except OSError as error:
@@ -55,16 +56,24 @@ def _check(file: Path, draft: Draft, table: str) -> None:
 
 
 def refuse_taken(model_name: str, folder: Path, others: Sequence[Path]) -> None:
-    """Raise ScaffoldError where the folder has a model file, or another model has the name."""
+    """Raise ScaffoldError where the folder has a model file, or the name is another's."""
+    try:
+        _refuse_model_file(folder)
+        siblings = [folder.parent] if folder.parent.is_dir() else []
+    except OSError as error:
+        raise ScaffoldError(f"{folder} cannot be read: {error.strerror}") from error
+    models = read_models([*siblings, *others])
+    for kind, known in (("model", models.specs), ("feature table", models.tables)):
+        for file, spec in known.items():
+            if spec.name.casefold() == model_name.casefold():
+                raise ScaffoldError(f"{file} is a {kind} named {spec.name}: give another name")
+
+
+def _refuse_model_file(folder: Path) -> None:
     if any((folder / name).exists() for name in FILE_NAMES):
         raise ScaffoldError(
             f"{folder} has a model file, which stays as it is: give another name, or remove it"
         )
-    siblings = [folder.parent] if folder.parent.is_dir() else []
-    known = read_models([*siblings, *others]).specs
-    for file, spec in known.items():
-        if spec.model_name.casefold() == model_name.casefold():
-            raise ScaffoldError(f"{file} is a model named {spec.model_name}: give another name")
 
 
 @contextmanager
