@@ -183,6 +183,18 @@ def test_columns_may_be_called_as_parts_of_a_model_file(tmp_path: Path) -> None:
     assert names == [*parts[:-1], "column_8"]
 
 
+def test_header_that_cannot_be_printed_is_written_so_that_it_reads_the_same(
+    tmp_path: Path,
+) -> None:
+    headers = ["a\x85b", "c\ufffed", "e\u2028f"]
+    frame = pd.DataFrame(np.random.default_rng(8).normal(size=(200, 3)), columns=headers)
+    frame.assign(y=frame.sum(axis=1)).to_csv(tmp_path / "t.csv", index=False)
+
+    outcome = make_model(ModelRequest(str(tmp_path / "t.csv"), "y"), tmp_path / "models")
+
+    assert [one.source_column for one in read_model(outcome.file).features] == headers
+
+
 def test_model_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     path, target = tables.patients(tmp_path)
     file = write(tmp_path / "models", MINIMAL)

@@ -165,6 +165,77 @@ def test_old_rows_do_not_expire(tmp_path: Path) -> None:
     assert old.spec.ttl.days == 36_500
     assert "27 years old" in old.reasons["ttl"]
     assert new.spec.ttl.days == 3_650
+    oldest = drafted(tmp_path, table(day=["1850-05-06"], x=[1, 2], y=["a", "b"]))
+    assert "175 years old, and counts as expired" in oldest.reasons["ttl"]
+
+
+OTHER_NOTATIONS = [
+    lambda row: f'"{row + 100},{row:02}"',
+    lambda row: f'"$1,{row + 100}.50"',
+    lambda row: f"1.{row + 100} €",
+    lambda row: f"{row + 1}%",
+    lambda row: f"{row % 12 + 1:02}/{row % 28 + 1:02}/20{row % 26:02} 10:15",
+    lambda row: f"{row % 28 + 1}.{row % 12 + 1}.20{row % 26:02}",
+]
+
+
+@pytest.mark.parametrize("cells", OTHER_NOTATIONS)
+def test_number_in_another_notation_is_no_key_and_no_class(tmp_path: Path, cells: Any) -> None:
+    draft = drafted(tmp_path, table(z=cells, x=[1, 2], y=["a", "b"]))
+
+    assert draft.spec.join_key == JoinKey(row_number="row_id")
+    assert "write 1234.5 or 2024-03-01" in draft.left_out["z"]
+    with pytest.raises(ScaffoldError, match=r"numbers as 1234\.5, or say TASK=multiclass"):
+        drafted(tmp_path, table(z=[1, 2], y=cells))
+    draft = drafted(tmp_path, table(x=[1, 2], y=['"1,5"', '"2,5"']), task="binary")
+    assert draft.spec.task is Task.BINARY
+
+
+def test_few_cells_that_keep_a_column_from_being_numbers_are_named(tmp_path: Path) -> None:
+    hint = "all but 1 of 60 cells are numbers: correct or empty those"
+    few = drafted(tmp_path, table(x=lambda row: row % 9 if row else "?", y=["a", "b"]))
+    many = drafted(tmp_path, table(z=lambda row: row / 7 if row else "-", x=[1, 2], y=["a", "b"]))
+
+    assert hint in few.feature_reasons["x"]
+    assert hint in many.left_out["z"]
+    with pytest.raises(ScaffoldError, match=hint):
+        drafted(tmp_path, table(x=[1, 2], y=lambda row: row % 3 if row else "y"))
+
+
+def test_number_of_a_group_is_read_although_it_is_named_like_an_identifier(tmp_path: Path) -> None:
+    draft = drafted(tmp_path, table(store_id=[1, 2, 3], sale_id=lambda row: row // 2, y=["a", "b"]))
+
+    assert [one.name for one in draft.spec.features] == ["store_id"]
+    assert "but 3 different ones repeat" in draft.feature_reasons["store_id"]
+    assert "named like an identifier" in draft.left_out["sale_id"]
+
+
+@pytest.mark.parametrize(
+    ("header", "day"), [("valid_until", "2025"), ("expires_at", "2025"), ("checked", "2026")]
+)
+def test_time_to_come_is_not_the_time_of_a_row(tmp_path: Path, header: str, day: str) -> None:
+    columns = {header: lambda row: f"{day}-12-{row % 28 + 1:02}", "x": [1, 2], "y": ["a", "b"]}
+
+    assert drafted(tmp_path, table(**columns)).spec.event_time is None
+    if day == "2026":
+        with pytest.raises(ScaffoldError, match=r"times to come, up to 2026-12-28"):
+            drafted(tmp_path, table(**columns), time=header)
+
+
+def test_large_numbers_are_told_apart_and_named_where_they_cannot_be_the_key(
+    tmp_path: Path,
+) -> None:
+    def huge(row: int) -> int:
+        return 2**62 + row
+
+    assert drafted(tmp_path, table(x=[1, 2], y=huge)).spec.task is Task.REGRESSION
+    with pytest.raises(ScaffoldError, match=r"it has numbers beyond 2\*\*53"):
+        drafted(tmp_path, table(n=huge, x=[1, 2], y=["a", "b"]), key="n")
+
+
+def test_header_without_rows_is_refused_as_that(tmp_path: Path) -> None:
+    with pytest.raises(ScaffoldError, match="has a header and no rows"):
+        drafted(tmp_path, "x,y\n")
 
 
 @pytest.mark.parametrize(

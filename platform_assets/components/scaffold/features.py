@@ -23,6 +23,7 @@ from serving_gateway.contract import DType
 
 _FEW_TEXTS: Final = 20
 _ROWS_PER_TEXT: Final = 2
+_ROWS_PER_GROUP: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def infer_features(
         if why_not := _useless(one, request.stem):
             left_out[one.header] = why_not
             continue
-        spec, why = _feature(one, taken)
+        spec, why = _feature(one, taken, request.stem)
         taken.add(spec.name.casefold())
         specs.append(spec)
         reasons[spec.name] = why
@@ -85,23 +86,29 @@ def _useless(column: ColumnProfile, stem: str) -> str | None:
 
 
 def _useless_number(column: ColumnProfile, stem: str) -> str | None:
-    if column.distinct == 1 or column.least == column.greatest:
+    if column.distinct == 1 or column.is_constant:
         return "the same value in every row"
     if column.infinite:
         return "has infinite values"
     if not (column.is_whole and not column.decimals):
         return None
-    if names.names_key(column.header, stem):
+    if names.names_key(column.header, stem) and not _repeats(column):
         return "named like an identifier, which tells nothing of other rows"
     if column.is_consecutive or (column.is_unique and names.names_counter(column.header)):
         return "numbers the rows, which tells nothing of other rows"
     return None
 
 
+def _repeats(column: ColumnProfile) -> bool:
+    """Whether a value names many rows, as a shop's number does and a sale's does not."""
+    return column.distinct_integers <= column.values // _ROWS_PER_GROUP
+
+
 def _useless_text(column: ColumnProfile) -> str | None:
     if column.distinct == 1 and not column.missing:
         return "the same value in every row"
     counted = f"{column.distinct:,} different texts in {column.texts:,} rows"
+    counted += f" ({hint})" if (hint := _hint(column)) else ""
     if column.distinct > MAX_TEXTS:
         return f"{counted}, more than the {MAX_TEXTS:,} that a model may read"
     if column.distinct > _FEW_TEXTS and names.names_time(column.header):
@@ -111,9 +118,20 @@ def _useless_text(column: ColumnProfile) -> str | None:
     return f"{counted}, so none is seen again" if column.distinct == column.rows else None
 
 
-def _feature(column: ColumnProfile, taken: set[str]) -> tuple[FeatureSpec, str]:
+def _hint(column: ColumnProfile) -> str | None:
+    """Say what a text may have been meant as."""
+    if column.is_in_other_notation:
+        return "numbers or dates as they are not read: write 1234.5 or 2024-03-01"
+    return column.stray
+
+
+def _feature(column: ColumnProfile, taken: set[str], stem: str) -> tuple[FeatureSpec, str]:
     name = names.identifier(column.header, column.place, taken, names.FEATURE)
     dtype, why = _type(column)
+    if dtype is DType.INT64 and names.names_key(column.header, stem):
+        why += f", named like an identifier, but {column.distinct_integers:,} different ones repeat"
+    if dtype is DType.BYTES and (hint := _hint(column)):
+        why += f"; {hint}"
     if column.missing:
         why += f"; {column.missing:,} of {column.rows:,} rows have none"
     renamed = "" if name == column.header else column.header

@@ -31,7 +31,7 @@ def infer(table: TableProfile, request: ModelRequest, now: datetime) -> Draft:
     task, why_task, type_ = infer_task(target_column, request)
     target, why_target = describe_target(target_column, type_)
     others = tuple(one for one in table.columns if one is not target_column)
-    time = infer_time(others, request)
+    time = infer_time(others, request, now)
     key = infer_key(others, time.column, table, request)
     features = infer_features(others, key, time, table, target.name, request)
     ttl, why_ttl = _ttl(time.column, now)
@@ -80,4 +80,6 @@ def _ttl(time: ColumnProfile | None, now: datetime) -> tuple[timedelta, str]:
     if age < DEFAULT_TTL:
         return DEFAULT_TTL, ""
     years = age.days // 365
+    if age > _LONGEST_TTL:
+        return _LONGEST_TTL, f"the oldest row is {years} years old, and counts as expired"
     return _LONGEST_TTL, f"the oldest row is {years} years old, and must not count as expired"

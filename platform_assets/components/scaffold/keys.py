@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from platform_assets.components.scaffold import names
@@ -41,8 +42,9 @@ class Key:
     why: str
 
 
-def infer_time(columns: Sequence[ColumnProfile], request: ModelRequest) -> Time:
+def infer_time(columns: Sequence[ColumnProfile], request: ModelRequest, now: datetime) -> Time:
     """Return when a row was true; ScaffoldError for a requested column that cannot say so."""
+    now = now.astimezone(UTC).replace(tzinfo=None)
     if request.time is not None:
         column = _requested(columns, request.time, request)
         if not column.fits(TIME) or column.missing:
@@ -50,13 +52,22 @@ def infer_time(columns: Sequence[ColumnProfile], request: ModelRequest) -> Time:
                 f"{request.time} of {request.title} is not a time in every row, such as "
                 "2024-03-01T00:00:00Z"
             )
+        if _is_to_come(column, now):
+            raise ScaffoldError(
+                f"{request.time} of {request.title} has times to come, up to {column.latest} UTC, "
+                "and a row is true from its time on"
+            )
         return _time(column, "as asked")
-    possible = [one for one in columns if _may_be_time(one)]
+    possible = [one for one in columns if _may_be_time(one) and not _is_to_come(one, now)]
     if not possible:
         return Time()
     chosen = next((one for one in possible if names.names_time(one.header)), possible[0])
     others = ", ".join(_shown(one.header) for one in possible if one is not chosen)
     return _time(chosen, "every row has a time here" + (f"; also in {others}" if others else ""))
+
+
+def _is_to_come(column: ColumnProfile, now: datetime) -> bool:
+    return column.latest is not None and column.latest > now
 
 
 def _may_be_time(column: ColumnProfile) -> bool:
@@ -89,7 +100,7 @@ def infer_key(
     if request.key is not None:
         column = _requested(columns, request.key, request)
         return _requested_key(column, time, table, request)
-    possible = [one for one in columns if _may_be_key(one)]
+    possible = [one for one in columns if _may_be_key(one) and not one.is_in_other_notation]
     named = [one for one in possible if names.names_key(one.header, request.stem)]
     for one in named:
         if one.is_unique:
@@ -101,7 +112,7 @@ def infer_key(
     for one in possible:
         if one.is_consecutive and (one.place == 1 or names.names_counter(one.header)):
             return _key(one, "numbers the rows")
-        if one.is_unique and not one.is_whole:
+        if one.is_unique and not one.is_whole and not one.stray:
             return _key(one, "a text that is different in every row")
     taken = {one.header.casefold() for one in table.columns}
     free = (one for one in ("row_id", "row_number", "number_of_row") if one not in taken)
@@ -125,7 +136,9 @@ def _requested_key(
     column: ColumnProfile, time: ColumnProfile | None, table: TableProfile, request: ModelRequest
 ) -> Key:
     problem = None
-    if not _may_be_key(column):
+    if column.is_whole and not column.missing and not _is_exact(column):
+        problem = "has numbers beyond 2**53, which JSON does not carry exactly: make it a text"
+    elif not _may_be_key(column):
         problem = "is not a whole number or a text in every row"
     elif not (column.is_unique or (time is not None and table.is_unique(column, time))):
         problem = "repeats" + (f" at one {time.header}" if time else ", and no column has times")
@@ -135,10 +148,13 @@ def _requested_key(
 
 
 def _may_be_key(column: ColumnProfile) -> bool:
-    is_small = max(-(column.least or 0.0), column.greatest or 0.0) < _LARGEST
     is_text = column.fits(TEXT) and (column.zero_led > 0 or not column.fits(NUMBER))
-    fits = is_small if column.is_whole else is_text
+    fits = _is_exact(column) if column.is_whole else is_text
     return fits and not column.missing and not column.is_time
+
+
+def _is_exact(column: ColumnProfile) -> bool:
+    return max(-(column.least or 0.0), column.greatest or 0.0) < _LARGEST
 
 
 def _key(column: ColumnProfile, why: str) -> Key:

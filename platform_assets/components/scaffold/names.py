@@ -25,7 +25,10 @@ _TIMES: Final = frozenset(
     {"at", "created", "date", "datetime", "day", "recorded", "time", "timestamp", "updated"}
 )
 _KOREAN_TIMES: Final = ("날짜", "시각", "시간", "일시", "일자")
-_OTHER_TIMES: Final = frozenset({"birth", "birthday", "birthdate", "born", "dob", "expiry"})
+_OTHER_TIMES: Final = frozenset(
+    {"birth", "birthday", "birthdate", "born", "dob", "due", "expiration", "expires", "expiry"}
+    | {"expire", "until", "valid"}
+)
 _KOREAN_OTHER_TIMES: Final = ("생년월일", "생일", "만료")
 
 

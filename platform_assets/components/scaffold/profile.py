@@ -10,6 +10,7 @@ from typing import Final
 
 from platform_assets.components.scaffold.names import valid_model_name
 from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.losses import EXACT
 from serving_gateway.contract import DType
 
 INTEGER: Final = Column("integer", DType.INT64)
@@ -17,6 +18,8 @@ BOOLEAN: Final = Column("boolean", DType.BOOL)
 NUMBER: Final = Column("number", DType.FP64)
 TEXT: Final = Column("text", DType.BYTES)
 TIME: Final = Column("time", None, timezone="UTC")
+_MOST_STRAY: Final = 0.05
+"""Share of cells that are likelier errors than texts of their own."""
 TYPES: Final = (INTEGER, BOOLEAN, NUMBER, TEXT, TIME)
 """The types that a column is tried as, by the casting rules."""
 
@@ -93,6 +96,8 @@ class ColumnProfile:
     latest: datetime | None
     local_times: int
     """Times without an offset."""
+    otherwise_written: int
+    """Numbers, amounts and dates in a notation that is not read: 3,5, $1,200 or 03/01/2024."""
 
     def fits(self, column: Column) -> bool:
         """Whether every cell that is not missing has a value of this type, and one is there."""
@@ -119,8 +124,23 @@ class ColumnProfile:
     def is_constant(self) -> bool:
         """Whether all cells that are not missing have the same value."""
         if self.fits(NUMBER) and not self.zero_led:
-            return self.least == self.greatest
+            # Doubles do not tell large integers apart.
+            is_exact = self.least is not None and abs(self.least) <= EXACT
+            return self.least == self.greatest and (is_exact or self.distinct == 1)
         return (self.distinct_booleans if self.fits(BOOLEAN) else self.distinct) == 1
+
+    @property
+    def is_in_other_notation(self) -> bool:
+        """Whether every cell is a number or a date, none of which is read as one."""
+        return self.otherwise_written == self.texts > 0 and not self.fits(NUMBER)
+
+    @property
+    def stray(self) -> str | None:
+        """Which few cells keep the column from being numbers, in words."""
+        count = self.wrong[NUMBER.name]
+        if not 0 < count <= self.values * _MOST_STRAY or self.fits(BOOLEAN) or self.fits(TIME):
+            return None
+        return f"all but {count:,} of {self.values:,} cells are numbers: correct or empty those"
 
     @property
     def is_unique(self) -> bool:

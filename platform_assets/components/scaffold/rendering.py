@@ -109,7 +109,7 @@ def _scalar(value: object) -> str:
     is_plain = value.isascii() and value.replace("_", "").isalnum()
     if is_plain and yaml.safe_load(value) == value:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 def _comment(text: str) -> str:

@@ -17,7 +17,7 @@ from platform_assets.components.scaffold.profile import (
     ModelRequest,
     TableProfile,
 )
-from platform_assets.features.sources.casting import cast, quoted
+from platform_assets.features.sources.casting import SPACES, cast, quoted
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.files import FileReader
 from platform_assets.features.sources.losses import EXACT
@@ -28,6 +28,10 @@ from serving_gateway.contract import DType
 if TYPE_CHECKING:
     import duckdb
 
+_AMOUNT: Final = "[€$£¥₩]? ?[+-]?([1-9][0-9]{0,2}([.,' ][0-9]{3})+|[0-9]+)([.,][0-9]+)? ?[€$£¥₩%]?"
+_DATE: Final = "[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2,4}( [0-9:]+( ?[AaPp][Mm])?)?"
+_OTHERWISE: Final = quoted(f"^[{SPACES}]*({_AMOUNT}|{_DATE})[{SPACES}]*$")
+"""Pattern of numbers and dates that the casting rules do not read, among others that they do."""
 _CELLS: Final = 5_000_000
 """Cells that are counted at once: what a query over them holds stays bounded."""
 
@@ -119,6 +123,7 @@ def _counting(places: Sequence[int], type_: str) -> str:
     casts = {one: cast(one, "v", type_) for one in TYPES}
     whole, number, text = (casts[one].value for one in (INTEGER, NUMBER, TEXT))
     is_text = type_ == "VARCHAR"
+    otherwise = f"regexp_matches(v, {_OTHERWISE})" if is_text else "false"
     point = "contains(v, '.')" if is_text else str(type_ in {"FLOAT", "DOUBLE"})
     zeros = f"regexp_matches(v, {ZERO_LED})" if is_text else "false"
     wrong = ", ".join(
@@ -134,7 +139,8 @@ def _counting(places: Sequence[int], type_: str) -> str:
           count(*) FILTER (WHERE abs(number) > {EXACT}
             AND TRY_CAST(number AS FLOAT) IS DISTINCT FROM number),
           count(*) FILTER (WHERE isinf(number)), min(time), max(time),
-          count(*) FILTER (WHERE time IS NOT NULL AND {casts[TIME].local})
+          count(*) FILTER (WHERE time IS NOT NULL AND {casts[TIME].local}),
+          count(*) FILTER (WHERE {otherwise})
         FROM (SELECT *, {whole} AS whole, {number} AS number, {casts[TIME].value} AS time,
             {casts[BOOLEAN].value} AS truth
           FROM (SELECT unnest([{", ".join(map(str, places))}]) AS place,

@@ -28,6 +28,8 @@ _FEWEST_PER_CLASS: Final = 3
 
 def find_target(table: TableProfile, request: ModelRequest) -> ColumnProfile:
     """Return the column to predict; ScaffoldError when it is absent, or nothing can be learned."""
+    if not table.rows:
+        raise ScaffoldError(f"{request.title} has a header and no rows")
     wanted = request.target
     if wanted in table.repeated:
         raise ScaffoldError(f"{request.title} has several columns {wanted!r}: rename all but one")
@@ -60,6 +62,13 @@ def infer_task(column: ColumnProfile, request: ModelRequest) -> tuple[Task, str,
     type_ = _label_type(column)
     if request.task is not None:
         return _requested_task(column, request.task, type_, request.title)
+    if type_ is DType.BYTES and column.is_in_other_notation:
+        raise ScaffoldError(
+            f"{column.header} of {request.title} has numbers or dates as they are not read: write "
+            "numbers as 1234.5, or say TASK=multiclass where each is a class"
+        )
+    if type_ is DType.BYTES and column.stray:
+        raise ScaffoldError(f"{column.header} of {request.title}: {column.stray}")
     if type_ is DType.BOOL:
         return Task.BINARY, "true or false", type_
     if type_ is DType.FP64:
