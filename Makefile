@@ -80,8 +80,8 @@ passport: $(VENV)/.run ## what is recorded of a version, signed: make passport M
 erase: $(VENV)/.run ## erase an entity from a prediction log: make erase MODEL=cars ENTITY=17 (or CLIENT=ada)
 	@SAMPLES_DIR="$${SAMPLES_DIR:-$${STATE_DIR:-.local}/samples}" \
 	  GATEWAY_STATE_DIR="$${GATEWAY_STATE_DIR:-$${STATE_DIR:-.local}/gateway}" \
-	  $(RUN) platform_assets.prediction_log erase "$$MODEL" \
-	  $(if $(value ENTITY),"$$ENTITY") $(if $(value CLIENT),--client="$$CLIENT")
+	  $(RUN) platform_assets.prediction_log erase $(if $(value CLIENT),--client="$$CLIENT") \
+	  -- "$$MODEL" $(if $(value ENTITY),"$$ENTITY")
 
 down: $(VENV)/.run ## stop what `make up` started
 	@$(STACK) down

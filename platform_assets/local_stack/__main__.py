@@ -22,7 +22,13 @@ from platform_assets.local_stack.processes import SOURCE_PATH
 from platform_assets.local_stack.release_demo.command import release_demo
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
 from platform_assets.local_stack.shutdown import stop_stack
-from platform_assets.local_stack.stack import Stack, give_source, owner_pid, sole_owner
+from platform_assets.local_stack.stack import (
+    Stack,
+    give_source,
+    owner_pid,
+    sole_owner,
+    validate_state_dir,
+)
 from platform_assets.model_spec import ModelSpec, table_job_name
 from serving_gateway.contract import DEFAULT_MODEL, Release, is_model_name
 
@@ -158,6 +164,7 @@ def _waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
+    validate_state_dir(settings)  # before anything is made there
     with sole_owner(settings):
         stack = Stack(settings, os.environ)
         with _waiting(console, "starting") as waiting:
@@ -246,6 +253,13 @@ def main(arguments: list[str]) -> int:
         return _COMMANDS[arguments[0]](stack_settings(os.environ), console)
     except StackError as error:
         console.print(f"[red]{arguments[0]}:[/] {escape(str(error))}", highlight=False)
+        return 1
+    except OSError as error:
+        console.print(
+            f"[red]{arguments[0]}:[/] {escape(str(error))}. Name a STATE_DIR that this user may "
+            "read and write",
+            highlight=False,
+        )
         return 1
     except _StopSignal:
         return 0 if arguments[0] == "up" else 130

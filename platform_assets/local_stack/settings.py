@@ -176,4 +176,7 @@ def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSet
 
 def _path(environ: Mapping[str, str], name: str, default: Path) -> Path:
     value = environ.get(name)
-    return Path(value).expanduser().absolute() if value else default
+    try:
+        return Path(value).expanduser().absolute() if value else default
+    except RuntimeError as error:
+        raise StackError(f"{name}={value!r}: {error}") from error

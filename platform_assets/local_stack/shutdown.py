@@ -30,7 +30,8 @@ def stop_stack(settings: StackSettings, pid: int, on_stopped: Callable[[str], No
 
     deadline = time.monotonic() + _DEADLINE_S
     names = _tethers(pid, services(settings))
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGTERM)
     psutil.wait_procs(
         list(names), timeout=_DEADLINE_S, callback=lambda ended: on_stopped(names[ended])
     )

@@ -270,7 +270,7 @@ def owner_pid(settings: StackSettings) -> int | None:
     path = settings.run_dir / "stack.pid"
     if not path.exists():
         return None
-    with path.open("r+") as file:
+    with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

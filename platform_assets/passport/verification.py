@@ -45,6 +45,8 @@ def verify_version(
         found.problems.append(f"The model {model_name} has no ledger at {journal.path}.")
     else:
         found.add(verify_chain(lines, model_name, sources.key, records.anchors, rest))
+    if not any(records.facts.values()) and not records.acts:
+        found.problems.append(f"Nothing is known of version {version} of {model_name}.")
     for section, name, what in _COMPARED:
         values = {f.source: f.value for f in records.facts.get(section, ()) if f.name == name}
         found.problems += _differences(values, what)

@@ -16,8 +16,9 @@ from serving_gateway.contract import LOG_KEY_FILE, check_model_name
 _WRONG: Final = 1
 _ELSEWHERE: Final = (
     "Rows of the last seconds that gateways have not written yet are not among them: run this "
-    "again after GATEWAY_SAMPLE_SECONDS. The source, the feature store, MLflow's artifacts and "
-    "backups are not reached."
+    "again after GATEWAY_SAMPLE_SECONDS. The source, the feature store, MLflow's artifacts, what "
+    "Dagster keeps of replays and drift, files of batch predictions, examples of GET /shadow until "
+    "a restart, and backups are not reached."
 )
 
 

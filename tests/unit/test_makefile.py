@@ -41,7 +41,7 @@ def test_target_passes_a_name_as_it_was_typed(tmp_path: Path, target: str) -> No
 def test_arguments_are_passed_as_they_were_typed(tmp_path: Path) -> None:
     name = HOSTILE.format(tmp_path / "ran")
     options, _ = run_make(tmp_path, "erase", f"MODEL={name}", f"ENTITY={name}")
-    assert options == ["platform_assets.prediction_log", "erase", name, name]
+    assert options == ["platform_assets.prediction_log", "erase", "--", name, name]
     options, _ = run_make(tmp_path, "model", f"CSV={name}", f"TARGET={name}", f"KEY={name}")
     assert options == ["platform_assets.components", "new", name, "--target", name, "--key", name]
     assert not (tmp_path / "ran").exists()

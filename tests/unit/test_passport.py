@@ -264,6 +264,12 @@ def test_page_escapes_what_others_wrote_and_says_who_signed(world: World) -> Non
     assert "Not signed" in passport_page(seal(passport, DeploymentKey()))
 
 
+def test_version_of_which_nothing_is_known_does_not_verify(world: World) -> None:
+    assert verify_version(world.sources, NAME, 9).problems == [
+        f"Nothing is known of version 9 of {NAME}."
+    ]
+
+
 def test_untouched_records_verify(world: World) -> None:
     assert world.verify().problems == []
     sealed = decode(encode(seal(make_passport(world.sources, NAME, 2), world.sources.key)))

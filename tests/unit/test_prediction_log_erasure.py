@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from platform_assets.prediction_log.__main__ import main
+from platform_assets.prediction_log.__main__ import _parser, main
 from serving_gateway.contract import (
     LOG_CLIENT,
     LOG_ENTITY,
@@ -245,7 +245,12 @@ def test_files_that_are_written_or_deleted_meanwhile_are_neither_lost_nor_missed
 def test_make_passes_ids_as_they_were_typed() -> None:
     typed = """a$b"c'$(d) #e\\ *"""
     command = ["make", "-s", "-o", ".venv/.run", "erase", r"RUN=printf '<%s>\n'"]
-    for name, given in (("ENTITY", typed), ("CLIENT", f"--client={typed}")):
+    model = '<m"$(n)>'
+    for name, end in (
+        ("ENTITY", ["<-->", model, f"<{typed}>"]),
+        ("CLIENT", [f"<--client={typed}>", "<-->", model]),
+    ):
         arguments = [*command, 'MODEL=m"$(n)', f"{name}={typed}"]
         done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-2:] == ['<m"$(n)>', f"<{given}>"]
+        assert done.stdout.splitlines()[-3:] == end
+    assert _parser().parse_args(["erase", "--", "m", "-NxYz"]).entity == "-NxYz"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from platform_assets.components.scaffold.command import draft_model
 from platform_assets.components.scaffold.draft import Draft
 from platform_assets.components.scaffold.inference import infer
 from platform_assets.components.scaffold.names import FEATURE, identifier, valid_model_name, words
@@ -231,6 +232,18 @@ def test_large_numbers_are_told_apart_and_named_where_they_cannot_be_the_key(
     assert drafted(tmp_path, table(x=[1, 2], y=huge)).spec.task is Task.REGRESSION
     with pytest.raises(ScaffoldError, match=r"it has numbers beyond 2\*\*53"):
         drafted(tmp_path, table(n=huge, x=[1, 2], y=["a", "b"]), key="n")
+
+
+@pytest.mark.parametrize("separator", ["", ";;", "\n", '"'])
+def test_what_cannot_separate_is_refused(separator: str) -> None:
+    with pytest.raises(ScaffoldError, match="is not a separator"):
+        ModelRequest("t.csv", "y", separator=separator)
+    assert ModelRequest("t.csv", "y", separator=r"\t").separator == "\t"
+
+
+def test_table_in_the_home_of_an_unknown_user_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ScaffoldError, match=r"~nobody-here/t\.csv cannot be found"):
+        draft_model(ModelRequest("~nobody-here/t.csv", "y"))
 
 
 def test_header_without_rows_is_refused_as_that(tmp_path: Path) -> None:

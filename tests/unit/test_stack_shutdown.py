@@ -60,6 +60,32 @@ def test_make_down_names_each_service_as_it_stops(
     assert end == "Stopped. The state is kept; `make up` resumes it."
 
 
+@pytest.mark.parametrize("command", ["status", "down", "chain", "up"])
+def test_state_directory_that_cannot_be_used_is_named(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of pytest stay
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STATE_DIR", str(tmp_path / "file" / "state"))
+    assert cli.main([command]) in {0, 1}  # nothing runs there
+    if command == "up":
+        said = capsys.readouterr().out
+        assert "Name a STATE_DIR that this user may read and write" in said
+
+
+def test_state_directory_that_is_refused_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("STATE_DIR", str(tmp_path / "my state"))
+    assert cli.main(["up"]) == 1
+    assert "Nothing was started" in capsys.readouterr().out
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_who_looks_at_a_stack_keeps_none_from_starting(tmp_path: Path) -> None:
     settings = stack_settings({"STATE_DIR": str(tmp_path)})
     with sole_owner(settings):

@@ -43,8 +43,8 @@ def run(given: argparse.Namespace) -> int:
     from platform_assets.components.scaffold.command import make_model
 
     folder = given.folder or default_folder()
-    request = ModelRequest(given.table, **{name: getattr(given, name) for name in _OPTIONS})
     try:
+        request = ModelRequest(given.table, **{name: getattr(given, name) for name in _OPTIONS})
         outcome = make_model(request, folder, say=print)
     except ScaffoldError as error:
         print(f"no model file was made: {error}", file=sys.stderr)

@@ -41,10 +41,20 @@ class ModelRequest:
     task: str | None = None
     separator: str | None = None
 
+    def __post_init__(self) -> None:
+        """Take what a shell makes of a tab; ScaffoldError for what cannot separate."""
+        mark = "\t" if self.separator == r"\t" else self.separator
+        if mark is not None and (len(mark) != 1 or mark in '"\r\n'):
+            raise ScaffoldError(f"{mark!r} is not a separator: give one character, such as ;")
+        object.__setattr__(self, "separator", mark)
+
     @property
     def path(self) -> Path:
-        """The whole path of the table."""
-        return Path(self.table).expanduser().absolute()
+        """The whole path of the table; ScaffoldError for the home of an unknown user."""
+        try:
+            return Path(self.table).expanduser().absolute()
+        except RuntimeError as error:
+            raise ScaffoldError(f"{self.table} cannot be found: {error}") from error
 
     @property
     def title(self) -> str:
