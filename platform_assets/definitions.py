@@ -21,8 +21,10 @@ def models() -> Models:
 @cache
 def model_parts() -> dg.Definitions:
     """All models and what watches them; what runs the steps is not said here."""
-    built = define_models(models(), model_definitions.build)
-    return dg.Definitions.merge(built, watching([*models().specs.values()]))
+    read = models()
+    built = define_models(read, model_definitions.build)
+    shared = watching([*read.specs.values()], [*read.tables.values()])
+    return dg.Definitions.merge(built, shared)
 
 
 defs = dg.Definitions.merge(model_parts(), resources())

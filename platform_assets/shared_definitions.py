@@ -10,7 +10,7 @@ from platform_assets.automation import promotion_job
 from platform_assets.intervals import sensor_seconds
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.maintenance.job import maintenance_job, maintenance_schedule
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 from platform_assets.notifications import check_warnings, run_failure
 from platform_assets.release.sensor import release_pilot_sensor
 from platform_assets.resources.feast import FeastResource
@@ -26,9 +26,9 @@ from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
 
 
-def watching(specs: Sequence[ModelSpec]) -> dg.Definitions:
-    """What looks after the serving of all models together."""
-    jobs, maintenance = [reconcile_job(spec) for spec in specs], maintenance_job(specs)
+def watching(specs: Sequence[ModelSpec], tables: Sequence[FeatureTableSpec] = ()) -> dg.Definitions:
+    """What looks after the serving of all models together, and after their records."""
+    jobs, maintenance = [reconcile_job(spec) for spec in specs], maintenance_job(specs, tables)
     return dg.Definitions(
         jobs=[*jobs, maintenance],
         schedules=[maintenance_schedule(maintenance)],

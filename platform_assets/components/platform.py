@@ -28,7 +28,10 @@ class Platform(dg.Component, dg.Resolvable):
         from platform_assets.shared_definitions import resources, watching
 
         own = context.path if context.path.is_dir() else context.path.parent
-        specs = list(read_models(own.parent).specs.values())
+        read = read_models(own.parent)
         # The project has an executor of its own, or Dagster's.
         shared = resources().resources or {}
-        return dg.Definitions.merge(watching(specs), dg.Definitions(resources=shared))
+        return dg.Definitions.merge(
+            watching([*read.specs.values()], [*read.tables.values()]),
+            dg.Definitions(resources=shared),
+        )

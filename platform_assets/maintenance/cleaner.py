@@ -14,8 +14,8 @@ import dagster as dg
 
 from platform_assets.maintenance.limits import Limits, cutoff
 from platform_assets.maintenance.selection import DatedEntry, deletable_runs, select_expired
-from platform_assets.maintenance.usage import UNKNOWN, Servers, Usage, find_usage
-from platform_assets.model_spec import ModelSpec
+from platform_assets.maintenance.usage import UNKNOWN, Servers, Usage, find_usage, table_usage
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 from platform_assets.prediction_log.merging import MergedLog, merge_ended_days
 from platform_assets.run_tags import MODEL_TAG
 
@@ -61,6 +61,10 @@ class Cleaner:
         else:
             self._known[name] = usage
 
+    def add_table(self, table: FeatureTableSpec) -> None:
+        """Let `clean_runs` delete the old runs of a feature table, too."""
+        self._known[table.name] = table_usage(table, self.instance)
+
     def merge_log(self, name: str, folder: Path) -> None:
         """Merge the small files of the ended days of a model's prediction log."""
         try:
@@ -74,7 +78,7 @@ class Cleaner:
             self.merged[name] = merged
 
     def clean_runs(self) -> None:
-        """Delete the old Dagster runs of the models that `clean_model` went through."""
+        """Delete the old Dagster runs of the models and tables that are known by now."""
         before = cutoff(self.now, self.limits.run_days)
         if before is None:
             return

@@ -11,7 +11,7 @@ import dagster as dg
 from platform_assets.maintenance.cleaner import JOB, Cleaner
 from platform_assets.maintenance.limits import Limits
 from platform_assets.maintenance.usage import Servers
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.folders import DriftReports, PredictionsFolder, ProofFolder
 from platform_assets.resources.gateway import GatewayResource
@@ -27,8 +27,10 @@ SCHEDULE_VARIABLE: Final = "MAINTENANCE_SCHEDULE"
 """Environment variable: when it runs, as cron in UTC; read when definitions are loaded."""
 
 
-def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
-    """Build the job that keeps the records of all models within their limits."""
+def maintenance_job(
+    specs: Sequence[ModelSpec], tables: Sequence[FeatureTableSpec] = ()
+) -> dg.JobDefinition:
+    """Build the job that keeps the records of all models and tables within their limits."""
 
     @dg.op(
         name=OP,
@@ -65,6 +67,8 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
         for spec in specs:
             cleaner.clean_model(spec)
             cleaner.merge_log(spec.model_name, samples.folder(spec.model_name))
+        for one in tables:
+            cleaner.add_table(one)
         cleaner.clean_runs()
         _conclude(cleaner, context)
 

@@ -10,6 +10,7 @@ from typing import Final
 from platform_assets.model_spec import ModelSpec
 
 _MEASURED: Final = frozenset({"sample", "outcome"})
+_MOST: Final = 36_500
 _UNTIL_MEASURED: Final = 3
 """Days: of a delay the begun one counts, the prediction may be of the first minute of its day, and
 the schedule measures in the course of the next one."""
@@ -49,14 +50,22 @@ class Limits:
         """Read the variables; an empty one counts as not set.
 
         Raises:
-            ValueError: one is not a whole number from 0 (from 1 for `keep`).
+            ValueError: one is not a whole number from 0 (from 1 for `keep`) to 36,500.
         """
         found = {}
         for field in fields(cls):
             variable = f"MAINTENANCE_{field.name.upper()}"
             text, least = environ.get(variable) or str(field.default), int(field.name == "keep")
-            if not text.isdecimal() or int(text) < least:
-                raise ValueError(f"{variable}={text!r}: give a whole number from {least}, or none")
+            if (
+                not text.isdecimal()
+                or len(text) > len(str(_MOST))
+                or not least <= int(text) <= _MOST
+            ):
+                forever = "; 0 days keep everything" if least == 0 else ""
+                raise ValueError(
+                    f"{variable}={text!r}: give a whole number from {least} to {_MOST}, or none"
+                    f"{forever}"
+                )
             found[field.name] = int(text)
         return cls(**found)
 

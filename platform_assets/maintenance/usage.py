@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ import dagster as dg
 
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.maintenance.selection import kept_versions
-from platform_assets.model_spec import ASSETS, ModelSpec
+from platform_assets.model_spec import ASSETS, FeatureTableSpec, ModelSpec, SourceSpec
 from platform_assets.resources.events import materializations
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
@@ -67,12 +68,24 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
     kept = [entry for entry in entries if entry.version in versions]
     made = materializations(instance, spec.key("gateway_reload"), MOST_SWITCHES)
     switches = {one.run_id: int(one.metadata["version"]) for one in made}  # "" stands for no run
-    keys = [dg.AssetKey(spec.key(asset)) for asset in ASSETS]
-    newest = instance.get_latest_materialization_events(keys).values()
     return Usage(
         mlflow_runs=frozenset(entry.run_id for entry in kept),
         dagster_runs=frozenset(switches)
-        | {event.run_id for event in newest if event is not None}
+        | _newest_runs(spec, ASSETS, instance)
         | {entry.tags.get(DAGSTER_RUN_TAG, "") for entry in kept},
         proofs=frozenset(run_id for run_id, version in switches.items() if version in served),
     )
+
+
+def table_usage(table: FeatureTableSpec, instance: dg.DagsterInstance) -> Usage:
+    """Return what must stay of a feature table: the runs that made what is there."""
+    runs = _newest_runs(table, ("features", "online_features"), instance)
+    return Usage(mlflow_runs=frozenset(), dagster_runs=runs, proofs=frozenset())
+
+
+def _newest_runs(
+    spec: SourceSpec, assets: Iterable[str], instance: dg.DagsterInstance
+) -> frozenset[str]:
+    keys = [dg.AssetKey(spec.key(asset)) for asset in assets]
+    newest = instance.get_latest_materialization_events(keys).values()
+    return frozenset(event.run_id for event in newest if event is not None)

@@ -26,7 +26,7 @@ from platform_assets.maintenance.selection import (
     select_expired,
 )
 from platform_assets.maintenance.usage import Servers, Usage, find_usage
-from platform_assets.model_spec import Outcomes
+from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, JoinKey, Outcomes, Source
 from platform_assets.prediction_log.merging import MergedLog
 from platform_assets.resources.folders import DriftReports, PredictionsFolder, ProofFolder
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
@@ -98,7 +98,13 @@ def test_the_page_names_every_limit_and_its_default() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("MAINTENANCE_RUN_DAYS", "-1"), ("MAINTENANCE_MLFLOW_DAYS", "1d"), ("MAINTENANCE_KEEP", "0")],
+    [
+        ("MAINTENANCE_RUN_DAYS", "-1"),
+        ("MAINTENANCE_MLFLOW_DAYS", "1d"),
+        ("MAINTENANCE_KEEP", "0"),
+        ("MAINTENANCE_SAMPLE_DAYS", "999999"),
+        ("MAINTENANCE_SAMPLE_DAYS", "9" * 5_000),
+    ],
 )
 def test_a_limit_that_is_not_a_number_is_refused_by_name(variable: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{variable}='{value}': give a whole number"):
@@ -213,6 +219,31 @@ def test_runs_of_other_projects_and_of_unknown_models_stay(
     clean(cleaner(instance, monkeypatch))
     assert runs < left(instance)
     assert len(left(instance)) == len(runs) + 3
+
+
+def test_old_runs_of_a_feature_table_go_save_those_that_made_what_is_there(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shops = FeatureTableSpec(
+        table_name="shops",
+        source=Source("shops.csv"),
+        join_key=JoinKey("shop"),
+        features=(FeatureSpec("risk"),),
+    )
+
+    @dg.asset(key=shops.key("features"))
+    def features() -> None:
+        pass
+
+    tags = {MODEL_TAG: "shops"}
+    made = dg.materialize([features], instance=instance, tags=tags).run_id
+    *_, newest = (run_of(instance, "shops", tags=tags) for _ in range(3))
+    one = cleaner(instance, monkeypatch)
+    one.clean_runs()
+    assert len(left(instance)) == 4, "of a table that no model file names"
+    one.add_table(shops)
+    one.clean_runs()
+    assert left(instance) == {made, newest}
 
 
 def test_a_deleted_run_leaves_no_file(
