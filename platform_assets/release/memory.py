@@ -28,9 +28,8 @@ class PilotMemory(msgspec.Struct, omit_defaults=True):
     joined_at: float = 0.0
     paired: PairedOutcomes | None = None
     mean: BoundedMean | None = None
-    message: str = ""
-    """Message that the webhook has not accepted yet, and since when."""
-    message_at: float = 0.0
+    messages: list[tuple[str, float]] = []
+    """Messages that the webhook has not accepted yet, oldest first, and since when."""
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ class TickResult:
     events: list[Event] = field(default_factory=list)
     requests: list[dg.RunRequest] = field(default_factory=list)
     summary: str = ""
-    alert: str = ""
+    alerts: list[str] = field(default_factory=list)
     """For people, at once."""
 
 

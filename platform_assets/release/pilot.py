@@ -135,11 +135,12 @@ class Pilot:
         if not is_known or self.now.timestamp() >= memory.asked_at + _ASK_AGAIN_S:
             reported = memory.obstacle if is_known else ""
             memory.waiting_load, memory.asked_at = load.state.load_id, self.now.timestamp()
+            before = len(self.result.alerts)
             memory.obstacle = open_gates(load, self.instance) or ""
             if not memory.obstacle and production is not None:
                 memory.obstacle = self._begin_release(load.state)
             if memory.obstacle and memory.obstacle == reported:
-                self.result.alert = ""  # people have it already
+                del self.result.alerts[before:]  # people have it already
         if memory.obstacle:
             self.result.summary = f"version {load.state.version} waits: {memory.obstacle}"
         elif production is None:
@@ -162,7 +163,7 @@ class Pilot:
             return str(error)
         except GatewayRefused as refusal:
             # It may last, such as a warm-up that fails: without a message it would go unnoticed.
-            self.result.alert = refusal_text(self.spec, state.version, str(refusal))
+            self.result.alerts.append(refusal_text(self.spec, state.version, str(refusal)))
             return str(refusal)
         self.memory.released_load = state.load_id
         self._record(begun, (), Verdict.GO, reason)
@@ -238,7 +239,8 @@ class Pilot:
         )
         place = release_place(release)
         if self.memory.place != place:
-            self.result.alert = alert_text(self.spec, release, reason)
+            if text := alert_text(self.spec, release, reason):
+                self.result.alerts.append(text)
             writer = LedgerWriter(self.spec, self.ledger, self.instance)
             made = writer.with_act(made, identity=" ".join(map(str, place)))
         self.result.events += [made, *checks]

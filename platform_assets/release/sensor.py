@@ -29,6 +29,8 @@ from platform_assets.resources.webhook import MessageRejected, WebhookError, Web
 from platform_assets.serving.turns import CHANGE, LEASE, busy_models
 
 _STALE_S: Final = 24 * 3600.0
+_MOST_WAITING: Final = 20
+"""Messages of a model, of which the newest wait for the webhook."""
 
 
 def release_pilot_sensor(
@@ -87,9 +89,10 @@ def release_pilot_sensor(
                 if isinstance(error, GatewayUnavailable):
                     break  # a timeout for each model would outlast the tick
                 continue
-            if result.alert:
-                memory.message, memory.message_at = result.alert, time.time()
-            if problem := _send(memory, webhook):
+            since = time.time()
+            waiting = [*memory.messages, *((text, since) for text in result.alerts)]
+            memory.messages, problem = _send(waiting[-_MOST_WAITING:], webhook)
+            if problem:
                 context.log.warning(f"{name}: {problem}")
             memories[name] = memory
             events += result.events
@@ -105,19 +108,21 @@ def release_pilot_sensor(
     return release_pilot
 
 
-def _send(memory: PilotMemory, webhook: WebhookResource) -> str:
-    """Post the message that waits; return why that failed, which is tried again for a day."""
-    if not memory.message:
-        return ""
+def _send(
+    messages: Sequence[tuple[str, float]], webhook: WebhookResource
+) -> tuple[list[tuple[str, float]], str]:
+    """Post the messages that wait; return those that still do, and the last problem.
+
+    What the webhook did not answer to is tried again for a day.
+    """
     problem = ""
-    if webhook.address:
+    for place, (text, since) in enumerate(messages if webhook.address else ()):
         try:
-            webhook.post(memory.message)
+            webhook.post(text)
         except MessageRejected as error:
             problem = str(error)
         except WebhookError as error:
             problem = str(error)
-            if time.time() < memory.message_at + _STALE_S:
-                return problem
-    memory.message = ""
-    return problem
+            if time.time() < since + _STALE_S:
+                return [*messages[place:]], problem
+    return [], problem

@@ -53,10 +53,10 @@ class WebhookResource(dg.ConfigurableResource[None]):
         """
         import httpx
 
+        # An exception's text may hold bytes of a file name that are no characters.
+        shown = without_secrets(text, os.environ).encode("utf-8", "replace").decode()
         try:
-            answer = httpx.post(
-                self.address, json={"text": without_secrets(text, os.environ)}, timeout=_TIMEOUT_S
-            )
+            answer = httpx.post(self.address, json={"text": shown}, timeout=_TIMEOUT_S)
         # The library's texts may hold the address, which is a secret.
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise WebhookError(

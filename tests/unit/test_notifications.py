@@ -255,6 +255,17 @@ def test_a_check_that_warns_is_reported_when_the_run_succeeds(
     assert "Check `drift` of shop/trained: age (0.31 &gt; 0.2)" in text
 
 
+def test_reason_with_bytes_that_are_no_text_is_reported_and_holds_up_no_other(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    reason = "cannot read caf\udce9.csv"
+    _, tick = run_and_tick(run_failure, instance, receiver, raises=ValueError(reason))
+    assert "cannot read caf?.csv" in receiver.texts[0]
+    ran(instance, raises=ValueError("another"))
+    ticked(run_failure, instance, WebhookResource(url=receiver.url), tick.cursor)
+    assert "another" in receiver.texts[1]
+
+
 def test_a_clean_run_is_not_reported(instance: dg.DagsterInstance, receiver: Receiver) -> None:
     _, tick = run_and_tick(check_warnings, instance, receiver)
     assert receiver.texts == []

@@ -27,6 +27,7 @@ from serving_gateway.contract import (
     Approval,
     Guard,
     ReleaseAdvance,
+    ReleaseDecision,
     ReleaseRequest,
     ReleaseState,
     RoutingRecord,
@@ -201,6 +202,22 @@ def test_people_hear_of_an_approval_once_the_webhook_answers(
         result = tick(instance, gateway, tmp_path, result.cursor, webhook=Webhook())
     [text] = POSTED
     assert "version 2 of *best_model* waits for an approval" in text
+
+
+def test_messages_wait_for_the_webhook_in_their_order(
+    instance: dg.DagsterInstance, gateway: ReleasingGateway, tmp_path: Path
+) -> None:
+    POSTED.clear()
+    AWAY.append(True)
+    begin(gateway)
+    finish_steps(gateway)
+    result = tick(instance, gateway, tmp_path, webhook=Webhook())
+    gateway.stop_release(NAME, ReleaseDecision("not this one"))
+    result = tick(instance, gateway, tmp_path, result.cursor, webhook=Webhook())
+    AWAY.clear()
+    tick(instance, gateway, tmp_path, result.cursor, webhook=Webhook())
+    assert ["waits" in text for text in POSTED] == [True, False]
+    assert "not this one" in POSTED[1]
 
 
 # People

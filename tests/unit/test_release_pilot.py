@@ -300,7 +300,7 @@ def test_a_production_that_was_lost_is_not_taken_for_a_first_version(
 def test_a_release_that_begins_by_an_approval_asks_people_for_it(world: World) -> None:
     world.configure(approval=Approval.BEFORE_TRAFFIC)
     world.load(2)
-    assert "waits for an approval" in world.tick().alert
+    assert "waits for an approval" in "".join(world.tick().alerts)
     assert world.state == (ReleaseState.WAITING, 0)
 
 
@@ -320,7 +320,7 @@ def test_a_begin_that_the_gateway_refuses_is_tried_again_after_a_minute(
     assert asked == [MODEL] * 2
     for result in results:
         assert "version 2 waits: its feature contract differs" in result.summary
-    alerts = [result.alert for result in results if result.alert]
+    alerts = [text for result in results for text in result.alerts]
     assert len(alerts) == 1
     assert "its feature contract differs" in alerts[0]
     world.tick(61)
@@ -351,7 +351,7 @@ def test_a_broken_guard_stops_the_release_and_people_are_told(released: World) -
     released.routing.count(500, failed=40)
     result = released.tick()
     assert released.state == (ReleaseState.STOPPED, 0)
-    assert "the release of version 2 of *best_model* was stopped" in result.alert
+    assert "the release of version 2 of *best_model* was stopped" in "".join(result.alerts)
     made, check = result.events
     assert isinstance(made, dg.AssetMaterialization)
     assert isinstance(check, dg.AssetCheckEvaluation)
@@ -360,7 +360,7 @@ def test_a_broken_guard_stops_the_release_and_people_are_told(released: World) -
     assert made.metadata["verdict"].value == "stop"
     assert "data:image/png" in str(made.metadata["evidence"].value)
     assert released.routing.record.variants.keys() == {"A"}
-    assert released.tick().alert == ""
+    assert released.tick().alerts == []
 
 
 def test_decisions_are_entries_of_the_ledger_once(released: World) -> None:
@@ -416,12 +416,12 @@ def test_nothing_follows_from_what_a_replica_that_is_behind_says(released: World
     released.tick()
     assert released.state == (ReleaseState.STOPPED, 0)
     said = released.tick()
-    assert not said.alert
+    assert not said.alerts
     now = released.routing.record.generation
     released.routing.behind = known
     result = released.tick(601)
     assert f"generation {known.generation} instead of {now}" in result.summary
-    assert (result.alert, result.events, result.requests) == ("", [], [])
+    assert (result.alerts, result.events, result.requests) == ([], [], [])
 
 
 def test_release_that_another_change_ended_after_the_switch_says_so(released: World) -> None:
@@ -455,8 +455,16 @@ def test_a_release_that_changed_meanwhile_is_looked_at_again(
     assert "looks again" in result.summary
     assert not result.events
     result = released.tick()
-    assert "a person was faster" in result.alert
+    assert "a person was faster" in "".join(result.alerts)
     assert released.state == (ReleaseState.STOPPED, 0)
+
+
+def test_people_hear_of_a_stop_although_the_next_version_waits(released: World) -> None:
+    released.gateway.stop_release(MODEL, ReleaseDecision("it fails"))
+    released.load(3)
+    result = released.tick()
+    assert "the release of version 2 of *best_model* was stopped: it fails" in result.alerts[0]
+    assert (released.release.version, released.state[0]) == (3, ReleaseState.RUNNING)
 
 
 def test_another_refusal_changes_nothing_and_is_raised(
@@ -543,8 +551,10 @@ def test_a_guard_that_breaks_after_the_switch_rolls_back_and_pins(released: Worl
     result = released.tick()
     assert released.state == (ReleaseState.ROLLED_BACK, 1)
     assert released.routing.record.variants["A"] == slot(1, Mode.PINNED)
-    assert "*best_model* was rolled back from version 2 to 1, and pinned there" in result.alert
-    assert "failures 0.08" in result.alert
+    assert "*best_model* was rolled back from version 2 to 1, and pinned there" in "".join(
+        result.alerts
+    )
+    assert "failures 0.08" in "".join(result.alerts)
     assert "is pinned to version 1" in released.tick().summary
 
 
@@ -559,7 +569,7 @@ def test_an_approval_is_waited_for_and_recorded_with_who_gave_it(world: World) -
         world.routing.count(requests)
         result = world.tick(61)
     assert world.state == (ReleaseState.WAITING, 1)
-    assert "version 2 of *best_model* waits for an approval" in result.alert
+    assert "version 2 of *best_model* waits for an approval" in "".join(result.alerts)
     assert not world.tick(86_400 * 3).requests
     world.gateway.approve_release(MODEL, ReleaseDecision("approved by Ada: looks good"))
     result = world.tick()
