@@ -47,10 +47,16 @@ def find_shortfalls(report: QualityReport) -> list[str]:
     """Return a sentence for each floor or offline estimate that a version's bounds exclude.
 
     A value alone shows nothing: on few rows it may lie anywhere. A version whose rows cannot be
-    measured at all has a sentence, too: nobody would see how bad it is.
+    measured at all has a sentence, too, and one with answers that are not finite: nothing else
+    would show how bad it is.
     """
     found = []
     for one in report.versions:
+        if one.not_finite:
+            found.append(
+                f"version {one.version} answered {one.not_finite:,} of {one.rows:,} rows with a "
+                "NaN or an infinity"
+            )
         if not one.measured_rows:
             found.append(_unmeasured(report, one))
             continue

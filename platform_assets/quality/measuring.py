@@ -10,6 +10,7 @@ import numpy as np
 
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.quality.matching import MatchedPredictions
+from platform_assets.quality.queries import finite
 from platform_assets.quality.records import ANY_TIME, CONFIDENCE, FIXED_SAMPLE, VersionQuality
 from platform_assets.resources.records import Estimate
 from platform_assets.training.floor import estimate_metric
@@ -23,11 +24,13 @@ MAX_ROWS: Final = 50_000
 """Rows of a version from which a metric without sums is computed, chosen by a hash of their ids."""
 _ACCURACY: Final = "accuracy"
 _ABSOLUTE_ERROR: Final = "mean_absolute_error"
-_RIGHT: Final = """SELECT count(*) FILTER (answer = outcome), count(*) FROM known
-    WHERE version = $version"""
-_ERRORS: Final = "SELECT abs(answer - outcome) AS error FROM known WHERE version = $version"
+_RIGHT: Final = """SELECT count(*) FILTER (answer = outcome), count(*),
+    count(*) FILTER (NOT {finite}) FROM known WHERE version = $version"""
+_ERRORS: Final = """SELECT abs(answer - outcome) AS error FROM known
+    WHERE version = $version AND {finite}"""
 _ROWS: Final = """SELECT answer, outcome, probabilities, coalesce(entity, id) AS unit FROM known
-    WHERE version = $version ORDER BY md5(concat(id, ' ', row)), row LIMIT $limit"""
+    WHERE version = $version AND {finite}
+    ORDER BY md5(concat(id, ' ', row)), row LIMIT $limit"""
 
 
 def matured_versions(found: MatchedPredictions) -> tuple[int, ...]:
@@ -48,10 +51,13 @@ def measure(
 
     The share of right answers and the mean absolute error have bounds that hold while they are
     watched; the latter needs a `scale`, beyond which errors count as that much. Other metrics
-    have those of a fixed sample. NaN where the rows do not determine the metric.
+    have those of a fixed sample. NaN where the rows do not determine the metric. Answers that are
+    not finite are counted apart.
     """
     metric, this = chosen_metric(spec.evaluation), {"version": version}
-    [[right, rows]] = found.database.execute(_RIGHT, this).fetchall()
+    is_finite = finite(spec)
+    query = _RIGHT.format(finite=is_finite)
+    [[right, rows, not_finite]] = found.database.execute(query, this).fetchall()
     kind, used = ANY_TIME, rows
     value: float | None = None
     bounds: Estimate | Interval = Interval(-math.inf, math.inf)
@@ -59,21 +65,23 @@ def measure(
         trials = Trials(right, rows)
         value, bounds = trials.share, trials.bounds(1 - CONFIDENCE)
     elif metric.name == _ABSOLUTE_ERROR and 0 < scale < math.inf:
-        columns: Mapping[str, Any] = found.database.execute(_ERRORS, this).fetchnumpy()
+        query, used = _ERRORS.format(finite=is_finite), rows - not_finite
+        columns: Mapping[str, Any] = found.database.execute(query, this).fetchnumpy()
         errors = np.minimum(np.asarray(columns["error"], dtype=np.float64), scale).tolist()
         # Of any order of the rows the sums are the same, to the last bit.
         squares = math.fsum(one * one for one in errors)
-        mean = BoundedMean(rows, math.fsum(errors), squares, 0.0, scale)
+        mean = BoundedMean(used, math.fsum(errors), squares, 0.0, scale)
         value, bounds = mean.mean, mean.bounds(1 - CONFIDENCE)
     else:
-        columns = found.database.execute(_ROWS, this | {"limit": MAX_ROWS}).fetchnumpy()
+        query = _ROWS.format(finite=is_finite)
+        columns = found.database.execute(query, this | {"limit": MAX_ROWS}).fetchnumpy()
         answers, units = _logged_answers(columns, spec, metric, classes)
         kind, used = FIXED_SAMPLE, len(units)
         if used:
             bounds = estimate_metric(metric, answers, units, CONFIDENCE)
             value = bounds.value
     known = math.nan if value is None else value
-    return VersionQuality(version, rows, known, bounds.low, bounds.high, kind, used)
+    return VersionQuality(version, rows, known, bounds.low, bounds.high, kind, used, not_finite)
 
 
 def _logged_answers(

@@ -91,6 +91,13 @@ def answer(prefix: str, spec: ModelSpec) -> str:
     return value(f"{prefix}_prediction", spec)
 
 
+def finite(spec: ModelSpec) -> str:
+    """Write in SQL whether a version answered with numbers, not with NaN or infinity."""
+    if spec.task is Task.REGRESSION:
+        return "isfinite(answer)"
+    return "coalesce(isfinite(list_sum(probabilities)), true)"
+
+
 def usable(spec: ModelSpec) -> str:
     """Write in SQL whether `outcome` is a class or a number of the model."""
     if spec.task is Task.REGRESSION:

@@ -60,6 +60,8 @@ class VersionQuality:
     measured_rows: int
     """Rows of which the metric was computed: all, or a share of them that is chosen by their ids
     where there are very many."""
+    not_finite: int = 0
+    """Rows that the version answered with a NaN or an infinity, which no metric counts."""
 
 
 @dataclass(frozen=True, slots=True)

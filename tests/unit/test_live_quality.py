@@ -131,6 +131,52 @@ def test_mean_absolute_error_is_bounded_by_the_width_of_held_out_values(tmp_path
     assert (unbounded.value, unbounded.bounds) == (11.0, FIXED_SAMPLE)
 
 
+@pytest.mark.parametrize("metric", ["mean_absolute_error", "root_mean_squared_error", "r2"])
+def test_answers_that_are_not_finite_are_counted_and_break_the_promise(
+    tmp_path: Path, metric: str
+) -> None:
+    spec = replace(
+        VISITORS,
+        evaluation=Evaluation(metric=metric, split=Split.ENTITY),
+        task=Task.REGRESSION,
+        target=Target("days", type=DType.FP64),
+        candidates=(),
+    )
+    answers = [3.0 + n % 5 for n in range(40)] + [math.nan, math.inf]
+    log = [Logged(id=f"p{n}", version=PRODUCTION, score=one) for n, one in enumerate(answers)]
+    write_log(tmp_path, "visitors", log)
+    sent = [Sent(id=f"p{n}", value=str(3.5 + n % 5), at=BEGIN) for n in range(len(log))]
+    write_outcomes(tmp_path, "visitors", sent)
+
+    found = _measured(tmp_path, spec, 10.0)
+
+    assert (found.rows, found.measured_rows, found.not_finite) == (42, 40, 2)
+    assert found.low <= found.value <= found.high
+    assert all(map(math.isfinite, (found.low, found.value, found.high)))
+    report = replace(_report(0.9, 0.8, 1.0), versions=(found,), floor=-math.inf)
+    assert "answered 2 of 42 rows with a NaN or an infinity" in find_shortfalls(report)[0]
+
+
+def test_probabilities_that_are_not_finite_are_counted_apart(tmp_path: Path) -> None:
+    log = [
+        Logged(
+            id=f"p{n}",
+            version=PRODUCTION,
+            answer="true",
+            probabilities=[0.4, math.nan if n == 7 else 0.6],
+        )
+        for n in range(40)
+    ]
+    write_log(tmp_path, "visitors", log)
+    sent = [Sent(id=f"p{n}", value="true" if n % 3 else "false", at=BEGIN) for n in range(40)]
+    write_outcomes(tmp_path, "visitors", sent)
+
+    found = _measured(tmp_path, _with_metric("log_loss"))
+
+    assert (found.measured_rows, found.not_finite) == (39, 1)
+    assert math.isfinite(found.value)
+
+
 def _report(
     value: float, low: float, high: float, *, offline: OfflineEstimate | None = None
 ) -> QualityReport:
