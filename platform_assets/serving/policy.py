@@ -13,7 +13,7 @@ class Drift:
     lost: tuple[int, ...]
     """Verified, and not READY any more."""
     gained: tuple[int, ...]
-    """READY, and never verified by the pipeline."""
+    """READY, never verified by the pipeline, and in no use."""
 
     def __bool__(self) -> bool:
         return bool(self.lost or self.gained)
@@ -27,11 +27,17 @@ class Drift:
         )
 
 
-def drift(verified: Collection[int], ready: Collection[int]) -> Drift:
-    """Compare the persisted policy with what is READY now."""
+def drift(
+    verified: Collection[int], ready: Collection[int], routed: Collection[int] | None = ()
+) -> Drift:
+    """Compare the persisted policy with what is READY now.
+
+    What gateways route to (`routed`; None: unknown) an operator may have loaded and chosen.
+    """
+    kept = set(ready) if routed is None else {*verified, *routed}
     return Drift(
         lost=tuple(sorted(set(verified) - set(ready))),
-        gained=tuple(sorted(set(ready) - set(verified))),
+        gained=tuple(sorted(set(ready) - kept)),
     )
 
 
@@ -78,16 +84,18 @@ def versions_to_delete(
     routed: Collection[int],
     ledger: Sequence[int],
     keep: int,
+    best: int | None = None,
 ) -> tuple[int, ...]:
     """Version directories that can be deleted, ascending; at least `keep` stay.
 
-    `routed` are the versions that a variant routes to, or that a restarted Triton would load.
+    `routed` are the versions that a variant routes to, or that a restarted Triton would load;
+    `best` is the one with which every candidate is compared.
     Of the `ledger` (versions that were switched to, newest first) the last `keep` stay in any
     case, since a rollback may want them.
     """
     last = list(dict.fromkeys(ledger))[:keep]
     # A version newer than all that were ever switched to may be on its way to production.
     newest = max((*ready, *routed, *ledger), default=0)
-    needed = {*ready, *routed, *last, *(version for version in on_disk if version > newest)}
+    needed = {*ready, *routed, *last, best, *(version for version in on_disk if version > newest)}
     spare = sorted(set(on_disk) - needed)
     return tuple(spare[: max(0, len(on_disk) - keep)])

@@ -133,6 +133,7 @@ def retire_surplus(
     retention: int,
     waiting: Collection[int],
     ledger: Sequence[Entry],
+    best: int | None,
     gateway: GatewayResource,
     triton: TritonResource,
     repository: ModelRepository,
@@ -140,7 +141,8 @@ def retire_surplus(
 ) -> Metadata:
     """Unload what is beyond retention, delete what is beyond `keep_versions`.
 
-    `waiting` was loaded since, and stays for its release. Returns metadata that says which
+    `waiting` was loaded since, and stays for its release; the `best` version stays to be compared
+    with. Returns metadata that says which
     versions were kept, retired and deleted. A failure in here leaves more than was wanted, never
     less.
     """
@@ -169,6 +171,7 @@ def retire_surplus(
             routed=(production, *routed, *persisted_versions(repository, name)),
             ledger=[entry.version for entry in ledger],
             keep=spec.serving.keep_versions,
+            best=best,
         )
         for version in doomed:
             repository.delete(name, version)

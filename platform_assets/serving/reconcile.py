@@ -1,12 +1,13 @@
 """Restore exactly the verified versions in Triton."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import dagster as dg
 
 from platform_assets.export.triton_config import ConfigError, load_override, with_versions
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import as_failure, failure
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.run_tags import reconciliation_tags
@@ -18,11 +19,15 @@ _STILL_SERVED = "Versions that are READY in Triton keep serving."
 
 
 def observed_drift(
-    model_name: str, triton: TritonResource, repository: ModelRepository
+    model_name: str,
+    triton: TritonResource,
+    repository: ModelRepository,
+    routed: Collection[int] | None = (),
 ) -> Drift | None:
     """Compare Triton's live answer with the persisted policy; None when nothing was ever READY.
 
-    Of several servers: what any of them lost, and what any of them gained.
+    Of several servers: what any of them lost, and what any of them gained. `routed` are the
+    versions that gateways route to, as of `versions_in_use`.
 
     Raises:
         TritonError: Triton does not answer.
@@ -30,8 +35,16 @@ def observed_drift(
     verified = persisted_versions(repository, model_name)
     if not verified:
         return None
-    found = triton.everywhere(lambda one: drift(verified, one.ready_versions(model_name)))
+    found = triton.everywhere(lambda one: drift(verified, one.ready_versions(model_name), routed))
     return Drift.union(found)
+
+
+def versions_in_use(model_name: str, gateway: GatewayResource) -> Collection[int] | None:
+    """Return the versions that gateways route to; None while not every gateway says so."""
+    try:
+        return routed_versions(gateway.model_statuses(model_name))
+    except GatewayClientError:
+        return None
 
 
 def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
@@ -40,13 +53,19 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
     @dg.op(
         # No job of any model ends so: a model called `reconcile` would be in its own way.
         name=f"{spec.model_name}__restore",
-        description="Loads the verified versions that Triton lost and unloads those it gained.",
+        description="Loads the verified versions that Triton lost and unloads those it gained, "
+        "unless a gateway routes to them.",
     )
     def reconcile(
-        context: dg.OpExecutionContext, triton: TritonResource, model_repository: ModelRepository
+        context: dg.OpExecutionContext,
+        triton: TritonResource,
+        model_repository: ModelRepository,
+        gateway: GatewayResource,
     ) -> None:
-        hold(CHANGE, spec.model_name, context)
-        found = restore(spec.model_name, triton, model_repository, context.log.info)
+        name = spec.model_name
+        hold(CHANGE, name, context)
+        routed = versions_in_use(name, gateway)
+        found = restore(name, triton, model_repository, context.log.info, routed)
         if found:
             context.add_output_metadata({"lost": str(found.lost), "gained": str(found.gained)})
 
@@ -62,9 +81,13 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
 
 
 def restore(
-    name: str, triton: TritonResource, repository: ModelRepository, log: Log
+    name: str,
+    triton: TritonResource,
+    repository: ModelRepository,
+    log: Log,
+    routed: Collection[int] | None = (),
 ) -> Drift | None:
-    """Restore the persisted policy, and return what differed.
+    """Restore the persisted policy, and return what differed; `routed` as of `observed_drift`.
 
     It looks first, since another run may have done it already.
 
@@ -77,7 +100,7 @@ def restore(
         *(TritonError, RepositoryError, ConfigError),
         still_true=_STILL_SERVED,
     ):
-        found = observed_drift(name, triton, repository)
+        found = observed_drift(name, triton, repository, routed)
         if not found:
             log("Triton serves exactly the verified versions; nothing to do.")
             return None
@@ -91,8 +114,10 @@ def restore(
             versions = [one for one in verified if one in ready or one not in broken]
             if not versions:
                 raise _restore_failure(broken, "nothing of the model")
-            if drift(versions, ready):
-                endpoint.load(name, load_override(with_versions(serving, versions)))
+            difference = drift(versions, ready, routed)
+            if difference:
+                kept = {*versions, *ready} - {*difference.gained}
+                endpoint.load(name, load_override(with_versions(serving, kept)))
             for version in versions:
                 endpoint.wait_until_ready(name, version)
             return tuple(versions)
@@ -100,7 +125,7 @@ def restore(
         loaded = triton.everywhere(load_verified)
         wanted = sorted({version for versions in loaded for version in versions})
         persist(repository, with_versions(serving, wanted))
-        left = observed_drift(name, triton, repository)
+        left = observed_drift(name, triton, repository, routed)
     if left:
         raise failure(
             f"Triton still differs: lost {left.lost}, gained {left.gained}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -129,14 +128,19 @@ def _compare_with_references(
             metadata=metadata,
         )
     metadata |= _comparison_metadata(candidate, against)
-    references = [against]
+    references, gap = [against], ""
     if best not in (None, production, candidate.state.version):
-        with contextlib.suppress(NotComparableError, ProductionUnknown):
+        try:
             references.append(_compared(candidate, answers, best, config))
             metadata[f"gain_over_best_version_{best}"] = references[-1].result.gain.value
-    if references[-1].result.gain.value < 0:
+        except (NotComparableError, ProductionUnknown) as error:
+            gap = f"version {best}, the best one, was not compared: {error}"
+            # One that reads other features never will be: those that read these are the next best.
+            if not (isinstance(error, NotComparableError) and error.schema):
+                metadata[BEST_VERSION] = best
+    if references[-1].result.gain.value < 0 and metadata[BEST_VERSION] != best:
         metadata[BEST_VERSION] = references[-1].version
-    return _combined_verdict(gates, references, metadata)
+    return _combined_verdict(gates, references, gap, metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +282,12 @@ def _comparison_metadata(candidate: LoadedVersion, against: _Reference) -> dict[
 
 
 def _combined_verdict(
-    gates: Gates, references: list[_Reference], metadata: dict[str, Any]
+    gates: Gates, references: list[_Reference], gap: str, metadata: dict[str, Any]
 ) -> dg.AssetCheckResult:
-    """The worst of the verdicts decides; one that is inconclusive is a warning by default."""
+    """The worst of the verdicts decides; one that is inconclusive is a warning by default.
+
+    `gap` is the reference that is missing, if one is, and why.
+    """
     verdicts = {reference.verdict for reference in references}
     blocks = (
         ComparisonVerdict.WORSE in verdicts or gates.when_inconclusive is WhenInconclusive.BLOCK
@@ -288,6 +295,6 @@ def _combined_verdict(
     return dg.AssetCheckResult(
         passed=verdicts == {ComparisonVerdict.NON_INFERIOR},
         severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
-        description=". ".join(reference.description for reference in references),
+        description=". ".join(filter(None, (*(one.description for one in references), gap))),
         metadata=metadata,
     )

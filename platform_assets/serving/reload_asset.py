@@ -105,6 +105,8 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             )
             entered = LedgerWriter(spec, ledger, instance).enter_switch(content)
             newest = newest_load(instance, spec)
+            judged = gates[NO_REGRESSION]
+            best = judged.metadata.get(BEST_VERSION)
             retirement = retire_surplus(
                 spec,
                 state.version,
@@ -112,6 +114,7 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 # A release goes on for longer than a training that loads the next version.
                 waiting=() if newest is None else (newest.state.version,),
                 ledger=read_ledger(instance, spec),
+                best=None if best is None else int(str(best.value)),
                 gateway=gateway,
                 triton=triton,
                 repository=model_repository,
@@ -122,8 +125,6 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         )
         tags = head_tags(entered)
         recorded = record_in_registry(spec.model_name, state.version, mlflow, log, tags)
-        judged = gates[NO_REGRESSION]
-        best = {name: one for name, one in judged.metadata.items() if name == BEST_VERSION}
         verdict = gate_verdict(judged)
         return dg.MaterializeResult(
             value=Promotion(spec.model_name, state.version, state.run_id, switch.answer, verdict),
@@ -132,7 +133,13 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 switch,
                 mlflow,
                 verdict.metric,
-                {**retirement, **best, **views, **recorded, **entered},
+                {
+                    **retirement,
+                    **({} if best is None else {BEST_VERSION: best}),
+                    **views,
+                    **recorded,
+                    **entered,
+                },
             ),
         )
 

@@ -21,7 +21,7 @@ from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.checks import compare_alias
 from platform_assets.serving.ledger_backfill import backfill_ledger
 from platform_assets.serving.ledger_entries import LedgerWriter
-from platform_assets.serving.reconcile import observed_drift
+from platform_assets.serving.reconcile import observed_drift, versions_in_use
 from platform_assets.serving.switching import PRODUCTION
 from platform_assets.serving.turns import CHANGE, LEASE, busy_models
 
@@ -47,6 +47,7 @@ def serving_drift_sensor(
         context: dg.SensorEvaluationContext,
         triton: TritonResource,
         model_repository: ModelRepository,
+        gateway: GatewayResource,
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         busy = busy_models(context.instance, CHANGE)
         said: list[str] = []
@@ -57,6 +58,9 @@ def serving_drift_sensor(
                 continue
             try:
                 found = observed_drift(spec.model_name, triton, model_repository)
+                if found and found.gained:
+                    routed = versions_in_use(spec.model_name, gateway)
+                    found = observed_drift(spec.model_name, triton, model_repository, routed)
             except TritonUnreachable as error:
                 said.append(f"Triton cannot be asked: {error}")
                 break

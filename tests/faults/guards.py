@@ -222,8 +222,8 @@ _SERVICES: Final = (
     Removal(
         "alias or version moved manually",
         "platform_assets/serving/reconcile.py",
-        "            if drift(versions, ready):\n",
-        "            if set(versions) - set(ready):\n",
+        "            if difference:\n",
+        "            if difference.lost:\n",
         "tests/integration/test_reconcile.py::test_a_version_loaded_from_outside_is_unloaded",
     ),
     Removal(

@@ -18,8 +18,10 @@ from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_eval
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.source import SourceResource
+from platform_assets.serving import regression
 from platform_assets.serving.ledger import best_version
 from platform_assets.serving.loaded_version import LoadedVersion
+from platform_assets.serving.regression import NotComparableError
 from serving_gateway.contract import (
     DEFAULT_MODEL,
     LOG_ID,
@@ -254,13 +256,15 @@ def test_losses_do_not_add_up_against_the_best_version_ever(
 ) -> None:
     """The best version is not READY any more: its graph on disk answers."""
     best = best_version(promoted.instance, promoted.spec)
-    lenient = tolerating(weak.platform)
+    serving = replace(weak.platform.spec.serving, keep_versions=2)
+    lenient = tolerating(weak.platform.of(serving=serving))
     assert lenient.check(GATE, "no_regression").passed
     only_production = op_config("gateway_reload", {"retention": 1})
     outcome = lenient.run("gateway_reload", run_config=only_production)
     assert outcome.success, outcome.failures
     assert outcome.metadata["gateway_reload"]["best_version"].value == best
     assert best not in promoted.ready()
+    assert best in promoted.repository.versions(promoted.spec.model_name)
     # The weak model again, judged as another graph of the same quality would be.
     monkeypatch.setattr(LoadedVersion, "has_graph_of", lambda self, version: False)
     outcome = weak.platform.run(*TRAINING, *TO_LOADED, "gateway_reload")
@@ -268,6 +272,18 @@ def test_losses_do_not_add_up_against_the_best_version_ever(
     assert gate.metadata["verdict"].value != "worse", "it is not worse than production"
     assert f"worse than version {best}" in (gate.description or "")
     assert blocked_by(outcome) == ["no_regression"]
+    # A best version that cannot be asked is named, and stays the one to compare with.
+    compared = regression._compared
+
+    def all_but_best(*given: Any) -> Any:
+        if given[2] == best:
+            raise NotComparableError("it does not answer")
+        return compared(*given)
+
+    monkeypatch.setattr(regression, "_compared", all_but_best)
+    gate = weak.platform.check(GATE, "no_regression")
+    assert f"version {best}, the best one, was not compared" in (gate.description or "")
+    assert gate.metadata["best_version"].value == best
     promoted.promote()
 
 

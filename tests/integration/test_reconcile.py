@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from platform_assets.resources.gateway import GatewayResource
 from platform_assets.serving.loading import persisted_versions
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
 from tests.support.full_platform import Platform
@@ -29,13 +32,36 @@ def test_a_version_loaded_from_outside_is_unloaded(platform: Platform) -> None:
     ready, stranger = platform.ready(), 900
     served = platform.triton.repository / DEFAULT_MODEL / str(ready[0]) / MODEL_FILE
     write_version(platform.triton.repository, DEFAULT_MODEL, stranger, served.read_bytes())
-    client = platform.triton_client
-    config = loaded_config(client.url, client.control_key, DEFAULT_MODEL, ready[0])
-    config["version_policy"] = {"specific": {"versions": [*ready, stranger]}}
-    platform.triton_client.load(DEFAULT_MODEL, config)
-    assert stranger in platform.ready()
+    load_from_outside(platform, stranger)
+    down = GatewayResource(urls="http://127.0.0.1:9", control_token="none")
+    unknown = replace(platform, resources=platform.resources | {"gateway": down})
+    assert unknown.reconcile() == {}
+    assert stranger in platform.ready(), "a gateway that cannot be asked may route to it"
     assert platform.reconcile() == {}
     assert platform.ready() == ready
+
+
+def test_a_version_loaded_from_outside_that_an_operator_chose_stays(platform: Platform) -> None:
+    chosen = platform.production()
+    assert chosen is not None
+    while chosen in platform.ready():
+        platform.promote()
+    load_from_outside(platform, chosen)
+    answer = platform.gateway.client.post("/variant/A/reload", json={"version": chosen})
+    assert answer.status_code == 200, answer.text
+    ready = platform.ready()
+    assert platform.reconcile() == {}
+    assert platform.ready() == ready
+    assert platform.answering_version() == chosen
+    platform.promote()
+
+
+def load_from_outside(platform: Platform, version: int) -> None:
+    client, ready = platform.triton_client, platform.ready()
+    config = loaded_config(client.url, client.control_key, DEFAULT_MODEL, ready[0])
+    config["version_policy"] = {"specific": {"versions": [*ready, version]}}
+    client.load(DEFAULT_MODEL, config)
+    assert version in platform.ready()
 
 
 def test_one_damaged_version_does_not_keep_the_others_out(platform: Platform) -> None:

@@ -59,7 +59,7 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         "best_model__batch_predictions": ({triton, gateway}, None),
         "best_model__batch_predictions_equals_online": ({gateway}, None),
         "roll_back_best_model": ({triton, gateway, ledger}, True),
-        "best_model__restore": ({triton}, True),
+        "best_model__restore": ({triton, gateway}, True),
         "delete_old_records": ({triton, gateway}, False),
     }
     assert {op: has(op) for op in expected} == expected

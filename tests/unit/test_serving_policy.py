@@ -93,5 +93,10 @@ def test_what_serves_or_may_be_rolled_back_to_is_never_deleted(needed: str) -> N
     assert 1 not in doomed(**{needed: (6, 1)})
 
 
+def test_what_candidates_are_compared_with_is_never_deleted() -> None:
+    assert 1 not in doomed(best=1)
+    assert doomed(best=1, keep=5) == (2,)
+
+
 def test_a_version_that_is_on_its_way_is_never_deleted() -> None:
     assert 9 not in doomed(on_disk=(1, 2, 3, 4, 5, 6, 9), keep=1)

@@ -418,11 +418,16 @@ def looked(
     repository: Path,
     nobody: TritonResource | None = None,
     specs: Sequence[ModelSpec] = (IRIS,),
+    gateway: Gateway | None = None,
 ) -> list[Any]:
     nobody = nobody or TritonResource(url=f"http://127.0.0.1:{free_port()}", control_key="k")
     context = dg.build_sensor_context(
         instance=instance,
-        resources={"triton": nobody, "model_repository": ModelRepository(root=str(repository))},
+        resources={
+            "triton": nobody,
+            "model_repository": ModelRepository(root=str(repository)),
+            "gateway": gateway or answering(status(3, 7)),
+        },
     )
     sensor = serving_drift_sensor(specs, [reconcile_job(spec) for spec in specs])
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
@@ -472,3 +477,24 @@ def test_a_model_whose_state_cannot_be_read_keeps_no_other_from_its_reconciliati
     triton = Forgetful(url="http://127.0.0.1:9", control_key="k")
     [request] = looked(instance, tmp_path, triton, [cars, IRIS])[1]
     assert request.job_name == "best_model_reconcile"
+
+
+def test_version_that_a_gateway_routes_to_is_no_drift(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    class Full(TritonResource):
+        """A server that has more versions READY than were verified."""
+
+        def everywhere(self, ask: Any) -> list[Any]:
+            return [ask(SimpleNamespace(ready_versions=lambda _name: (1, 3)))]
+
+    (tmp_path / "best_model").mkdir()
+    config = "version_policy { specific { versions: 1 } }"
+    (tmp_path / "best_model" / "config.pbtxt").write_text(config)
+    triton = Full(url="http://127.0.0.1:9", control_key="k")
+    for version, drifts in ((3, False), (1, True)):
+        gateway = answering(status(version, 7))
+        requests = looked(instance, tmp_path, triton, gateway=gateway)[1]
+        assert bool(requests) is drifts
+    gateway = Gateway(down=True)
+    assert looked(instance, tmp_path, triton, gateway=gateway)[1] == []
