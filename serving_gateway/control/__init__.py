@@ -1,1 +1,1 @@
-"""The changes of what is served, and what the gateway says of itself."""
+"""Changes of what is served, and what the gateway reports about itself."""

@@ -1,7 +1,7 @@
-"""The use cases that change what is served: reload, rollback, traffic, removal. No HTTP in here.
+"""The use cases that change what is served: reload, rollback, traffic, removal. No HTTP here.
 
 A change of version asks Triton at that moment and verifies the version with an inference; each
-writes the routing record once. What goes wrong before that write leaves everything as it was (I1).
+change writes the routing record once. A failure before that write leaves everything as it was (I1).
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class ControlPlane:
-    """Changes the routing record of one model; `by` says who asks.
+    """Changes the routing record of one model; `by` identifies the caller.
 
-    All changes raise `NotFound` for an unknown variant, `Conflict` when the rules or the state of
-    a version forbid them, `GenerationConflict` when another change came first, and `Unavailable`
-    when Triton, the run of a version or the store is out of reach. Then nothing has changed.
+    All changes raise `NotFound` for an unknown variant, `Conflict` when the rules or the state of a
+    version forbid them, `GenerationConflict` when another change came first, and `Unavailable` when
+    Triton or the store cannot be reached or a version's run is unknown. Then nothing has changed.
     """
 
     router: Router
@@ -76,7 +76,7 @@ class ControlPlane:
             check_contract(request.feature_contract, slot, upstream.model_name)
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
-                # The rules are applied again to the record that is really replaced: a pin set
+                # The rules are applied again to the record that is actually replaced: a pin set
                 # meanwhile holds, and a version chosen by rule must still be the chosen one.
                 if transitions.choose(fresh, alias, request, ready) != choice or (
                     alias == B
@@ -94,7 +94,7 @@ class ControlPlane:
         verifier = self.verifier
         async with self.changing("rollback", alias, request.version):
             record = await self.writer.current()
-            held = record.variants.get(alias)
+            current = record.variants.get(alias)
             before, upstream = None, verifier.upstream(alias)
             if (version := request.version) is None:
                 before = transitions.previous_slot(record, alias)
@@ -107,7 +107,7 @@ class ControlPlane:
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 moved = before is not None and transitions.previous_slot(fresh, alias) != before
-                if moved or fresh.variants.get(alias) != held:
+                if moved or fresh.variants.get(alias) != current:
                     raise _concurrent_change(alias, slot.version)
                 return transitions.rolled_back(fresh, alias, slot)
 
@@ -124,13 +124,13 @@ class ControlPlane:
         by: str,
         reason: str | None,
     ) -> ReloadResponse:
-        """Verify the version of a slot, and have `change` route to it."""
+        """Verify the version of a slot, then commit `change`, which routes to it."""
         client = await self.verifier.verify(slot)
         if alias == B:
             await self._check_split(change(record))
-        done, changed = await self.writer.commit(change, by, reason)
-        del client  # held until it was adopted, so that it is the one that is routed to
-        held, slot = record.variants.get(alias), done.variants[alias]
+        written, changed = await self.writer.commit(change, by, reason)
+        del client  # held until adoption, so that the router uses this very client
+        previous, slot = record.variants.get(alias), written.variants[alias]
         return ReloadResponse(
             status="success",
             variant=alias,
@@ -138,14 +138,14 @@ class ControlPlane:
             run_id=slot.run_id,
             run_id_source=slot.run_id_source,
             mode=slot.mode,
-            generation=done.generation,
-            previous_version=None if held is None else held.version,
+            generation=written.generation,
+            previous_version=None if previous is None else previous.version,
             changed=changed,
             other_ready_versions=tuple(version for version in ready if version != slot.version),
         )
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
-        """Change the traffic policy; `InvalidInput` for an impossible share."""
+        """Change the traffic policy; `InvalidInput` for an invalid share."""
         async with self.changing("traffic"):
             record = await self.writer.current()
             await self._check_split(transitions.with_traffic(record, request))
@@ -162,13 +162,13 @@ class ControlPlane:
                     raise _concurrent_change(B, fresh.variants[B].version)
                 return wanted
 
-            done, changed = await self.writer.commit(change, by, request.reason)
-        return TrafficResponse("success", done.traffic, done.generation, changed)
+            written, changed = await self.writer.commit(change, by, request.reason)
+        return TrafficResponse("success", written.traffic, written.generation, changed)
 
     async def clear_variant(
         self, alias: str, *, force: bool, by: str, reason: str | None
     ) -> ClearResponse:
-        """Take variant B's version away, and its share of the traffic; `force` if it has any."""
+        """Remove variant B's version and its share of the traffic; needs `force` if it has any."""
         if alias == A:
             raise Conflict(
                 "Variant A is production: it can only be removed with the model (DELETE "
@@ -184,20 +184,20 @@ class ControlPlane:
 
         async with self.changing("clear", alias):
             await self._require_no_traffic(alias, force)
-            done, changed = await self.writer.commit(change, by, reason)
-        held = before.variants.get(alias)
+            written, changed = await self.writer.commit(change, by, reason)
+        slot = before.variants.get(alias)
         return ClearResponse(
             status="success",
             variant=alias,
-            version=None if held is None else held.version,
-            generation=done.generation,
+            version=None if slot is None else slot.version,
+            generation=written.generation,
             changed=changed,
             traffic_turned_off=changed and transitions.has_traffic(before.traffic),
-            traffic=done.traffic,
+            traffic=written.traffic,
         )
 
     async def remove(self, *, force: bool, by: str, reason: str | None) -> RemovalResponse:
-        """Remove the model: no replica routes it any more; `force` although A has traffic."""
+        """Remove the model from all replicas; needs `force` while A has traffic."""
         async with self.changing("remove"):
             await self._require_no_traffic(A, force)
             served = self.router.still_served()
@@ -215,7 +215,8 @@ class ControlPlane:
     ) -> AsyncIterator[None]:
         """Make one change at a time, of a variant that exists, and count it by its outcome.
 
-        One that need not verify a version `waits` for none that does: it compares and sets.
+        A change that verifies no version need not wait for one that does (`waits`): it is a mere
+        compare-and-set.
         """
         if alias not in VARIANTS:
             raise NotFound(
@@ -247,13 +248,13 @@ class ControlPlane:
             await self.verifier.require_split(a, b)
 
     async def _require_no_traffic(self, alias: str, force: bool) -> None:
-        """Refuse, unless forced, what takes a variant away that any replica has requests for."""
+        """Refuse, unless forced, to remove a variant that has requests on any replica."""
         if force:
             return
         router = self.router
         own = self.heartbeat.status(router.report())
-        found = await self.heartbeat.replica_list(router.model_name, own)
-        busy = [replica.id for replica in found.replicas if alias in replica.traffic]
+        listing = await self.heartbeat.replica_list(router.model_name, own)
+        busy = [replica.id for replica in listing.replicas if alias in replica.traffic]
         if busy:
             raise Conflict(
                 f"Variant {alias} of {router.model_name} had requests within the last "

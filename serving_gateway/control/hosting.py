@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostedModel:
-    """All that this replica has for one model name."""
+    """Everything that this replica has for one model name."""
 
     model_name: str
     router: Router
@@ -53,9 +53,9 @@ class HostedModel:
 class Hosting:
     """Finds the hosted model of a request, and opens those that the routing store knows.
 
-    `build` makes what a model needs, with nothing running; the `default` one is hosted from the
-    start. `pending` says why not every record was read and probed once, `forget` drops a model's
-    counts, and `limit` is the most models at one time.
+    `build` creates what a model needs without starting anything; the `default` model is hosted from
+    the start. `pending` says why some records have not been read and probed yet, `forget` drops a
+    model's counts, and `limit` is the maximum number of models.
     """
 
     def __init__(
@@ -77,25 +77,25 @@ class Hosting:
         self._limit = limit
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening: set[str] = set()
-        self._elsewhere: set[str] = set()
+        self._hosted_elsewhere: set[str] = set()
         self.default = build(default)
         self._models = {default: self.default}
 
     @property
     def models(self) -> tuple[HostedModel, ...]:
-        """The models hosted."""
+        """The hosted models."""
         return tuple(self._models.values())
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The models hosted, in alphabetical order."""
+        """The names of the hosted models, in alphabetical order."""
         return tuple(sorted(self._models))
 
     def find(self, model_name: str) -> HostedModel:
-        """A hosted model, else `NotFound`; `VariantUnavailable` where only others host it."""
-        if (found := self._models.get(model_name)) is not None:
-            return found
-        if model_name in self._elsewhere:
+        """A hosted model, else `NotFound`; `VariantUnavailable` if only other replicas host it."""
+        if (model := self._models.get(model_name)) is not None:
+            return model
+        if model_name in self._hosted_elsewhere:
             raise VariantUnavailable(
                 f"This replica does not host {model_name!r} yet; others do.",
                 code="model_not_open",
@@ -107,7 +107,7 @@ class Hosting:
         )
 
     def resolve(self, model_name: str) -> HostedModel:
-        """As `find`, or the hosted model whose variant B routes to a Triton model of that name."""
+        """As `find`, or the hosted model whose variant B routes to a Triton model of this name."""
         if model_name not in self._models:
             for model in self._models.values():
                 for target in model.router.table.targets.values():
@@ -116,22 +116,22 @@ class Hosting:
         return self.find(model_name)
 
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
-        """Versions by variant that a model (default: the default one) is routed to."""
+        """The versions that a model, by default the default model, routes to, by variant."""
         model = self.default if model_name is None else self._models.get(model_name)
         return {} if model is None else model.router.still_served()
 
     def readiness(self) -> ReadyStatus:
-        """Whether this replica should get traffic: once every version was probed."""
+        """Whether this replica should get traffic: yes, once every version was probed."""
         reasons = ["the gateway is shutting down"] if self._lifecycle.draining else []
         if (pending := self._pending()) is not None:
             reasons.append(pending)
-        found = {name: model.router.unready_reasons() for name, model in self._models.items()}
-        models = {name: one for name, one in sorted(found.items()) if one}
+        unready = {name: model.router.unready_reasons() for name, model in self._models.items()}
+        models = {name: why for name, why in sorted(unready.items()) if why}
         status = "not ready" if reasons else "ready"
         return ReadyStatus(status, tuple(reasons), {} if self._lifecycle.draining else models)
 
     def reports(self) -> Mapping[str, ModelReport]:
-        """What this replica reports of each hosted model."""
+        """What this replica reports about each hosted model."""
         return {name: model.router.report() for name, model in self._models.items()}
 
     def versions(self) -> Iterator[tuple[VersionClient, bool]]:
@@ -143,16 +143,16 @@ class Hosting:
                 yield target.client, urgent
 
     def record(self, model_name: str) -> RoutingRecord | None:
-        """What a model is routed by, generation 0 before there was one; None: not hosted."""
+        """The record that a model is routed by, generation 0 before the first; None: not hosted."""
         model = self._models.get(model_name)
         return None if model is None else model.router.record
 
     @contextlib.asynccontextmanager
     async def open_model(self, model_name: str) -> AsyncIterator[HostedModel]:
-        """A model that may be new: it stays hosted only if it then has a record.
+        """Yield a model that may be new; it stays hosted only if it has a record afterwards.
 
-        `InvalidInput` when that cannot be a model's name, `Conflict` when `limit` models are
-        hosted.
+        `InvalidInput` when the name is not valid, `Conflict` when `limit` models are hosted
+        already.
         """
         try:
             check_model_name(model_name)
@@ -169,14 +169,14 @@ class Hosting:
                     code="too_many_models",
                 )
             with self._open(model_name) as model:
-                with contextlib.suppress(StoreUnavailable):  # the change itself says so
+                with contextlib.suppress(StoreUnavailable):  # the change itself reports that
                     await model.router.follow(await self._store.read(model_name))
                 yield model
 
     async def host(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
-        """Route a model by what another replica, or this one in the past, wrote (`Router.follow`).
+        """Route a model by a record of another replica, or of this one's past (`Router.follow`).
 
-        A first reload that is under way here adopts what it writes itself.
+        Nothing is done during a model's first reload here, which adopts its own record.
         """
         name = record.model_name
         lock = self._locks.setdefault(name, asyncio.Lock())
@@ -190,13 +190,13 @@ class Hosting:
 
     async def _host_new(self, record: RoutingRecord) -> None:
         name = record.model_name
-        is_news = name not in self._elsewhere
-        self._elsewhere.add(name)
+        is_new = name not in self._hosted_elsewhere
+        self._hosted_elsewhere.add(name)
         if self._has_room():
             with self._open(name) as model:
                 await model.router.follow(record)
                 self._add(model)
-        elif is_news:
+        elif is_new:
             log.error(
                 "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
                 extra={"model": name},
@@ -204,7 +204,7 @@ class Hosting:
 
     @contextlib.contextmanager
     def _open(self, model_name: str) -> Iterator[HostedModel]:
-        """A new model, which stays hosted if it then has a record."""
+        """Yield a new model, which stays hosted if it has a record afterwards."""
         self._opening.add(model_name)
         model = self._build(model_name)
         try:
@@ -218,8 +218,8 @@ class Hosting:
                     self._forget(model_name)
 
     async def unhost(self, model_name: str) -> None:
-        """Stop hosting a model that was removed; the default one stays, without a version."""
-        self._elsewhere.discard(model_name)
+        """Stop hosting a removed model; the default model stays, without a version."""
+        self._hosted_elsewhere.discard(model_name)
         if model_name == self.default.model_name or model_name not in self._models:
             return
         self._models.pop(model_name).mirror.close()
@@ -231,18 +231,18 @@ class Hosting:
     ) -> RemovalResponse:
         """Remove a model from all replicas; see `ControlPlane.remove`."""
         control = self.find(model_name).control_plane
-        done = await control.remove(force=force, by=by, reason=reason)
+        response = await control.remove(force=force, by=by, reason=reason)
         await self.unhost(model_name)
-        return done
+        return response
 
     def close(self) -> None:
-        """Drop what waits for B."""
+        """Drop the copies that wait for B."""
         for model in self._models.values():
             model.mirror.close()
 
     def _add(self, model: HostedModel) -> None:
         self._models[model.model_name] = model
-        self._elsewhere.discard(model.model_name)
+        self._hosted_elsewhere.discard(model.model_name)
         log.info("a model is hosted", extra={"model": model.model_name})
 
     def _has_room(self) -> bool:

@@ -19,7 +19,7 @@ class Upstream(msgspec.Struct, frozen=True):
     """Where a version is served."""
 
     url: str | None
-    """Another Triton than the default one."""
+    """The Triton server; None for the default one."""
     model_name: str
     """Its name in Triton and in the registry."""
 
@@ -32,51 +32,51 @@ async def resolve_slot(
     mode: Mode,
     claimed: str | None = None,
 ) -> Slot:
-    """The slot of a version, with the run that made it and what else is recorded of it.
+    """Make the slot of a version, with the run that made it and what else is recorded about it.
 
     The registry is asked first; when it cannot answer, the `claimed` run of an authenticated caller
-    or what the record holds stands in, and `run_id_source` says so. What the record holds also
-    stands in for a version that was deleted in the registry. `Conflict` when the registry has no
-    such version or sources contradict each other, `Unavailable` when none knows the run.
+    or the record's entry stands in, and `run_id_source` says so. The record's entry also stands in
+    for a version that was deleted from the registry. `Conflict` when the registry has no such
+    version or sources contradict each other, `Unavailable` when none knows the run.
     """
     model_name = upstream.model_name
     which = f"{model_name} version {version}"
     held = _on_record(record, model_name, version)
-    found, problem = await _ask(registry, model_name, version)
+    entry, problem = await _ask(registry, model_name, version)
     source = "registry"
-    if found is None and not problem and held is None:
+    if entry is None and not problem and held is None:
         raise Conflict(
             f"Triton has {which} READY, but the registry has no such version, so its run is not "
             "known.",
             code="not_registered",
         )
-    if found is None:
+    if entry is None:
         if not problem:
             log.warning("The registry no longer has %s; its run is that of the record", which)
         source = "record" if claimed is None else "caller"
-        found = _fallback_entry(held, claimed, which, problem)
-    if claimed not in {None, found.run_id}:
+        entry = _fallback_entry(held, claimed, which, problem)
+    if claimed not in {None, entry.run_id}:
         witness = "registry" if source == "registry" else "routing record"
         raise Conflict(
-            f"The {witness} says that run {found.run_id} made {which}, not {claimed}.",
+            f"The {witness} says that run {entry.run_id} made {which}, not {claimed}.",
             code="run_id_contradiction",
         )
     return Slot(
         version=version,
-        run_id=found.run_id,
+        run_id=entry.run_id,
         run_id_source=source,
         mode=mode,
-        signature=found.signature,
+        signature=entry.signature,
         model_name=None if model_name == record.model_name else model_name,
         triton_url=upstream.url,
-        lineage=_lineage(found, held),
+        lineage=_lineage(entry, held),
     )
 
 
 async def _ask(
     registry: Registry | None, model_name: str, version: int
 ) -> tuple[RegistryEntry | None, str]:
-    """What the registry has of a version, and why it could not say: '' when it did."""
+    """Return the registry's entry of a version, and why it could not answer ('' if it could)."""
     if registry is None:
         return None, "no registry is configured (GATEWAY_MLFLOW_URL)"
     try:
@@ -88,7 +88,7 @@ async def _ask(
 def _fallback_entry(
     held: Slot | None, claimed: str | None, which: str, problem: str
 ) -> RegistryEntry:
-    """What is known of a version without the registry."""
+    """What is known about a version without the registry."""
     if held is not None:
         return RegistryEntry(held.run_id, held.signature, held.lineage)
     if claimed is not None:
@@ -100,16 +100,16 @@ def _fallback_entry(
     )
 
 
-def _lineage(found: RegistryEntry, held: Slot | None) -> Lineage:
-    """The lineage, with what the record knows although it is recorded no more."""
-    if held is None or held.run_id != found.run_id:
-        return found.lineage
-    recorded = {name: value for name, value in asdict(found.lineage).items() if value is not None}
+def _lineage(entry: RegistryEntry, held: Slot | None) -> Lineage:
+    """The registered lineage, completed by what the record still knows."""
+    if held is None or held.run_id != entry.run_id:
+        return entry.lineage
+    recorded = {name: value for name, value in asdict(entry.lineage).items() if value is not None}
     return Lineage(**asdict(held.lineage) | recorded)
 
 
 def check_contract(wanted: str | None, slot: Slot, model_name: str) -> None:
-    """Refuse (`Conflict`) features whose digest is not the `wanted` one, if one is named."""
+    """Refuse (`Conflict`) features whose digest is not the `wanted` one, unless that is None."""
     read = slot.signature
     found = "unknown" if read is None else feature_contract(read.features, read.request)
     if wanted not in {None, found}:
@@ -122,7 +122,7 @@ def check_contract(wanted: str | None, slot: Slot, model_name: str) -> None:
 
 
 def _on_record(record: RoutingRecord, model_name: str, version: int) -> Slot | None:
-    """What the record already holds about a version, now or before, for any variant."""
+    """The slot that the record holds for a version, now or before, in any variant."""
     for slot in [*record.variants.values(), *chain.from_iterable(record.previous.values())]:
         if slot.version == version and (slot.model_name or record.model_name) == model_name:
             return slot

@@ -1,4 +1,4 @@
-"""The way of a change into the routing record: read, merged, compared and set, adopted."""
+"""How a change gets into the routing record: read, merge, compare and set, adopt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serving_gateway.replication.store import RoutingStore
 log = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 20
-"""How often a change is tried again when another one was written first."""
+"""Attempts to write a change while other changes are written first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,21 +32,21 @@ class RecordWriter:
     losses: Losses
 
     async def current(self) -> RoutingRecord:
-        """What all replicas have to route by now; `StoreUnavailable` when it cannot be read."""
+        """The record that all replicas must route by; `StoreUnavailable` if it cannot be read."""
         return merge(await self.store.read(self.router.model_name), self.router.record).record
 
     async def commit(
         self, change: Callable[[RoutingRecord], RoutingRecord], by: str, reason: str | None
     ) -> tuple[RoutingRecord, bool]:
-        """Apply `change` to the newest record, again while others write first, and write it.
+        """Apply `change` to the newest record and write it, again while others write first.
 
-        Returns the record in effect and whether it is a new generation, which it is not when
-        `change` returns the same record. `GenerationConflict` when others write first all the time.
+        Returns the record in effect, and whether it is a new generation: not if `change` returned
+        the same record. `GenerationConflict` when others write first in every attempt.
         """
         router = self.router
         for _ in range(_ATTEMPTS):
             stored = await self.store.read(router.model_name)
-            # A store that lost its content (a cache without persistence, restarted) gets back
+            # A store that lost its content (a cache without persistence, restarted) is restored to
             # what is in effect, together with the change.
             merged = merge(stored, router.record)
             base = merged.record

@@ -1,4 +1,4 @@
-"""What MLflow knows about a version, asked over its REST API at a reload and never otherwise."""
+"""What MLflow knows about a version, asked over its REST API during a reload only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RegistryEntry(msgspec.Struct, frozen=True):
-    """A registered version: the run that made it, and what else was recorded of it."""
+    """A registered version: the run that made it, and what else was recorded about it."""
 
     run_id: str
     signature: Signature | None = None
@@ -51,9 +51,9 @@ class _Answer(msgspec.Struct):
 
 
 class Registry:
-    """MLflow's model registry at `url`; `transport` is another way to reach it, for tests.
+    """MLflow's model registry at `url`; `transport` replaces the network in tests.
 
-    MLflow is asked with the `token`, or as a user of its own login.
+    Authenticates with the `token`, or with a username and password.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Registry:
         limit_seconds: float = 3.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        # A quarter of the gateway's start would go into this import without need, were it above.
+        # Imported here: at the top, this would cost a quarter of the gateway's startup time.
         import httpx
 
         self._where = f"MLflow at {url}"
@@ -91,19 +91,19 @@ class Registry:
         path = "/api/2.0/mlflow/model-versions/get"
         answer = await self._get(path, name=model_name, version=str(version))
         try:
-            found = msgspec.json.decode(answer.content, type=_Answer)
+            decoded = msgspec.json.decode(answer.content, type=_Answer)
         except ValueError as error:
             raise RegistryUnavailable(
                 f"{self._where} gave an unreadable answer, {answer.status_code}: {error}."
             ) from error
-        if found.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if decoded.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        if answer.status_code != 200 or found.model_version is None:
-            why = f"{answer.status_code}: {found.error_code} {found.message}".rstrip()
+        if answer.status_code != 200 or decoded.model_version is None:
+            why = f"{answer.status_code}: {decoded.error_code} {decoded.message}".rstrip()
             raise RegistryUnavailable(f"{self._where} answered {why}.")
         which = f"{model_name} version {version}"
-        tags = {tag.key: tag.value for tag in found.model_version.tags}
-        run_id = found.model_version.run_id or tags.get(RUN_ID_TAG, "")
+        tags = {tag.key: tag.value for tag in decoded.model_version.tags}
+        run_id = decoded.model_version.run_id or tags.get(RUN_ID_TAG, "")
         if not run_id:
             raise Conflict(
                 f"MLflow has {which} without the run that made it; register it from a run.",
@@ -147,7 +147,7 @@ class Registry:
 
 
 def _lineage(tags: Mapping[str, str]) -> Lineage:
-    """The origin that the tags of a registered version name; an empty tag names none."""
+    """The lineage in the tags of a registered version; an empty tag counts as missing."""
     return Lineage(
         data_fingerprint=tags.get(DATA_FINGERPRINT_TAG) or None,
         code_version=tags.get(CODE_VERSION_TAG) or None,

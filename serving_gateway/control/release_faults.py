@@ -1,7 +1,7 @@
-"""What is so wrong with a candidate that a replica ends its release without asking: pure.
+"""When a candidate is so faulty that a replica ends its release on its own; pure functions.
 
-A replica judges by its own requests alone, so it needs strong evidence; that of all replicas
-together is judged by the pipeline.
+A replica judges by its own requests alone, so it needs strong evidence; the pipeline judges the
+evidence of all replicas together.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from serving_gateway.contract import (
 ALPHA: Final = 0.001
 """Error rate of one replica's judgement of a step, however often it judges."""
 DEFAULT_MARGIN: Final = 0.05
-"""Of a release without a guardrail for failures."""
+"""Margin of a release without a guardrail for failures."""
 IN_A_ROW: Final = 20
 """Failures in a row after which a version counts as gone."""
 UNREADY_SECONDS: Final = 2.0
-"""Duration for which Triton does not have the candidate READY, and the other version all along."""
+"""How long the candidate alone, not the other version, must be unready to count as gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateState:
-    """How the candidate does on one replica, beside the version that it is compared with."""
+    """How the candidate fares on one replica, next to the version that it is compared with."""
 
     unready_seconds: float
-    """For how long the candidate alone has not been READY; 0 while it is."""
+    """How long the candidate alone has not been READY; 0 while it is."""
     failed_in_row: int
     reason: str | None
     """Why it is not READY."""
@@ -48,13 +48,13 @@ def find_fault(release: Release, own: ReleaseEvidence, state: CandidateState) ->
         )
     if state.failed_in_row >= IN_A_ROW:
         return f"version {version} failed the last {state.failed_in_row} requests in a row"
-    # Within a step: sums over steps show differences that are not there when both versions fail
-    # more often in one of them.
+    # Per step: sums over steps would show spurious differences when both versions fail more often
+    # in one of them.
     counted = own.phases.get(release.phase, PhaseEvidence())
     margin = release.plan.guardrails.get(Guard.FAILURES, DEFAULT_MARGIN)
     candidate, reference = counted.candidate, counted.reference
-    # Each takes half of the error rate. Looser than bounds of the difference, and a hundredth of
-    # their cost, which is paid on the event loop after each failure.
+    # Each bound takes half of the error rate. Looser than bounds on the difference, at a hundredth
+    # of their cost, which the event loop pays after each failure.
     low = Trials(candidate.failed, candidate.requests).bounds(ALPHA / 2).low
     high = Trials(reference.failed, reference.requests).bounds(ALPHA / 2).high
     if low - high <= margin:

@@ -1,4 +1,4 @@
-"""What a plan must be before a release may follow it: pure."""
+"""Checks that a plan must pass before a release may follow it; pure functions."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class ReleaseReporter:
     watch: ReleaseWatch
 
     async def report(self) -> ReleaseReport:
-        """The present release or the last one, as this replica routes by it."""
+        """The current release, or the last one, as this replica routes by it."""
         record = self.router.record
         release = record.release
         if release is None:
@@ -74,9 +74,9 @@ def _judge(
 
 def total_evidence(release_id: str, parts: Iterable[ReleaseEvidence]) -> ReleaseEvidence:
     """Return the sum of several processes' counts of a release."""
-    found = [part.phases for part in parts if part.release_id == release_id]
-    names = sorted({name for phases in found for name in phases})
+    counts = [part.phases for part in parts if part.release_id == release_id]
+    names = sorted({name for phases in counts for name in phases})
     return ReleaseEvidence(
         release_id,
-        {name: add_phases(phases[name] for phases in found if name in phases) for name in names},
+        {name: add_phases(phases[name] for phases in counts if name in phases) for name in names},
     )

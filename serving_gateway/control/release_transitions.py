@@ -1,8 +1,8 @@
-"""The changes of a release within a routing record: pure, like `transitions`.
+"""The transitions of a release within a routing record: pure functions, like `transitions`.
 
-Each returns the whole record, so that a step and its traffic never differ. `at` is the time of
-the change, RFC 3339 in UTC. `Conflict` when the state of the release forbids the change,
-`NotFound` when the model has no release; nothing changes then.
+Each returns the whole record, so that a step and its traffic never disagree. `at` is the time of
+the change, RFC 3339 in UTC. `Conflict` when the state of the release forbids the change, `NotFound`
+when the model has no release; nothing changes then.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from serving_gateway.inference.traffic import A, B
 
 KEPT_ACTS: Final = 50
 _REASON_CHARACTERS: Final = 1_000
-"""Of a reason, so that the record stays small."""
+"""Most characters of a reason, so that the record stays small."""
 _MIRROR_ALL: Final = Traffic(Strategy.MIRROR, 100.0)
 
 
@@ -44,7 +44,7 @@ def active_release(record: RoutingRecord) -> Release | None:
 
 
 def require_active(record: RoutingRecord, release_id: str | None = None) -> Release:
-    """The active release, which must have the id, if one is named."""
+    """The active release, which must have `release_id` unless that is None."""
     release = record.release
     if release is None:
         raise NotFound(f"{record.model_name} has no release.", code="no_release")
@@ -66,7 +66,7 @@ def require_active(record: RoutingRecord, release_id: str | None = None) -> Rele
 def begin(
     record: RoutingRecord, request: ReleaseRequest, slot: Slot, release_id: str, at: str, by: str
 ) -> RoutingRecord:
-    """A release of `slot`'s version in its first step; the same record if it is under way."""
+    """Begin a release of `slot`'s version; the same record if it is under way already."""
     production, present = check_begin(record, request), active_release(record)
     if present is not None and _is_under_way(record, request):
         return record
@@ -84,7 +84,7 @@ def begin(
         by=by,
     )
     if present is not None:
-        # It is the only trace of that release in the record.
+        # The only trace of the former release in the record.
         reason = (
             f"stopped the release of version {present.version} ({present.id}), which was "
             f"{present.state.value} in step {present.step + 1} of {len(present.plan.steps)}"
@@ -95,7 +95,7 @@ def begin(
 
 
 def check_begin(record: RoutingRecord, request: ReleaseRequest) -> Slot:
-    """Production's slot, when a release next to it may begin."""
+    """Return production's slot if a release may begin next to it."""
     production, name = record.variants.get(A), record.model_name
     if production is None:
         raise Conflict(
@@ -135,7 +135,7 @@ def _is_under_way(record: RoutingRecord, request: ReleaseRequest) -> bool:
 
 
 def advance(record: RoutingRecord, request: ReleaseAdvance, at: str, by: str) -> RoutingRecord:
-    """The record after a verdict on the present phase."""
+    """The record after a verdict on the current phase."""
     release = require_active(record, request.id)
     reason = _require_reason(request.reason)
     if (release.state, release.step) != (request.state, request.step):
@@ -149,16 +149,16 @@ def advance(record: RoutingRecord, request: ReleaseAdvance, at: str, by: str) ->
         raise InvalidInput("verdict is not yet; that changes nothing.", field="verdict")
     if request.verdict is Verdict.STOP:
         return _stop(record, release, at, by, reason)
-    noted = _add_act(release, Verdict.GO, at, by, reason)
+    with_act = _add_act(release, Verdict.GO, at, by, reason)
     if release.state is ReleaseState.WATCHING:
-        return _without_candidate(record, _end(noted, ReleaseState.COMPLETED, at, reason))
+        return _without_candidate(record, _end(with_act, ReleaseState.COMPLETED, at, reason))
     if release.state is not ReleaseState.RUNNING:
         raise Conflict(
             f"The release of version {release.version} is {release.state.value}: "
             f"{missing_for_switch(release)}.",
             code="release_not_running",
         )
-    return _after_step(record, noted, at)
+    return _after_step(record, with_act, at)
 
 
 def _after_step(record: RoutingRecord, release: Release, at: str) -> RoutingRecord:
@@ -173,57 +173,57 @@ def _after_step(record: RoutingRecord, release: Release, at: str) -> RoutingReco
 
 
 def approve(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -> RoutingRecord:
-    """The record after a named principal's approval, which a waiting release goes on with.
+    """The record after a named principal's approval, with which a waiting release continues.
 
-    The same record where it has that approval already, whose answer may have been lost.
+    The same record if it has that approval already: its response may have been lost.
     """
     release = require_active(record, request.id)
     reason = _require_reason(request.reason)
     if release.state is not ReleaseState.WAITING:
-        if any(one.is_approval and (one.by, one.reason) == (by, reason) for one in release.acts):
+        if any(act.is_approval and (act.by, act.reason) == (by, reason) for act in release.acts):
             return record
         raise Conflict(
             f"The release of version {release.version} is {release.state.value} in step "
             f"{release.step}; it does not wait for an approval.",
             code="release_not_waiting",
         )
-    noted = _add_act(release, Verdict.GO, at, by, reason, is_approval=True)
+    with_act = _add_act(release, Verdict.GO, at, by, reason, is_approval=True)
     if release.plan.approval is Approval.BEFORE_SWITCH:
-        cleared = replace(noted, state=ReleaseState.CLEARED, since=at)
+        cleared = replace(with_act, state=ReleaseState.CLEARED, since=at)
         return replace(record, release=cleared)
-    entered = replace(noted, state=ReleaseState.RUNNING, since=at)
+    entered = replace(with_act, state=ReleaseState.RUNNING, since=at)
     return replace(record, release=entered, traffic=release.plan.steps[release.step])
 
 
 def stop(record: RoutingRecord, request: ReleaseDecision, at: str, by: str) -> RoutingRecord:
-    """The record with the release ended; while it is watched, that rolls A back and pins it.
+    """The record with the release ended; during the watch, this rolls A back and pins it.
 
-    The same record where that very stop has ended it, whose answer may have been lost.
+    The same record if this very stop has ended it already: its response may have been lost.
     """
-    if _is_its_end(record.release, request, by):
+    if _is_same_stop(record.release, request, by):
         return record
     release = require_active(record, request.id)
     return _stop(record, release, at, by, _require_reason(request.reason))
 
 
-def _is_its_end(release: Release | None, request: ReleaseDecision, by: str) -> bool:
-    """Whether a release has ended by this very stop."""
+def _is_same_stop(release: Release | None, request: ReleaseDecision, by: str) -> bool:
+    """Whether this very stop has ended the release."""
     if release is None or release.state in ACTIVE or request.id not in {None, release.id}:
         return False
-    acts = [(one.verdict, one.by, one.reason) for one in release.acts[-1:]]
+    acts = [(act.verdict, act.by, act.reason) for act in release.acts[-1:]]
     return acts == [(Verdict.STOP, by, _cut(request.reason))]
 
 
 def _stop(record: RoutingRecord, release: Release, at: str, by: str, reason: str) -> RoutingRecord:
-    noted = _add_act(release, Verdict.STOP, at, by, reason)
+    with_act = _add_act(release, Verdict.STOP, at, by, reason)
     if release.state is not ReleaseState.WATCHING:
-        return _without_candidate(record, _end(noted, ReleaseState.STOPPED, at, reason))
+        return _without_candidate(record, _end(with_act, ReleaseState.STOPPED, at, reason))
     back = rolled_back(record, A, previous_slot_of(record, release))
-    return _without_candidate(back, _end(noted, ReleaseState.ROLLED_BACK, at, reason))
+    return _without_candidate(back, _end(with_act, ReleaseState.ROLLED_BACK, at, reason))
 
 
 def previous_slot_of(record: RoutingRecord, release: Release) -> Slot:
-    """Where a release that is watched rolls back to."""
+    """The slot that a watched release rolls back to."""
     for slot in [*record.variants.values(), *record.previous.get(A, ())]:
         if slot.version == release.previous_version:
             return slot
@@ -262,10 +262,10 @@ def missing_for_switch(release: Release) -> str:
 def settle(
     base: RoutingRecord, changed: RoutingRecord, at: str, by: str, reason: str | None
 ) -> RoutingRecord:
-    """Apply to the release of `base` the effect of a change that is not one of a release.
+    """Apply to the release of `base` the effect of a change made by other means.
 
-    The reload of A onto a cleared version is the switch. Any other one ends the release, with its
-    candidate and its traffic, unless the change itself set these.
+    The reload of A onto a cleared version is the switch. Any other change ends the release and
+    removes its candidate and its traffic, unless the change itself set these.
     """
     release = active_release(base)
     if release is None or (changed.release is not None and changed.release is not base.release):
@@ -279,12 +279,12 @@ def settle(
     why = f"ended by another change: {_describe_change(base, changed)}, by {by}"
     why += "" if reason is None else f": {reason}"
     production = changed.variants.get(A)
-    is_back = (
+    is_rollback = (
         release.state is ReleaseState.WATCHING
         and production is not None
         and production.version == release.previous_version
     )
-    state = ReleaseState.ROLLED_BACK if is_back else ReleaseState.STOPPED
+    state = ReleaseState.ROLLED_BACK if is_rollback else ReleaseState.STOPPED
     ended = _end(_add_act(release, Verdict.STOP, at, by, why), state, at, why)
     if B in moved or (has_other_traffic and has_traffic(changed.traffic)):
         traffic = changed.traffic if has_other_traffic else Traffic()
@@ -310,11 +310,11 @@ def _switch(
     by: str,
     reason: str | None,
 ) -> RoutingRecord:
-    """The record after the switch: the version before is mirrored, unless there is no watch."""
-    noted = _add_act(release, Verdict.GO, at, by, reason or "switched")
+    """The record after the switch: the previous version is mirrored, unless there is no watch."""
+    with_act = _add_act(release, Verdict.GO, at, by, reason or "switched")
     if release.plan.watch_seconds == 0:
-        return _without_candidate(changed, _end(noted, ReleaseState.COMPLETED, at, None))
-    watched = replace(noted, state=ReleaseState.WATCHING, since=at)
+        return _without_candidate(changed, _end(with_act, ReleaseState.COMPLETED, at, None))
+    watched = replace(with_act, state=ReleaseState.WATCHING, since=at)
     variants = {**changed.variants, B: base.variants[A]}
     return replace(changed, variants=variants, traffic=_MIRROR_ALL, release=watched)
 
@@ -340,7 +340,7 @@ def _describe_change(base: RoutingRecord, changed: RoutingRecord) -> str:
 
 
 def _without_candidate(record: RoutingRecord, release: Release) -> RoutingRecord:
-    """The record with an ended release, whose B a rollback does not bring back."""
+    """The record with an ended release and without its B, which a rollback does not restore."""
     variants = {alias: slot for alias, slot in record.variants.items() if alias != B}
     return replace(record, variants=variants, traffic=Traffic(), release=release)
 

@@ -1,7 +1,7 @@
-"""What a replica does for a release in the background: keep its counts, and act when time is short.
+"""What a replica does for a release in the background: store its counts, and react to faults.
 
-A candidate that fails beyond doubt, or is gone, loses its share here at once, and its release is
-ended for all by compare-and-set, without the pipeline (I19). After the switch that is a rollback.
+A candidate that clearly fails, or is gone, loses its share here at once, and its release is ended
+for all by compare-and-set, without the pipeline (I19). After the switch that is a rollback.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _EVERY_SECONDS: Final = 1.0
 _LEAST_PAUSE_SECONDS: Final = 0.05
-"""Between two looks because of failures: judging a thousand failures one by one costs too much."""
+"""Between two looks prompted by failures: judging a thousand one by one costs too much."""
 
 
 @dataclass(eq=False)
@@ -55,17 +55,17 @@ class ReleaseWatch:
         self._unready_since: float | None = None
 
     async def look(self) -> None:
-        """Write what waits to be written, and store what was counted."""
+        """Write a pending stop, and store the counts."""
         await self.control.write_pending()
         await self.store_counts()
 
     async def store_counts(self) -> None:
-        """Store what was counted since the last time, if anything was."""
+        """Store the counts that changed since the last time."""
         release, counters = self.router.record.release, self.router.counters
         if release is None:
             return
         self._stored = {
-            one: self._stored[one] for one in counters.release_ids if one in self._stored
+            key: self._stored[key] for key in counters.release_ids if key in self._stored
         }
         name, problem = self.router.model_name, None
         for release_id in counters.release_ids:
@@ -85,7 +85,7 @@ class ReleaseWatch:
                 self._ended = release.id
 
     async def protect(self) -> None:
-        """End the release if its candidate is at fault beyond doubt."""
+        """End the release if its candidate is clearly at fault."""
         router = self.router
         release, targets = active_release(router.record), router.table.targets
         a, b = targets.get(A), targets.get(B)
@@ -97,7 +97,7 @@ class ReleaseWatch:
         fault = self._find_fault(release, candidate, reference)
         if fault is None or router.is_withdrawn:
             return
-        # It has to take over. Where it cannot answer either, Triton is at fault.
+        # The reference has to take over. If it cannot answer either, Triton is at fault.
         asked_at = time.monotonic()
         await reference.client.probe()
         is_confirmed = reference.client.ready and reference.client.age < time.monotonic() - asked_at
@@ -123,7 +123,7 @@ class ReleaseWatch:
         try:
             decision = ReleaseDecision(reason, release.id)
             await self.control.stop(decision, f"replica:{self.process_id}")
-        except GatewayError as error:  # tried again at the next look
+        except GatewayError as error:  # retried at the next look
             log.warning("the release was not ended", extra={"reason": error.message})
 
 
@@ -132,9 +132,9 @@ async def watch_releases(
     failed: asyncio.Event,
     on_bug: Callable[[], None],
 ) -> None:
-    """Look after the releases of all models each second, and when one `failed`, until cancelled.
+    """Watch the releases of all models each second, and when one `failed`, until cancelled.
 
-    A model for which that raises is logged, counted by `on_bug`, and tried again.
+    An exception for one model is logged, counted by `on_bug`, and tried again.
     """
     due = 0.0
     bugs = RepeatedWarning(log, "a release was not looked after", logging.ERROR)

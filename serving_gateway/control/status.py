@@ -1,4 +1,4 @@
-"""What the gateway says of one model: `GET /models` and `GET /health`. No HTTP in here."""
+"""What the gateway reports about one model: `GET /models` and `GET /health`. No HTTP here."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from serving_gateway.settings import Settings
 
 @dataclass(slots=True, eq=False)
 class StatusReporter:
-    """Describes this replica's side of one model, and what Triton says now.
+    """Describes this replica's view of one model, and what Triton reports now.
 
-    `ledger` has how B compares with A, `names` all hosted models; `store_problem` says why the
-    model's record cannot be read, if so.
+    `ledger` compares B with A, `names` lists all hosted models; `store_problem` says why the
+    model's record cannot be read, if it cannot.
     """
 
     settings: Settings
@@ -41,7 +41,7 @@ class StatusReporter:
     store_problem: Callable[[], str | None]
 
     def health(self) -> HealthStatus:
-        """That the process lives, and which variants have a version."""
+        """Report that the process is alive, and which variants have a version."""
         record = self.router.record
         return HealthStatus(
             status="ok",
@@ -63,7 +63,7 @@ class StatusReporter:
         return self.ledger.summary(replica, sides.get(A), sides.get(B), examples=examples)
 
     async def models(self) -> ModelStatus:
-        """What Triton serves, asked now, beside what this replica routes to."""
+        """What Triton serves, asked now, next to what this replica routes to."""
         table = self.router.table
         record = table.record
         own = self.heartbeat.status(self.router.report())
@@ -107,7 +107,7 @@ class StatusReporter:
         )
 
     async def _ready(self, target: RoutingTarget | None) -> tuple[int, ...] | GatewayError:
-        """All versions READY beside the target's, or those of the model itself."""
+        """The READY versions of the target's model, or of the model itself; or Triton's error."""
         triton = self.router.triton(None) if target is None else target.client.triton
         name = self.router.model_name if target is None else target.model_name
         try:

@@ -1,4 +1,4 @@
-"""The changes of a routing record: pure; one that changes nothing returns the same record."""
+"""Transitions of a routing record: pure; one that changes nothing returns the same record."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from serving_gateway.inference.traffic import B
 from serving_gateway.replication.records import next_change_time, with_ancestor
 
 KEPT_PREVIOUS: Final = 10
-"""How many slots to go back to a variant keeps."""
+"""Slots that a variant keeps to roll back to."""
 KEPT_SWITCHES: Final = 32
-"""How many of its last switches a variant keeps."""
+"""Latest switches that a variant keeps."""
 
 
 def choose(
@@ -33,7 +33,8 @@ def choose(
 ) -> tuple[int, Mode]:
     """Decide on the version and mode of `alias` after a reload, given what Triton has READY.
 
-    `VariantUnavailable` when none is named or READY, `Conflict` when several are, or it is pinned.
+    `VariantUnavailable` when none is named or READY; `Conflict` when several are READY and none is
+    named, or `alias` is pinned.
     """
     current = record.variants.get(alias)
     version = request.version or _follow(alias, current, ready)
@@ -41,7 +42,7 @@ def choose(
 
 
 def _follow(alias: str, current: Slot | None, ready: tuple[int, ...]) -> int:
-    """The version that Triton's answer alone leads to."""
+    """The version that follows from Triton's answer alone."""
     if not ready:
         raise VariantUnavailable(
             "Triton has no version READY, so there is none to reload onto. Load one, then reload.",
@@ -82,22 +83,22 @@ def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
     if record.removed:
         record = replace(record, removed=False)
     current = record.variants.get(alias)
-    if current is not None and _same(current, slot):
+    if current is not None and _is_same_version(current, slot):
         return record
     previous = record.previous
     if current is not None and current.version != slot.version:
-        previous = _left(record, alias, current)
+        previous = _push_previous(record, alias, current)
     return replace(record, variants={**record.variants, alias: slot}, previous=previous)
 
 
-def _left(record: RoutingRecord, alias: str, slot: Slot) -> dict[str, tuple[Slot, ...]]:
-    """The slots to go back to once `alias` has left `slot`."""
+def _push_previous(record: RoutingRecord, alias: str, slot: Slot) -> dict[str, tuple[Slot, ...]]:
+    """The slots to roll back to, by variant, once `alias` has left `slot`."""
     older = [s for s in record.previous.get(alias, ()) if s.version != slot.version]
     return {**record.previous, alias: (slot, *older)[:KEPT_PREVIOUS]}
 
 
-def _same(current: Slot, slot: Slot) -> bool:
-    """Whether both serve the same version, apart from what is known of its origin."""
+def _is_same_version(current: Slot, slot: Slot) -> bool:
+    """Whether both serve the same version, whatever is known about its origin."""
     return current == replace(
         slot,
         signature=slot.signature or current.signature,
@@ -107,7 +108,7 @@ def _same(current: Slot, slot: Slot) -> bool:
 
 
 def previous_slot(record: RoutingRecord, alias: str) -> Slot:
-    """Where a rollback of `alias` goes; `Conflict` when it never had another version."""
+    """The slot that a rollback of `alias` goes to; `Conflict` when there is no other version."""
     current = record.variants.get(alias)
     for slot in record.previous.get(alias, ()):
         if current is None or slot.version != current.version:
@@ -122,12 +123,12 @@ def previous_slot(record: RoutingRecord, alias: str) -> Slot:
 def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecord:
     """The record with `alias` on `target`, pinned.
 
-    A second rollback goes further back, never forward onto what was just left. From a version
-    that the variant never had, further back is what is older.
+    A second rollback goes further back, never forward to what was just left. After a rollback to a
+    version that the variant never had, only lower versions remain to go back to.
     """
     pinned = replace(target, mode=Mode.PINNED)
     current = record.variants.get(alias)
-    if current is not None and _same(current, pinned):
+    if current is not None and _is_same_version(current, pinned):
         return record
     history = record.previous.get(alias, ())
     versions = [slot.version for slot in history]
@@ -146,7 +147,7 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
 
 
 def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecord:
-    """The record with another policy; `InvalidInput` for the share, `VersionNotReady` without B."""
+    """The record with a new policy; `InvalidInput` for a bad share, `VersionNotReady` without B."""
     percent = request.percent
     if not 0 <= percent <= 100 or abs(percent * 100 - round(percent * 100)) > 1e-6:
         raise InvalidInput(
@@ -166,14 +167,14 @@ def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecor
 
 
 def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
-    """The record without a version in `alias`, which a rollback brings back, or traffic to it."""
+    """The record without `alias`'s version, which a rollback restores, and without its traffic."""
     current = record.variants.get(alias)
     if current is None:
         return record
     return replace(
         record,
         variants={name: slot for name, slot in record.variants.items() if name != alias},
-        previous=_left(record, alias, current),
+        previous=_push_previous(record, alias, current),
         traffic=Traffic() if has_traffic(record.traffic) else record.traffic,
     )
 
@@ -187,7 +188,7 @@ def removed(record: RoutingRecord) -> RoutingRecord:
         generation=record.generation,
         changed_at=record.changed_at,
         removed=True,
-        release=record.release,  # without it, replicas would take the end of it for lost
+        release=record.release,  # without it, replicas would think that its end was lost
     )
 
 
@@ -206,20 +207,20 @@ def next_generation(
 ) -> RoutingRecord:
     """The `changed` record as the generation after `base`, from which it came.
 
-    A variant that routes to another version, or to another run's, has a switch more.
+    A variant that newly routes to another version, or to another run's, gains a switch.
     """
     at, generation = next_change_time(base, now), base.generation + 1
     switches = dict(base.switches)
     for alias, slot in changed.variants.items():
-        held, before = base.variants.get(alias), base.switches.get(alias, ())
-        if held is not None and (held.version, held.run_id) == (slot.version, slot.run_id):
+        current, before = base.variants.get(alias), base.switches.get(alias, ())
+        if current is not None and (current.version, current.run_id) == (slot.version, slot.run_id):
             continue
         switch = Switch(
             generation=generation,
             version=slot.version,
             run_id=slot.run_id,
             mode=slot.mode,
-            previous_version=None if held is None else held.version,
+            previous_version=None if current is None else current.version,
             after=before[0].generation if before else 0,
             at=at,
             by=by,

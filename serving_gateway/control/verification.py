@@ -1,4 +1,4 @@
-"""What has to hold of a version before a variant may route to it, asked at that moment (I1)."""
+"""Checks that a version must pass, at that moment, before a variant may route to it (I1)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class VersionVerifier:
         own, settings = self.router.model_name, self.settings
         if alias != B:
             return Upstream(None, own)
-        # Another name for B is that of the default model's B alone.
+        # The configured name of B applies to the default model's B alone.
         name = settings.shadow_model_name if own == settings.model_name else None
         return Upstream(settings.shadow_triton_url, name or own)
 
@@ -50,18 +50,18 @@ class VersionVerifier:
         return Upstream(slot.triton_url, slot.model_name or self.router.model_name)
 
     async def ready_versions(self, upstream: Upstream) -> tuple[int, ...]:
-        """What Triton says is READY, asked now; `TritonUnavailable` when it cannot tell."""
+        """The versions that Triton reports READY now; `TritonUnavailable` when it cannot tell."""
         triton = self.router.triton(upstream.url)
-        with _limited():
+        with _timeout_as_unavailable():
             return await triton.ready_versions(upstream.model_name, self.settings.probe_seconds)
 
     async def require_ready(self, ready: tuple[int, ...], upstream: Upstream, version: int) -> None:
-        """Require READY; `NotFound` where the registry lacks it too, else `VersionNotReady`."""
+        """Require READY; `NotFound` if the registry lacks it too, else `VersionNotReady`."""
         if version in ready:
             return
         listed = ", ".join(map(str, ready)) or "none"
         which = f"{upstream.model_name} version {version}"
-        # What the registry cannot tell may well exist.
+        # If the registry cannot tell, the version may well exist.
         with contextlib.suppress(RegistryUnavailable, Conflict):
             if self.registry and not await self.registry.version(upstream.model_name, version):
                 raise NotFound(
@@ -81,7 +81,7 @@ class VersionVerifier:
         tell.
         """
         client = self.router.client(slot)
-        with _limited():
+        with _timeout_as_unavailable():
             await client.require_ready()
         await asyncio.gather(client.warm_up(), self._prepare(slot))
         client.state.mark_ready()
@@ -93,29 +93,29 @@ class VersionVerifier:
         require_same_requests(await self._signature(a), await self._signature(b), named=named)
 
     async def _signature(self, slot: Slot) -> Signature:
-        """What a version reads: as recorded, or by Triton's metadata."""
+        """The signature of a version: as recorded, or from Triton's metadata."""
         client = self.router.client(slot)
         if slot.signature is None and client.signature is None:
-            with _limited():
+            with _timeout_as_unavailable():
                 await client.require_ready()
-        found = slot.signature or client.signature
-        if found is None:
+        signature = slot.signature or client.signature
+        if signature is None:
             raise VariantUnavailable(
                 f"What version {slot.version} reads is not recorded, and Triton does not say.",
                 code="unsupported_signature",
             )
-        return found
+        return signature
 
     async def _prepare(self, slot: Slot) -> None:
-        """Wait a moment for the slot's features; the reader goes on with them by itself."""
+        """Wait briefly for the slot's features; the reader then continues by itself."""
         service = slot.signature.feature_service if slot.signature else None
         if self.features is not None and service is not None:
             await self.features.prepare(service)
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """Take a Triton that is too slow to tell for one that cannot."""
+def _timeout_as_unavailable() -> Iterator[None]:
+    """Treat a Triton that is too slow to answer as one that is unavailable."""
     try:
         yield
     except DeadlineExceeded as error:
