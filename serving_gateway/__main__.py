@@ -1,4 +1,4 @@
-"""`python -m serving_gateway`: run the gateway with the settings of the environment."""
+"""`python -m serving_gateway`: run the gateway with settings from the environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving_gateway.telemetry import logs
 
 
 def main() -> int:
-    """Run until asked to stop; exit code 2 when a setting is wrong."""
+    """Run until asked to stop; return 2 when a setting is invalid."""
     try:
         settings = Settings()
     except ValidationError as error:

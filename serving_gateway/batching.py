@@ -1,8 +1,8 @@
 """The micro-batcher: concurrent requests for one destination share one call to it.
 
-An idle destination is called at once, so a lone request never waits for company. While the few
-calls that may be under way are, requests gather, and leave together as soon as one of them
-returns. What waits is bounded in requests and in bytes; refusing costs a comparison.
+An idle destination is called immediately, so a lone request never waits for others. Once the
+maximum number of calls is in flight, requests queue up, and leave together as soon as one of the
+calls returns. The queue is bounded in requests and in bytes; refusing costs a comparison.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
 from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 
 _COMPACT_AFTER: Final = 64
-"""Abandoned items that may lie in a queue before they are swept out of it."""
+"""Abandoned items that a queue may hold before it is compacted."""
 _EXPIRY_STEP: Final = 0.01
-"""Seconds between two looks for overdue items, so that an outage costs few of them."""
+"""Least seconds between two checks for overdue items, to limit their number in an outage."""
 
 
 @dataclass(slots=True, eq=False)
 class ByteBudget:
-    """Bytes held for clients, at most `limit` over everything that shares the budget."""
+    """Bytes held for clients: at most `limit` across everything that shares the budget."""
 
     limit: int
     held: int = 0
 
     def take(self, size: int) -> bool:
-        """Reserve `size` bytes; False, and nothing is reserved, when they do not fit."""
+        """Reserve `size` bytes; return False, and reserve nothing, when they do not fit."""
         if self.held + size > self.limit:
             return False
         self.held += size
@@ -46,8 +46,8 @@ class ByteBudget:
 class BatchItem:
     """One request's rows on their way to a batched call. Subclasses deliver results and errors.
 
-    Items with equal `key`s may share a call; None never does. `size` is in bytes, `deadline` a time
-    of the event loop. `is_finished`: a result, an error or its owner's departure ended it.
+    Items with equal `key`s may share a call; an item whose key is None never does. `size` is in
+    bytes, `deadline` in event loop time. `is_finished` is set by a result, an error or `abandon`.
     """
 
     __slots__ = ("batcher", "deadline", "is_finished", "key", "rows", "size")
@@ -59,10 +59,10 @@ class BatchItem:
         self.deadline = deadline
         self.is_finished = False
         self.batcher: Batcher[Any] | None = None
-        """The queue that it waits in; None before and after."""
+        """The batcher whose queue it is in; None before and after."""
 
     def abandon(self) -> None:
-        """Leave: the result is of no use any more."""
+        """Leave: the result is no longer needed."""
         self.is_finished = True
         if self.batcher is not None:
             self.batcher.discard(self)
@@ -73,10 +73,10 @@ class BatchItem:
 
 
 class Call(Protocol):
-    """A call under way."""
+    """A call in flight."""
 
     def abandon(self, *, overdue: bool = False) -> bool:
-        """Forget the call, as `overdue` maybe; whether another may take its place at once."""
+        """Drop the call, which may be `overdue`; return whether another may start in its place."""
 
 
 ItemT = TypeVar("ItemT", bound=BatchItem)
@@ -95,9 +95,9 @@ class Batcher(Generic[ItemT]):
     """The queue in front of one destination.
 
     `start` begins the call of a batch and sets `batch.call`; each call ends with exactly one of
-    `complete`, `fail` and `split`. Items are merged up to `max_rows`, beyond which one goes alone;
-    the first waits `gather_seconds` for more. What waits holds bytes of `budget`, shared with
-    others.
+    `complete`, `fail` and `split`. Items are merged up to `max_rows`; a larger item goes alone. The
+    first item waits `gather_seconds` for more. Queued items hold bytes of `budget`, which other
+    queues may share.
     """
 
     _gathering: ClassVar[set[Batcher[Any]] | None] = None
@@ -131,7 +131,7 @@ class Batcher(Generic[ItemT]):
     @staticmethod
     @contextmanager
     def gathering() -> Iterator[None]:
-        """Have items that are submitted in this block leave together, instead of one first."""
+        """Let items that are submitted in this block leave together, instead of the first alone."""
         batchers: set[Batcher[Any]] = set()
         Batcher._gathering = batchers
         try:
@@ -143,11 +143,11 @@ class Batcher(Generic[ItemT]):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
+        """Whether nothing is queued or in flight."""
         return not (self._running or self._queue or self._split)
 
     def submit(self, item: ItemT) -> None:
-        """Queue an item, start what can be started; `Overloaded` when too much waits already."""
+        """Queue an item and start what can be started; `Overloaded` when the queue is full."""
         if item.deadline < self._expires_at:
             self._arm(item.deadline)
         is_free = len(self._running) < self._max_in_flight
@@ -174,7 +174,7 @@ class Batcher(Generic[ItemT]):
             self._gather_or_dispatch()
 
     def complete(self, batch: Batch[ItemT]) -> None:
-        """End a call whose items have got what they came for; start what waits."""
+        """End a call whose items have their results; start what is queued."""
         self._running.discard(batch)
         if self._queue or self._split:
             self._gather_or_dispatch()
@@ -185,7 +185,7 @@ class Batcher(Generic[ItemT]):
         self.complete(batch)
 
     def split(self, batch: Batch[ItemT], error: GatewayError) -> None:
-        """End a call refused for its content: halve it to find the culprit, which gets `error`."""
+        """End a call refused for its content: bisect it to find the culprit, which gets `error`."""
         if len(batch.items) == 1:
             self.fail(batch, error)
             return
@@ -195,20 +195,20 @@ class Batcher(Generic[ItemT]):
         self.complete(batch)
 
     def discard(self, item: BatchItem) -> None:
-        """Give up the place of a waiting item that was abandoned."""
+        """Free the place of a queued item that was abandoned."""
         self._forget(item)
         if len(self._queue) > _COMPACT_AFTER and self._queued < len(self._queue) // 2:
-            self._queue = deque([one for one in self._queue if not one.is_finished])
+            self._queue = deque([queued for queued in self._queue if not queued.is_finished])
 
     def refuse_waiting(self, error: GatewayError) -> None:
-        """Fail all that waits; what is under way goes on, and what comes later is taken."""
+        """Fail all queued items; calls in flight go on, and later items are accepted."""
         waiting = [*chain(self._queue, *self._split)]
         self._queue.clear()
         self._split.clear()
         self._end(waiting, error)
 
     def close(self, error: GatewayError) -> None:
-        """Fail everything that waits or is under way."""
+        """Fail everything that is queued or in flight."""
         for timer in (self._deadline_timer, self._gather_timer):
             if timer is not None:
                 timer.cancel()
@@ -217,8 +217,8 @@ class Batcher(Generic[ItemT]):
             if batch.call is not None:
                 batch.call.abandon()
         items = self._items()
-        for held in (self._queue, self._split, self._running):
-            held.clear()
+        for collection in (self._queue, self._split, self._running):
+            collection.clear()
         self._end(items, error)
 
     def _gather_or_dispatch(self) -> None:
@@ -226,9 +226,9 @@ class Batcher(Generic[ItemT]):
             self._dispatch()
         elif self._queue and self._gather_timer is None:
             loop = asyncio.get_running_loop()
-            self._gather_timer = loop.call_later(self._gather_seconds, self._gathered)
+            self._gather_timer = loop.call_later(self._gather_seconds, self._end_gathering)
 
-    def _gathered(self) -> None:
+    def _end_gathering(self) -> None:
         self._gather_timer = None
         self._dispatch()
 
@@ -246,7 +246,7 @@ class Batcher(Generic[ItemT]):
         self._start(batch, self)
 
     def _next(self) -> list[ItemT]:
-        """Take the items of the next call; those that were abandoned meanwhile are dropped."""
+        """Take the items of the next call, dropping those abandoned meanwhile."""
         while self._split:
             items = [item for item in self._split.popleft() if not item.is_finished]
             if items:
@@ -264,19 +264,19 @@ class Batcher(Generic[ItemT]):
         return items
 
     def _forget(self, item: BatchItem) -> None:
-        """Take an item off the books of those that wait."""
+        """Remove an item from the counts of queued items."""
         item.batcher = None
         self._queued -= 1
         self._queued_rows -= item.rows
         self._budget.release(item.size)
 
     def _items(self) -> list[ItemT]:
-        """All that wait or are under way; some have ended."""
+        """All items that are queued or in flight; some have ended."""
         running = (batch.items for batch in self._running)
         return [*chain(self._queue, *self._split, *running)]
 
     def _end(self, items: list[ItemT], error: GatewayError) -> None:
-        """Fail those of the items that have not ended."""
+        """Fail the items that have not ended."""
         for item in items:
             if not item.is_finished:
                 item.is_finished = True
@@ -285,12 +285,12 @@ class Batcher(Generic[ItemT]):
                 item.fail(error)
 
     def _expire(self) -> None:
-        """Fail what is overdue. One timer, for the earliest deadline, serves all items."""
+        """Fail overdue items. One timer, for the earliest deadline, serves all items."""
         self._deadline_timer = None
         self._expires_at = inf
         now = asyncio.get_running_loop().time()
-        late = [one for one in self._items() if one.deadline <= now and not one.is_finished]
-        # Taken out first: an item that fails may go on to another destination at once.
+        late = [item for item in self._items() if item.deadline <= now and not item.is_finished]
+        # Removed first: an item that fails may move on to another destination at once.
         if late:
             self._queue = deque([item for item in self._queue if item.deadline > now])
             self._split = deque([[i for i in half if i.deadline > now] for half in self._split])
@@ -306,13 +306,13 @@ class Batcher(Generic[ItemT]):
 
     @staticmethod
     def _placeholder(item: ItemT) -> ItemT:
-        """Takes the place of an item that does not wait for its call any more."""
-        taken = BatchItem(item.key, item.rows, 0, item.deadline)
-        taken.is_finished = True
-        return cast(ItemT, taken)
+        """A stand-in for an item that no longer waits for its call."""
+        placeholder = BatchItem(item.key, item.rows, 0, item.deadline)
+        placeholder.is_finished = True
+        return cast(ItemT, placeholder)
 
     def _drop_overdue(self, batch: Batch[ItemT], now: float) -> None:
-        """Forget the overdue items of a call, and the call once nothing waits for it."""
+        """Drop the overdue items of a call, and the call once no item waits for it."""
         # The late result must not reach an item that went on to another destination.
         batch.items = [
             self._placeholder(item) if item.deadline <= now else item for item in batch.items

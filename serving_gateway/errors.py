@@ -12,9 +12,9 @@ from typing import ClassVar
 class GatewayError(Exception):
     """Root of all errors that are answered to a caller.
 
-    A class's keywords are its HTTP status, its code and seconds after which trying again makes
-    sense; the others are inherited. `message` says what happened and what to do;
-    `code` is for programs; `field` is the path of the offending value, such as `data[3][1]`.
+    A class's keywords are its HTTP status, its code and the seconds after which a retry makes
+    sense; omitted ones are inherited. `message` says what happened and what to do; `code` is for
+    programs; `field` is the path of the offending value, such as `data[3][1]`.
     """
 
     status: ClassVar[int] = 500

@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
 
 _START_SECONDS: Final = 5.0
-"""Longest that a start waits for the store, Triton and the feature store; the rest of it goes on
-in the background, and /ready says what is missing (I9)."""
+"""Longest that startup waits for the store, Triton and the feature store; the rest goes on in the
+background, and /ready says what is missing (I9)."""
 
 
 class Gateway(NamedTuple):
@@ -193,39 +193,39 @@ class _Replica:
         """Start what runs in the background, and wait a little for what requests need."""
         start, watcher, hosting = self.supervisor.start, self.watcher, self.hosting
         self.log_queue.call_in_loop = asyncio.get_running_loop().call_soon_threadsafe
-        for files in (self.writer, self.outcomes):
-            if files is not None:
-                await asyncio.to_thread(files.start)
+        for writer in (self.writer, self.outcomes):
+            if writer is not None:
+                await asyncio.to_thread(writer.start)
         start("prober", lambda: self.prober.run(hosting.versions))
         start("watcher", lambda: watcher.run(hosting))
         start("subscription", watcher.listen)
         start("snapshots", watcher.keep_snapshots)
-        watches = lambda: (one.release_watch for one in hosting.models)  # noqa: E731
+        watches = lambda: (model.release_watch for model in hosting.models)  # noqa: E731
         on_bug = partial(self._count_restart, "releases")
         start("releases", lambda: watch_releases(watches, self.release_failed, on_bug))
         start("heartbeat", lambda: self.heartbeat.run(hosting.reports))
         opening = [start("first pass", watcher.first_pass, may_end=True)]
         if self.features is not None:
-            # The import of Feast would take the time of the first requests.
+            # Otherwise importing Feast would delay the first requests.
             opening.append(start("features", self.features.prepare, may_end=True))
         await asyncio.wait(opening, timeout=_START_SECONDS)
-        # What is there by now stays: without this each full collection of garbage would look
-        # through it, and requests would wait for that.
+        # What exists by now stays: without this, each full garbage collection would traverse it
+        # while requests wait.
         gc.collect()
         gc.freeze()
 
     async def aclose(self) -> None:
-        """End everything: answer nothing new, leave the cluster, write what waits."""
+        """End everything: answer nothing new, leave the cluster, write what is pending."""
         self.lifecycle.draining = True
         await self.supervisor.aclose()
-        # Before the mirrors end: copies that are dropped then are no failures of B.
-        await asyncio.gather(*(one.release_watch.store_counts() for one in self.hosting.models))
+        # Before the mirrors end: copies dropped after that are not failures of B.
+        await asyncio.gather(*(model.release_watch.store_counts() for model in self.hosting.models))
         self.hosting.close()
         self.offload.close()
         await self.heartbeat.leave()
-        for used in (self.features, self.tritons, self.registry, self.store):
-            if used is not None:
-                await used.aclose()
+        for resource in (self.features, self.tritons, self.registry, self.store):
+            if resource is not None:
+                await resource.aclose()
         for writer in (self.writer, self.outcomes, self.tracing):
             if writer is not None:
                 await asyncio.to_thread(writer.close)
@@ -234,21 +234,21 @@ class _Replica:
         self.metrics.task_restarts.labels(task).inc()
 
     def _build_model(self, model_name: str) -> HostedModel:
-        """All that one model needs, wired; nothing runs."""
+        """Wire up everything that one model needs; nothing runs yet."""
         settings, metrics = self.settings, self.metrics.model(model_name)
         watcher, features, heartbeat = self.watcher, self.features, self.heartbeat
         problem = partial(watcher.problem, model_name)
 
-        def adopted(record: RoutingRecord) -> None:
+        def on_adopt(record: RoutingRecord) -> None:
             watcher.keep(record)
             heartbeat.wake()
-            self.prober.wake(one.client for one in targets() if not one.client.ready)
+            self.prober.wake(target.client for target in targets() if not target.client.ready)
 
         def targets() -> Iterable[RoutingTarget]:
             return router.table.targets.values()
 
         def probe() -> None:
-            self.prober.wake(one.client for one in targets())
+            self.prober.wake(target.client for target in targets())
 
         def wake() -> None:
             probe()
@@ -262,7 +262,7 @@ class _Replica:
             metrics,
             self.queue_budget,
             record_problem=lambda: watcher.pending or problem(),
-            on_adopt=adopted,
+            on_adopt=on_adopt,
             on_services=lambda names: features and features.expect(names),
             on_release_failure=self.release_failed.set,
         )

@@ -1,4 +1,4 @@
-"""Secrets that a gateway makes itself, each in a file that only its user can read."""
+"""Secrets that a gateway generates itself, each in a file that only its user can read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving_gateway.settings import MIN_KEY_LENGTH
 
 
 def read_or_create(path: Path) -> str:
-    """The secret in a file, created with mode 0600 by the first of processes that start at once.
+    """Read the secret in a file; the first of concurrently starting processes creates it (0600).
 
     `OSError` when it cannot be read or written, `ValueError` when it holds too few characters.
     """

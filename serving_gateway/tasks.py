@@ -1,4 +1,4 @@
-"""Tasks in the background: supervised, and ended when they are cancelled."""
+"""Background tasks: supervised, and ended when they are cancelled."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _SOUND_SECONDS: Final = 60.0
-"""After which a failure counts as the first one again."""
+"""Runtime after which a failure counts as the first one again."""
 
 
 def is_being_cancelled() -> bool:
-    """Whether the present task was cancelled, also when a library made an error of that.
+    """Whether the current task was cancelled, even if a library turned that into an error.
 
-    Seen with a store in Redis: at a bad moment a cancellation comes out of the client as an error
-    like any other. A loop that goes on after errors would then never end, nor would the process.
+    Seen with a store in Redis: at a bad moment, its client turns a cancellation into an ordinary
+    error. A loop that continues after errors would then never end, and neither would the process.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, or until the time is over."""
+    """Wait for an event, or until the time is up."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -44,7 +44,7 @@ class TaskSupervisor:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, work: Work, *, may_end: bool = False) -> asyncio.Task[None]:
-        """Run what `work` makes until it is cancelled; with `may_end`, or ends without an error."""
+        """Run what `work` makes until cancelled; with `may_end`, it may also end without error."""
         task = asyncio.create_task(self._run(name, work, may_end), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
