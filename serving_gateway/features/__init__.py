@@ -1,1 +1,1 @@
-"""Features of entities, looked up on the way to a prediction; switched off unless configured."""
+"""Entity features, looked up on the way to a prediction; switched off unless configured."""

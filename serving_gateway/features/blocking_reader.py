@@ -1,7 +1,7 @@
 """Reads by Feast itself, in threads.
 
-Feast is asked on the level of its online stores, whose `online_read` answers a timestamp and
-values per key: its own assembling of an answer costs as much again, and ignores a view's TTL.
+Feast is called at the level of its online stores, whose `online_read` returns a timestamp and
+values per key: Feast's own assembly of a response costs as much again, and ignores a view's TTL.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DaemonThread:
         self._calls.put(work)
 
     def close(self) -> None:
-        """Let the thread end after the calls before; it is not waited for."""
+        """Let the thread end after the calls submitted so far, without waiting for it."""
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -59,10 +59,10 @@ class DaemonThread:
 
 
 class BlockingReader:
-    """Reads of one feature service, so that one that hangs keeps no other waiting.
+    """Reads one feature service, so that a service that hangs delays no other.
 
-    Its online store is used and closed by its thread only: to close a connection of SQLite while
-    a statement runs on it crashes the process.
+    Its online store is used and closed by its thread only: closing an SQLite connection while a
+    statement runs on it crashes the process.
     """
 
     def __init__(self, service: str) -> None:
@@ -111,9 +111,9 @@ def _rows(store: Any, planned: PlannedRead, own: KeyedIds, read: ViewRead) -> li
     answer = store.online_read(planned.config, read.view.table, keys, [*read.features])
     return [
         (
-            # Feast means UTC where there is no zone.
+            # Feast means UTC where a time zone is missing.
             None if stamp is None else stamp.replace(tzinfo=stamp.tzinfo or UTC).timestamp(),
-            None if values is None else [plain_value(values.get(one)) for one in read.features],
+            None if values is None else [plain_value(values.get(name)) for name in read.features],
         )
         for stamp, values in answer
     ]

@@ -1,4 +1,4 @@
-"""A circuit breaker: what failed several times in a row is left alone for a moment."""
+"""A circuit breaker: what failed several times in a row is skipped for a while."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 class CircuitBreaker:
     """Counts failures in a row, and decides whether the next call makes sense.
 
-    So many `failures` open it: then nothing is let through for `open_seconds`, and one call after
-    that decides. If its outcome is not reported within `probe_seconds`, another follows.
+    After `failures` in a row it opens: nothing is let through for `open_seconds`, and the next call
+    after that decides. If its outcome is not reported within `probe_seconds`, another call follows.
     """
 
     name: str
@@ -40,7 +40,7 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """Record an answer in time. One to a call from before it opened does not close it."""
+        """Record a timely answer; one to a call from before it opened does not close it."""
         self._in_a_row = 0
         if self._is_half_open:
             self._is_half_open = False

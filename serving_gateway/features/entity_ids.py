@@ -1,4 +1,4 @@
-"""Ids of entities: what they can be, and how Feast writes them into keys."""
+"""Entity ids: which types they can have, and how Feast writes them into keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class IdType(NamedTuple):
 
     noun: str
     field: str
-    """Of Feast's `Value`."""
+    """The field of Feast's `Value`."""
     pack: Callable[[Any], bytes]
-    """An id as it is in keys; raises for what is not an id of this type."""
+    """Packs an id as it is in keys; raises for a value of another type."""
     probes: tuple[int | str, ...]
-    """Ids whose keys are compared with Feast's. The first is in no other part of a key."""
+    """Ids whose keys are compared with Feast's. The first occurs in no other part of a key."""
 
     @property
     def sample(self) -> int | str:
@@ -30,9 +30,9 @@ class IdType(NamedTuple):
     ) -> dict[int, InvalidEntityIds]:
         """The errors of ids that are not of this type, by position."""
         errors = {}
-        for at, one in enumerate(ids):
+        for at, entity_id in enumerate(ids):
             try:
-                self.pack(one)
+                self.pack(entity_id)
             except (error, AttributeError, UnicodeEncodeError):
                 why = f"must be {self.noun}: so it is in feature service {service}."
                 errors[at] = InvalidEntityIds(at, why, key)
@@ -43,26 +43,26 @@ class IdType(NamedTuple):
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
 
-        values = [Value(**{self.field: one}) for one in ids]  # type: ignore[arg-type]
-        return [EntityKey(join_keys=[join_key], entity_values=[one]) for one in values]
+        values = [Value(**{self.field: entity_id}) for entity_id in ids]  # type: ignore[arg-type]
+        return [EntityKey(join_keys=[join_key], entity_values=[value]) for value in values]
 
 
 class ServiceKey(NamedTuple):
     """A key by which features are stored."""
 
     name: str
-    """For callers."""
+    """The name that callers use."""
     id_type: IdType
 
 
-def _pack_text(one: str) -> bytes:
-    text = one.encode()
-    return pack("<I", len(text)) + text
+def _pack_text(text: str) -> bytes:
+    encoded = text.encode()
+    return pack("<I", len(encoded)) + encoded
 
 
 def _integer(bits: int, form: str) -> IdType:
-    most = 1 << (bits - 1)
-    probes = (0x0102030405060708 >> (64 - bits), 0, -1, most - 1, -most)
+    limit = 1 << (bits - 1)
+    probes = (0x0102030405060708 >> (64 - bits), 0, -1, limit - 1, -limit)
     return IdType(f"an integer of {bits} bits", f"int{bits}_val", Struct(form).pack, probes)
 
 

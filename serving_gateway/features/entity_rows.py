@@ -1,4 +1,4 @@
-"""Reads of entities by one key: which views have what, and what their rows mean."""
+"""Reads of entities by one key: which views hold which features, and what their rows mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class View(msgspec.Struct, frozen=True, eq=False):
 
     name: str
     table: Any
-    """Feast's own object, which its online stores want."""
+    """Feast's own view object, which its online stores expect."""
     key: ServiceKey
     join_key: str
     """The key's name as it is stored; a mapped one has another name for callers."""
@@ -30,33 +30,33 @@ class ViewRead(NamedTuple):
 
     view: View
     features: Sequence[str]
-    """As the view calls them."""
+    """Their names in the view."""
     value_types: Sequence[str]
-    """Of these features, by Feast's names."""
+    """Feast's names of their types."""
     names: tuple[str, ...]
-    """As they are requested."""
+    """Their names in the request."""
     positions: Sequence[int]
-    """Of these features among the values of their key."""
+    """Their positions among the values of their key."""
 
 
 class HashRead(NamedTuple):
     """Views that Redis has in the same hash."""
 
     command: Callable[[int | str], bytes]
-    """That for an entity, whose reply holds the values of each view and its timestamp."""
+    """The command for an entity; its reply holds each view's values and its timestamp."""
     parts: Sequence[tuple[int, int, Callable[[Sequence[bytes | None]], Row]]]
-    """By view, from where to where it is in the reply, and what that means."""
+    """For each view: where it begins and ends in the reply, and its decoder."""
 
     @property
     def width(self) -> int:
-        """Of the reply."""
+        """The number of elements in the reply."""
         return self.parts[-1][1]
 
     def rows(self, replies: Sequence[Sequence[bytes | None]]) -> list[list[Row]]:
-        """The rows of each view, one for each reply."""
+        """The rows of each view, one per reply."""
         if len(self.parts) == 1:
             return [[*map(self.parts[0][2], replies)]]
-        return [[decode(one[start:stop]) for one in replies] for start, stop, decode in self.parts]
+        return [[decode(row[start:stop]) for row in replies] for start, stop, decode in self.parts]
 
 
 class KeyRead(NamedTuple):
@@ -67,7 +67,7 @@ class KeyRead(NamedTuple):
     """Requested features that are stored by this key, in the order of the request."""
     views: Sequence[ViewRead]
     hashes: Sequence[HashRead] | None
-    """The same views; None where they are read by Feast."""
+    """The same views as hashes; None where Feast reads them."""
 
     @property
     def unnamed(self) -> LookupResult:
@@ -78,7 +78,7 @@ class KeyRead(NamedTuple):
     def judge(
         self, rows: Sequence[Sequence[Row]], nullable: frozenset[str], now: float
     ) -> list[LookupResult]:
-        """What the rows of each view, one for each id, mean at the time `now`."""
+        """Interpret the rows of each view, one per id, at the time `now`."""
         if len(rows) != 1:
             return [self._judge(own, nullable, now) for own in zip(*rows, strict=True)]
         # One view: its values are the result's, and usually all are there and fresh.
@@ -110,7 +110,7 @@ class KeyRead(NamedTuple):
                     values[position] = value
         if not any(at is not None for at in times):
             return self._result(Status.UNKNOWN, values, times, self.names)
-        # Expired is not the same as never observed, also where null is allowed.
+        # Expired is not the same as never observed, even where null is allowed.
         needed = expired.union(name for name in self.names if name not in nullable)
         pairs = zip(self.names, values, strict=True)
         missing = tuple([name for name, value in pairs if value is None and name in needed])
@@ -129,9 +129,9 @@ class KeyRead(NamedTuple):
         oldest = oldest_time(times)
         by_view: tuple[Any, ...] = ()
         if len(self.views) > 1:
-            by_view = tuple([one.names for one in self.views]), tuple(times)
+            by_view = tuple([read.names for read in self.views]), tuple(times)
         if status is Status.FOUND:
             return LookupResult(status, values, (), oldest, (), None, *by_view)
-        views = tuple([one.view.name for one in self.views])
+        views = tuple([read.view.name for read in self.views])
         gap = Gap(self.key.name, views, status, missing, oldest)
         return LookupResult(status, None, missing, oldest, (gap,), values, *by_view)

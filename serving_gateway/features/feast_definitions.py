@@ -1,4 +1,4 @@
-"""Feast's configuration and definitions at one moment; opening blocks, so a thread does it."""
+"""Feast's configuration and definitions at one moment; opening them blocks, so use a thread."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from serving_gateway.features.types import ServiceUnusable, feast_failure
 log = logging.getLogger(__name__)
 
 Plans: TypeAlias = dict[str, ServicePlan | GatewayError]
-"""How feature services are read, by name; an error for one that cannot be."""
+"""How feature services are read, by name; an error for one that cannot be read."""
 
 
 def open_plans(home: Path, services: Sequence[str]) -> Plans | GatewayError:
     """Import Feast, and read configuration and definitions anew: files may have been replaced.
 
-    An error where `home` has none yet, or they cannot be read.
+    Returns an error where `home` has none yet, or they cannot be read.
     """
     try:
-        # It takes seconds and needs no store, so it is not left to the first one that is there.
+        # The import takes seconds and needs no store, so it does not wait for one to exist.
         import_feast()
         import yaml
         from feast import FeatureStore, RepoConfig
 
         path = home / "feature_store.yaml"
         _require_file(path)
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
-        # Rows of the past are not looked up here, so what can do that is neither imported nor
-        # installed.
-        written.pop("offline_store", None)
-        store = FeatureStore(config=RepoConfig(**written, repo_path=home))
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Historical rows are not looked up here, so the code for offline stores is neither imported
+        # nor installed.
+        config.pop("offline_store", None)
+        store = FeatureStore(config=RepoConfig(**config, repo_path=home))
         _require_stores(home, store.config)
         limit_redis(store.config)
-        # Imports what reads will need, here where no request waits for it.
+        # Imports what reads will need now, while no request waits for it.
         new_online_store(store.config)
         try:
             return {name: _plan_service(store, name) for name in services}
@@ -77,7 +77,7 @@ def _disconnect(registry: Any) -> None:
 
 
 def _require_stores(home: Path, config: Any) -> None:
-    """Refuse local files that are not there yet: opening would create them, empty."""
+    """Refuse local files that do not exist yet: opening would create them, empty."""
     kind, _, registry = str(config.registry.path).partition(":///")
     if kind == "sqlite":
         _require_file(home / registry)

@@ -1,8 +1,8 @@
-"""What is not public in Feast and in Redis's client, and that reads of Redis need nevertheless.
+"""The non-public parts of Feast and of Redis's client that reads of Redis need.
 
 An entity is a hash: its key is the id between two constant parts, its fields are hashes of the
-features' names. Both are taken from Feast itself, so that no rule of its format is repeated here.
-A test compares each function with the installed versions.
+features' names. Both are taken from Feast itself, so that no rule of its format is repeated here. A
+test compares each function with the installed versions.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from serving_gateway.features.row_decoder import make_row_decoder
 log = logging.getLogger(__name__)
 
 SOCKET_SECONDS: Final = 0.5
-"""Limit for one answer of Redis, so that one that hangs is disconnected, unless the connection
-string has a limit."""
+"""Limit for one answer of Redis, after which it is disconnected; the connection string may set
+another one."""
 
 
 def make_hashes(config: Any, id_type: IdType, reads: Sequence[ViewRead]) -> list[HashRead] | None:
-    """How to read these views, of one key, from Redis: those that share a hash by one command.
+    """Plan how to read the views of one key from Redis: those that share a hash by one command.
 
-    A command makes an id the serialized one (RESP). None for another store than one Redis server,
-    or for an unknown format.
+    A command serializes an id (RESP). None for any store but a single Redis server, or for an
+    unknown format.
     """
     if not is_plain_redis(config):
         return None
@@ -42,12 +42,12 @@ def _derive_hashes(config: Any, id_type: IdType, reads: Sequence[ViewRead]) -> l
     shared: dict[tuple[bytes, ...], list[bytes]] = {}
     parts: dict[tuple[bytes, ...], list[Any]] = {}
     for read in reads:
-        found = redis_reads(config, read.view, id_type, read.features)
-        derive_command(id_type, found)  # raises for a layout that is not known
-        keys = tuple([key for key, _ in found])
+        key_fields = redis_reads(config, read.view, id_type, read.features)
+        derive_command(id_type, key_fields)  # raises for a layout that is not known
+        keys = tuple([key for key, _ in key_fields])
         fields = shared.setdefault(keys, [])
         start = len(fields)
-        fields += found[0][1]
+        fields += key_fields[0][1]
         part = start, len(fields), make_row_decoder(read.value_types)
         parts.setdefault(keys, []).append(part)
     return [
@@ -72,14 +72,14 @@ def redis_reads(
     store, keys = redis.RedisOnlineStore(), id_type.keys(view.join_key, id_type.probes)
     name = redis._versioned_fv_name(view.table, config)
     _, names = store._generate_hset_keys_for_features(view.table, [*features], name)
-    fields = [one.encode() if isinstance(one, str) else one for one in names]
+    fields = [field.encode() if isinstance(field, str) else field for field in names]
     return [(key, fields) for key in store._generate_redis_keys_for_entities(config, keys)]
 
 
 def derive_command(
     id_type: IdType, reads: Sequence[tuple[bytes, Sequence[bytes]]]
 ) -> Callable[[Any], bytes]:
-    """A function from an id to the command, given what Feast reads for each probe.
+    """Return a function from an id to its command, given what Feast reads for each probe.
 
     Raises `ValueError` where the keys are not made of an id between constant parts, or the
     timestamp is not the last field.
@@ -87,34 +87,35 @@ def derive_command(
     pack = id_type.pack
     key, fields = reads[0]
     prefix, probe, suffix = key.partition(pack(id_type.probes[0]))
-    expected = [(prefix + pack(one) + suffix, fields) for one in id_type.probes]
+    expected = [(prefix + pack(probe_id) + suffix, fields) for probe_id in id_type.probes]
     if not probe or expected != reads or not fields[-1].startswith(b"_ts:"):
         raise ValueError("Feast's keys have an unknown form")
     before = b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 2)
-    after = b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in fields)
+    after = b"".join(b"$%d\r\n%b\r\n" % (len(field), field) for field in fields)
 
-    def command(one: int | str) -> bytes:
-        key = prefix + pack(one) + suffix
+    def command(entity_id: int | str) -> bytes:
+        key = prefix + pack(entity_id) + suffix
         return b"%b$%d\r\n%b\r\n%b" % (before, len(key), key, after)
 
     return command
 
 
 def limit_redis(config: Any) -> None:
-    """Make Redis's client disconnect a server that hangs, and not retry it several times."""
+    """Make Redis's client disconnect a server that hangs, instead of retrying it."""
     online = config.online_store
     if online.type != "redis":
         return
-    given = {part.partition("=")[0] for part in online.connection_string.split(",")}
+    present = {part.partition("=")[0] for part in online.connection_string.split(",")}
     limits = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": SOCKET_SECONDS}
     wanted = {**limits, "retry": "null"}.items()
-    parts = [f"{name}={value}" for name, value in wanted if name not in given]
-    # Replies in order and nothing between them, as a pipeline expects; the last one counts.
+    parts = [f"{name}={value}" for name, value in wanted if name not in present]
+    # RESP2 sends replies in order and nothing in between, as a pipeline expects; the last option
+    # counts.
     online.connection_string = ",".join([online.connection_string, *parts, "protocol=2"])
 
 
 async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float]:
-    """A connection as Feast configures it, whose protocol may be replaced; its limit in seconds."""
+    """Connect as Feast does, for another protocol to take over; and the limit in seconds."""
     from feast.infra.online_stores.redis import RedisOnlineStore
 
     client = await RedisOnlineStore()._get_client_async(config.online_store)
@@ -125,6 +126,6 @@ async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float]:
         await connection.disconnect(nowait=True)
         raise
     writer: asyncio.StreamWriter = connection._writer
-    # Its finalizer would close a connection that it believes to be its own.
+    # Otherwise its finalizer would close the connection, which it takes for its own.
     connection._writer = connection._reader = None
     return writer, connection.socket_timeout or SOCKET_SECONDS

@@ -1,7 +1,7 @@
 """Features in a Feast online store (SQLite, Redis or another one that Feast reads).
 
-Feast blocks, and takes seconds to import: it is imported and run in threads of its own, except
-for reads of a plain Redis. Definitions are kept, and opened again in the background.
+Feast blocks, and takes seconds to import: it is imported and run in threads of its own, except for
+reads of a plain Redis. Definitions are cached, and reopened in the background.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from serving_gateway.features.types import LookupRequest, OtherKeys, ReadDone, S
 log = logging.getLogger(__name__)
 
 _REFRESH_SECONDS: Final = 60.0
-"""After which definitions are opened again."""
+"""Time after which definitions are reopened."""
 _RETRY_SECONDS: Final = 1.0
-"""Shortest time between two attempts to open what is not there."""
+"""Shortest time between two attempts to open a missing store."""
 _TRIAL_SECONDS: Final = 2.0
-"""Longest wait for the read that makes connections."""
+"""Longest wait for the read that opens connections."""
 
 
 class FeastStore:
-    """A `FeatureStore` on the feature_store.yaml in `home`, which need not be there yet."""
+    """A `FeatureStore` on the feature_store.yaml in `home`, which need not exist yet."""
 
     def __init__(self, home: Path) -> None:
         self._home = home.expanduser().absolute()
@@ -50,23 +50,23 @@ class FeastStore:
         self._is_closed = False
 
     async def prepare(self, *services: str) -> None:
-        """Open the store, look services up and read once; what fails is tried again by itself."""
+        """Open the store, look services up and read once; failures are retried automatically."""
         self._wanted.update(services)
         if self._opening is not None:
             # It may have begun before these services were wanted.
             await self._opening
         plans = self._plans
-        if plans is None or not all(isinstance(plans.get(one), ServicePlan) for one in services):
+        if plans is None or not all(isinstance(plans.get(name), ServicePlan) for name in services):
             await self._open()
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
-        """Read features of distinct ids, as `FeatureStore.read`."""
+        """Read features of distinct ids, like `FeatureStore.read`."""
         plan = self._plans.get(request.service) if self._plans else None
         if not (isinstance(plan, ServicePlan) and self._begin(plan, request, done)):
             self._spawn(self._read_after_opening(request, done))
 
     async def aclose(self) -> None:
-        """Close connections; a thread that hangs is not waited for."""
+        """Close connections, without waiting for a thread that hangs."""
         self._is_closed = True
         if self._next_opening is not None:
             self._next_opening.cancel()
@@ -79,7 +79,7 @@ class FeastStore:
             reader.close()
 
     def _begin(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> bool:
-        """Read, unless newer definitions may have what this plan lacks."""
+        """Begin to read; False if newer definitions may have what this plan lacks."""
         if self._is_closed:
             return False
         try:
@@ -102,7 +102,7 @@ class FeastStore:
             self._blocking[request.service].read(planned, done)
 
     async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
-        """Read by the newest definitions, and wait for them where they lack the features."""
+        """Read by the newest definitions, waiting for them if they lack the features."""
         is_new = request.service not in self._wanted
         self._wanted.add(request.service)
         try:
@@ -125,12 +125,12 @@ class FeastStore:
         plan = self._plans.get(service)
         if isinstance(plan, ServicePlan):
             return plan
-        # A copy: an error that is raised again and again would keep all of their stacks.
+        # A copy: an error that is raised repeatedly would accumulate tracebacks.
         unknown = ServiceUnusable(f"Feature service {service} was not looked up yet.")
         raise type(plan)(plan.message) if plan else unknown
 
     def _open(self) -> asyncio.Task[None]:
-        """Start to open the store again, unless that is under way."""
+        """Start to reopen the store, unless that is under way."""
         if self._opening is None:
             self._opening = self._spawn(self._open_again())
         return self._opening
@@ -159,10 +159,10 @@ class FeastStore:
                 self._next_opening = loop.call_later(wait, self._open)
 
     async def _use(self, plans: Plans) -> None:
-        """Read by these plans, and by former ones where the registry cannot be read now."""
+        """Use these plans, and former ones where the registry cannot be read now."""
         if self._plans is None:
-            # What Feast brought stays: without this each full collection of garbage would look
-            # through it, and requests would wait for that.
+            # What Feast loaded stays: without this, each full garbage collection would traverse it
+            # while requests wait.
             gc.freeze()
         else:
             for service, plan in plans.items():
@@ -176,13 +176,13 @@ class FeastStore:
 
     async def _warm_up(self, plans: Plans) -> None:
         """Read an entity that hardly exists, so that no request has to import and connect."""
-        ended = asyncio.Event()
+        done = asyncio.Event()
         for plan in plans.values():
             if isinstance(plan, ServicePlan) and (sample := plan.sample()).names:
-                self._read(plan, sample, lambda _: ended.set())
-                # A view that hangs must not keep others' definitions from being refreshed.
+                self._read(plan, sample, lambda _: done.set())
+                # A hanging view must not keep other definitions from being refreshed.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), _TRIAL_SECONDS)
+                    await asyncio.wait_for(done.wait(), _TRIAL_SECONDS)
                 return
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

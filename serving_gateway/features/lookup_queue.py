@@ -1,7 +1,7 @@
 """Concurrent look-ups of the same features share one read of the store.
 
-There is one read at a time for the same features: a store that hangs holds one of its threads,
-however many look-ups come.
+There is one read at a time for the same features, so that a store that hangs holds one of its
+threads, however many look-ups arrive.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MAX_ROWS: Final = 256
 MAX_QUEUED: Final = 4096
 """Most look-ups waiting for the same features; more are refused."""
 MAX_BYTES: Final = 4_194_304
-"""Most bytes that these hold."""
+"""Most bytes that waiting look-ups hold."""
 _ITEM_BYTES: Final = 512
-"""Held by a waiting look-up beside its ids."""
+"""Bytes held by a waiting look-up besides its ids."""
 
 
 class _Lookup:
-    """A look-up under way, which ends once; a large one is read in parts."""
+    """A look-up in progress, which ends once; a large one is read in parts."""
 
     __slots__ = ("_counts", "_done", "_results", "_seconds", "is_finished", "pending")
 
@@ -60,14 +60,14 @@ class _Lookup:
     def receive(self, start: int, outcomes: list[EntityOutcome]) -> None:
         """Take the outcomes of the ids from position `start` on."""
         statuses = self._counts.by_status
-        for at, one in enumerate(outcomes, start):
-            if isinstance(one, LookupResult):
-                statuses[one.status] += 1
-            elif isinstance(one, InvalidEntityIds):
-                self.end(InvalidEntityIds(at, one.why, one.key))
+        for at, outcome in enumerate(outcomes, start):
+            if isinstance(outcome, LookupResult):
+                statuses[outcome.status] += 1
+            elif isinstance(outcome, InvalidEntityIds):
+                self.end(InvalidEntityIds(at, outcome.why, outcome.key))
                 return
             else:
-                self.end(one)
+                self.end(outcome)
                 return
         self._results[start : start + len(outcomes)] = outcomes
         self.pending -= 1
@@ -88,7 +88,7 @@ class _Lookup:
         try:
             self._done(outcome)
         except Exception:
-            # Others wait for the same read.
+            # Other look-ups wait for the same read.
             log.exception("the caller of a look-up failed")
 
 
@@ -148,11 +148,11 @@ class LookupQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is read."""
+        """Whether no look-up waits and no read is under way."""
         return self._batcher.is_idle
 
     def look_up(self, ids: Sequence[EntityKey], done: LookupDone) -> None:
-        """Queue a look-up; `Overloaded` where too many wait already, and `done` is not called."""
+        """Queue a look-up; `Overloaded`, without calling `done`, when too many wait already."""
         lookup = _Lookup(done, self._counts, len(ids), self._limit)
         deadline = self._loop.time() + self._limit
         try:
@@ -171,7 +171,7 @@ class LookupQueue:
             self._overdue_timer.cancel()
 
     def abandon(self, *, overdue: bool = False) -> bool:  # noqa: ARG002 -- a read's limit differs
-        """Nothing waits any more for the read; until the store returns there is no other."""
+        """Note that nothing waits for the read now; no other one begins until the store returns."""
         if self._overdue_timer is None:
             self._overdue_timer = self._loop.call_at(self._overdue_at, self._on_overdue)
         return False
@@ -179,7 +179,7 @@ class LookupQueue:
     def _start(self, batch: Batch[_Part], _: Batcher[_Part]) -> None:
         batch.call = self
         self._is_late = False
-        waiting = [one for part in batch.items if not part.is_finished for one in part.ids]
+        waiting = [entity for part in batch.items if not part.is_finished for entity in part.ids]
         ids = [*dict.fromkeys(waiting)]
         self._overdue_at = self._loop.time() + self._limit
         self._counts.reads += 1
@@ -189,7 +189,7 @@ class LookupQueue:
         self._store.read(request, partial(self._on_read, batch, ids))
 
     def _on_overdue(self) -> None:
-        """Count an overdue read each limit, so that one that hangs opens the circuit breaker."""
+        """Count an overdue read once per limit, so that a hanging one opens the circuit breaker."""
         self._counts.failed_reads += not self._is_late
         self._is_late = True
         self.breaker.failed(f"It did not answer within {self._limit:g} s.")
@@ -209,14 +209,14 @@ class LookupQueue:
         if isinstance(outcome, GatewayError):
             self._batcher.fail(batch, outcome)
             return
-        # First, so that the store works on the next read during the delivery of this one.
+        # First, so that the store works on the next read while this one is delivered.
         self._batcher.complete(batch)
         by_id: dict[Any, EntityOutcome] = dict(zip(ids, outcome, strict=True))
         with Batcher.gathering():  # their inferences too
             for part in batch.items:
                 if not part.is_finished:
                     part.is_finished = True
-                    part.lookup.receive(part.start, [by_id[one] for one in part.ids])
+                    part.lookup.receive(part.start, [by_id[entity] for entity in part.ids])
 
     def _inform_breaker(self, outcome: list[EntityOutcome] | GatewayError) -> None:
         if not isinstance(outcome, GatewayError):

@@ -24,36 +24,36 @@ class KeyedIds(NamedTuple):
 
     read: KeyRead
     ids: Sequence[int | str]
-    """Distinct ones, with a harmless one instead of each that is invalid."""
+    """Distinct ids; a harmless one stands in for each that is invalid."""
     errors: dict[int, GatewayError]
-    """Of single ids, by position."""
+    """Errors of single ids, by position."""
     places: Sequence[int | None] | None
-    """For each entity of the request where its id is, None without one; None where the ids are
+    """For each entity of the request, the index of its id, None without one; None where the ids are
     the entities."""
 
     def outcomes(
         self, rows: Sequence[Sequence[Row]], nullable: frozenset[str], now: float
     ) -> list[EntityOutcome]:
-        """What the rows of each view, one for each id, mean for each entity."""
-        found: list[EntityOutcome] = []
-        found += self.read.judge(rows, nullable, now)
+        """Interpret the rows of each view, one per id, for each entity."""
+        results: list[EntityOutcome] = []
+        results += self.read.judge(rows, nullable, now)
         for at, error in self.errors.items():
-            found[at] = error
+            results[at] = error
         if self.places is None:
-            return found
+            return results
         if None not in self.places:
-            return [found[at] for at in self.places if at is not None]
+            return [results[at] for at in self.places if at is not None]
         unnamed = self.read.unnamed
-        return [unnamed if at is None else found[at] for at in self.places]
+        return [unnamed if at is None else results[at] for at in self.places]
 
 
 class Join(NamedTuple):
-    """How the results of several keys make those of their entities."""
+    """How the results of several keys combine into those of their entities."""
 
     views: tuple[tuple[str, ...], ...]
-    """Names by view, of all keys in their order."""
+    """Names by view, for all keys in order."""
     arrange: Callable[[list[Any]], Sequence[Any]] | None
-    """Takes the values of all keys to the order of the request; None where they are in it."""
+    """Brings the values of all keys into the order of the request; None where they are in it."""
 
     def outcome(self, parts: Sequence[EntityOutcome]) -> EntityOutcome:
         """The outcome for one entity, given that of each key."""
@@ -81,8 +81,8 @@ class Join(NamedTuple):
             return LookupResult(
                 Status.FOUND, values, (), oldest, (), None, self.views, tuple(times)
             )
-        gaps = tuple(chain.from_iterable([one.gaps for one in results]))
-        missing = tuple(chain.from_iterable([one.missing for one in gaps]))
+        gaps = tuple(chain.from_iterable([result.gaps for result in results]))
+        missing = tuple(chain.from_iterable([gap.missing for gap in gaps]))
         status = gaps[0].status
         return LookupResult(status, None, missing, oldest, gaps, values, self.views, tuple(times))
 
@@ -91,28 +91,28 @@ class PlannedRead(NamedTuple):
     """A request, and how it is read."""
 
     config: Any
-    """Feast's."""
+    """Feast's configuration."""
     request: LookupRequest
     keys: Sequence[KeyedIds]
     join: Join | None
     """None where a single key has all that is requested."""
     is_blocking: bool
-    """Whether it is read by Feast."""
+    """Whether Feast reads it, in a thread."""
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to ask the store for."""
-        return self.join is not None and not any(one.ids for one in self.keys)
+        return self.join is not None and not any(key.ids for key in self.keys)
 
     def outcomes_unread(self) -> list[EntityOutcome]:
-        """What that means for each entity."""
+        """The outcome of an empty read, for each entity."""
         return self.outcomes([[[] for _ in own.read.views] for own in self.keys])
 
     def outcomes(self, rows: Sequence[Sequence[Sequence[Row]]]) -> list[EntityOutcome]:
-        """What the rows of each key, by its views, mean for each entity."""
+        """Interpret the rows of each key, by view, for each entity."""
         now, nullable = time.time(), self.request.nullable
         columns = [
-            own.outcomes(found, nullable, now) for own, found in zip(self.keys, rows, strict=True)
+            own.outcomes(views, nullable, now) for own, views in zip(self.keys, rows, strict=True)
         ]
         if self.join is None:
             return columns[0]

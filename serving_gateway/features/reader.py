@@ -1,7 +1,7 @@
-"""Features of entities, looked up in an online store on the way to a prediction.
+"""Entity features, looked up in an online store on the way to a prediction.
 
-Knows a `FeatureStore`, but no particular one. A look-up is answered within its limit, and a
-feature service that fails or hangs is left alone for a moment; the others are not affected.
+Knows the interface `FeatureStore`, but no particular store. A look-up is answered within its limit,
+and a feature service that fails or hangs is skipped for a while; the others are not affected.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _MAX_IDLE_QUEUES: Final = 256
 class FeatureReader:
     """Looks features up for predictions.
 
-    A look-up waits for `limit_seconds` at most, a reload for definitions for `prepare_seconds`.
-    After so many failed or overdue reads in a row, a service is left alone for `open_seconds`.
+    A look-up waits at most `limit_seconds`; a reload waits at most `prepare_seconds` for
+    definitions. After `failures` failed or overdue reads in a row, a service is skipped for
+    `open_seconds`.
     """
 
     store: FeatureStore
@@ -46,14 +47,14 @@ class FeatureReader:
     @property
     def skipped_services(self) -> list[str]:
         """The feature services that are not read because they failed several times in a row."""
-        return [service for service, one in self._breakers.items() if not one.is_closed]
+        return [service for service, breaker in self._breakers.items() if not breaker.is_closed]
 
     async def prepare(self, *services: str) -> None:
         """Look services up ahead of their first read, so that no look-up has to wait for that.
 
-        Returns once it is done, or after `prepare_seconds`: it then goes on in the background,
-        look-ups try again what failed, and nothing depends on it (I9). While one is overdue,
-        the next ones do not wait at all. Without services there is no limit but the caller's.
+        Returns once that is done, or after `prepare_seconds`: it then continues in the background,
+        look-ups retry what failed, and nothing depends on it (I9). While one call is overdue, the
+        next ones do not wait at all. Without services there is no limit but the caller's.
         """
         task = self.expect(services)
         if self._overdue is None or self._overdue.done():
@@ -117,7 +118,7 @@ class FeatureReader:
                 probe_seconds=2 * self.limit_seconds,
             )
         if len(self._queues) >= _MAX_IDLE_QUEUES:
-            self._queues = {key: one for key, one in self._queues.items() if not one.is_idle}
+            self._queues = {key: idle for key, idle in self._queues.items() if not idle.is_idle}
         queue = LookupQueue(
             self.store, features, self._breakers[service], self.counts, self.limit_seconds
         )

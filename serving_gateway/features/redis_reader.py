@@ -1,8 +1,8 @@
 """Reads of a plain Redis on the event loop: all entities of a read in one write.
 
 Feast's reader waits in a thread and builds messages for each key, and Redis's own client costs a
-coroutine, a future and a lock for each command: several times the read. HMGET is pipelined rather
-than called by a script: it is no slower, and a managed Redis without EVAL works.
+coroutine, a future and a lock per command: several times the cost of the read. HMGET is pipelined
+rather than called by a script: it is no slower, and works on a managed Redis without EVAL.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class RedisReader:
     def read(self, planned: PlannedRead, done: ReadDone) -> None:
         """Read all keys and views at once, from the server that Feast's configuration names."""
         commands = [
-            one.command(entity)
+            hash_read.command(entity)
             for own in planned.keys
-            for one in own.read.hashes or ()
+            for hash_read in own.read.hashes or ()
             for entity in own.ids
         ]
         packed, expected = b"".join(commands), len(commands)
         # A connection may be lost just before it is used: the server was restarted, or a proxy
-        # closed what was idle.
+        # closed an idle connection.
         pipeline = self._connection(planned.config)
         may_repeat = pipeline.is_connected
 
@@ -58,7 +58,7 @@ class RedisReader:
         pipeline.send(packed, expected, finish)
 
     def close(self) -> None:
-        """Close the connection; reads under way fail, and there are no later ones."""
+        """Close the connection; reads in flight fail, and none may follow."""
         if self._pipeline is not None:
             self._pipeline.close(FeaturesUnavailable("The feature store is closed."))
 
@@ -80,19 +80,19 @@ def _outcomes(planned: PlannedRead, replies: list[Any]) -> list[EntityOutcome] |
     try:
         rows, start = [], 0
         for own in planned.keys:
-            found: list[list[Row]] = []
-            for one in own.read.hashes or ():
+            key_rows: list[list[Row]] = []
+            for hash_read in own.read.hashes or ():
                 stop = start + len(own.ids)
-                found += one.rows(_readable(own, one, replies[start:stop]))
+                key_rows += hash_read.rows(_replace_errors(own, hash_read, replies[start:stop]))
                 start = stop
-            rows.append(found)
-    except Exception as error:  # Redis's, or the parser's for what is not Feast's
+            rows.append(key_rows)
+    except Exception as error:  # Redis's, or the parser's for foreign data
         return feast_failure("read the online store", error)
     return planned.outcomes(rows)
 
 
-def _readable(own: KeyedIds, read: HashRead, replies: list[Any]) -> list[Any]:
-    """The replies, with nulls and an error of its own for an id whose key holds no hash."""
+def _replace_errors(own: KeyedIds, read: HashRead, replies: list[Any]) -> list[Any]:
+    """Replace the reply for an id whose key is not a hash by nulls, and note its error."""
     for at, error in enumerate(replies):
         if isinstance(error, Exception):
             if not str(error).startswith("WRONGTYPE"):
@@ -103,7 +103,7 @@ def _readable(own: KeyedIds, read: HashRead, replies: list[Any]) -> list[Any]:
 
 
 class _Exchange(NamedTuple):
-    """Commands that are sent together, and their replies as far as they have come."""
+    """Commands that are sent together, and the replies received so far."""
 
     commands: bytes
     expected: int
@@ -115,8 +115,8 @@ class _Exchange(NamedTuple):
 class RedisPipeline(asyncio.Protocol):
     """A connection from its opening to its loss; replies come in the order of the commands.
 
-    `connect` opens an authenticated connection, whose protocol is replaced, and names the longest
-    wait for replies in seconds; a server that exceeds it is disconnected.
+    `connect` opens an authenticated connection, whose protocol is replaced, and returns the longest
+    wait for replies in seconds, too; a server that exceeds it is disconnected.
     """
 
     def __init__(self, connect: Connect) -> None:
@@ -140,8 +140,8 @@ class RedisPipeline(asyncio.Protocol):
     def send(self, commands: bytes, expected: int, done: RepliesDone) -> None:
         """Send serialized commands, once connected; never calls back synchronously.
 
-        `done` gets as many replies as expected, some of which may be errors, or what ended the
-        connection.
+        `done` gets the `expected` number of replies, some of which may be errors, or the exception
+        that ended the connection.
         """
         deadline = self._loop.time() + self._limit
         self._exchanges.append(_Exchange(commands, expected, done, deadline, []))
@@ -170,8 +170,8 @@ class RedisPipeline(asyncio.Protocol):
             return
         self._writer.transport.set_protocol(self)
         waiting, self._exchanges = self._exchanges, deque()
-        for one in waiting:
-            self.send(one.commands, one.expected, one.done)
+        for exchange in waiting:
+            self.send(exchange.commands, exchange.expected, exchange.done)
 
     def data_received(self, data: bytes) -> None:
         """Collect replies; those that complete an exchange are delivered."""
@@ -182,7 +182,7 @@ class RedisPipeline(asyncio.Protocol):
                 exchange = exchanges[0]
                 while len(exchange.replies) < exchange.expected:
                     reply = gets()
-                    if reply is False:  # it has not come as a whole
+                    if reply is False:  # not complete yet
                         return
                     exchange.replies.append(reply)
                 exchanges.popleft()
@@ -191,7 +191,7 @@ class RedisPipeline(asyncio.Protocol):
             self.close(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what has no reply."""
+        """Fail all commands that have no reply."""
         self.close(exc or ConnectionResetError("Redis closed the connection."))
 
     def _expire(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 Row: TypeAlias = tuple[float | None, list[Any] | None]
 """One entity in one view: when it was observed (seconds since the epoch) and its values. Redis
-reports nulls of the epoch for an entity that it does not have."""
+reports an entity that it does not have as nulls observed at the epoch."""
 
 _FIXED: Final = {"FLOAT": (0x35, "f"), "DOUBLE": (0x29, "d")}
 """By value type: the tag byte of a serialized `Value` and the `struct` format behind it."""
@@ -35,9 +35,9 @@ def make_row_decoder(value_types: Sequence[str]) -> Callable[[Sequence[bytes | N
     from google.protobuf.timestamp_pb2 import Timestamp
 
     parse, parse_timestamp = Value.FromString, Timestamp.FromString
-    # A row of floats is unpacked as a whole: a ninth of the time of a message per value. The
+    # A row of floats is unpacked as a whole, in a ninth of the time of a message per value. The
     # tags tell whether it has that form; each value ends where the next one's tag must be.
-    formats = [_FIXED[one] for one in value_types if one in _FIXED]
+    formats = [_FIXED[kind] for kind in value_types if kind in _FIXED]
     layout = Struct("<" + "".join("B" + letter for _, letter in formats))
     size, unpack, tags = layout.size, layout.unpack, tuple(tag for tag, _ in formats)
     is_fixed = len(formats) == len(value_types)
@@ -57,6 +57,6 @@ def make_row_decoder(value_types: Sequence[str]) -> Callable[[Sequence[bytes | N
                 plain = parts[1::2]
                 if parts[::2] == tags and not isnan(sum(plain)):
                     return seconds, [*plain]
-        return seconds, [plain_value(parse(one)) if one else None for one in values]
+        return seconds, [plain_value(parse(data)) if data else None for data in values]
 
     return decode

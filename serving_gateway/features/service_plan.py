@@ -1,4 +1,4 @@
-"""How a Feast feature service is read by the ids of its keys; imports nothing of Feast."""
+"""How a Feast feature service is read by the ids of its keys; imports nothing from Feast."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ServiceReads(NamedTuple):
     keys: Sequence[KeyRead]
     join: Join
     is_blocking: bool
-    """Whether by Feast."""
+    """Whether Feast reads them."""
 
 
 @dataclass(slots=True, eq=False)
 class ServicePlan:
-    """How a service is read; a name that several views have appears as `<view>__<name>` alone."""
+    """How a service is read; a name that several views share appears only as `<view>__<name>`."""
 
     config: Any
     service: str
@@ -45,44 +45,44 @@ class ServicePlan:
     _reads: dict[tuple[tuple[str, ...], tuple[str, ...]], ServiceReads] = field(
         default_factory=dict
     )
-    """By names and keys."""
+    """Plans made so far, by names and keys."""
 
     def sample(self) -> LookupRequest:
         """A harmless read of all views."""
         names = {column.view: name for name, column in self.columns.items()}.values()
         keys = {column.view.key: None for column in self.columns.values()}
         ids = tuple([key.id_type.sample for key in keys])
-        one = ids[0] if len(ids) == 1 else ids
+        entity = ids[0] if len(ids) == 1 else ids
         return LookupRequest(
-            self.service, (*names,), (one,), keys=tuple([key.name for key in keys])
+            self.service, (*names,), (entity,), keys=tuple([key.name for key in keys])
         )
 
     def read(self, request: LookupRequest) -> PlannedRead:
-        """How to read what is requested.
+        """Plan the read of a request.
 
         Raises `ServiceUnusable` where a feature is not there, or is read by other keys.
         """
-        found = self._reads.get((request.names, request.keys))
-        if found is None:
-            found = self._reads[request.names, request.keys] = self._plan_reads(request)
+        reads = self._reads.get((request.names, request.keys))
+        if reads is None:
+            reads = self._reads[request.names, request.keys] = self._plan_reads(request)
         if len(request.keys) < 2:
-            only = self._keyed(found.keys[0], request.ids)
-            return PlannedRead(self.config, request, [only], None, found.is_blocking)
+            only = self._keyed(reads.keys[0], request.ids)
+            return PlannedRead(self.config, request, [only], None, reads.is_blocking)
         keyed = []
-        for read in found.keys:
+        for read in reads.keys:
             at = request.keys.index(read.key.name)
-            column = [cast(tuple[int | str | None, ...], one)[at] for one in request.ids]
+            column = [cast(tuple[int | str | None, ...], entity)[at] for entity in request.ids]
             keyed.append(self._distinct(read, column))
-        return PlannedRead(self.config, request, keyed, found.join, found.is_blocking)
+        return PlannedRead(self.config, request, keyed, reads.join, reads.is_blocking)
 
     def _distinct(self, read: KeyRead, column: Sequence[int | str | None]) -> KeyedIds:
-        """The ids of one key of all entities, each read once."""
+        """The ids of one key for all entities, without duplicates."""
         distinct = dict.fromkeys(column)
         if len(distinct) == len(column) and None not in distinct:
             return self._keyed(read, column)
-        ids = [one for one in distinct if one is not None]
+        ids = [entity_id for entity_id in distinct if entity_id is not None]
         places: dict[int | str | None, int | None] = {None: None, **dict(zip(ids, count()))}
-        return self._keyed(read, ids, [places[one] for one in column])
+        return self._keyed(read, ids, [places[entity_id] for entity_id in column])
 
     def _keyed(
         self, read: KeyRead, ids: Sequence[Any], places: Sequence[int | None] | None = None
@@ -90,7 +90,7 @@ class ServicePlan:
         id_type = read.key.id_type
         errors = id_type.invalid(ids, read.key.name, self.service)
         if errors:
-            ids = [id_type.sample if at in errors else one for at, one in enumerate(ids)]
+            ids = [id_type.sample if at in errors else value for at, value in enumerate(ids)]
         return KeyedIds(read, ids, {**errors}, places)
 
     def _plan_reads(self, request: LookupRequest) -> ServiceReads:
@@ -105,7 +105,7 @@ class ServicePlan:
             by_key.setdefault(self.columns[name].view.key, []).append(name)
         _require_keys(request, tuple([key.name for key in by_key]))
         keys = [self._plan_key(key, tuple(own)) for key, own in by_key.items()]
-        blocking = any(one.hashes is None for one in keys)
+        blocking = any(key.hashes is None for key in keys)
         return ServiceReads(keys, _join(request.names, keys), blocking)
 
     def _plan_key(self, key: ServiceKey, names: tuple[str, ...]) -> KeyRead:
@@ -117,7 +117,7 @@ class ServicePlan:
 
     def _plan_view(self, view: View, wanted: Mapping[int, str]) -> ViewRead:
         columns = [self.columns[name] for name in wanted.values()]
-        features, types = zip(*[(one.feature, one.value_type) for one in columns], strict=True)
+        features, types = zip(*[(col.feature, col.value_type) for col in columns], strict=True)
         return ViewRead(view, features, types, (*wanted.values(),), [*wanted])
 
 
@@ -167,7 +167,7 @@ def make_plan(config: Any, service: Any, tables: Sequence[Any]) -> ServicePlan:
 
 
 def _view(service: str, table: Any) -> View:
-    """A view that is read by one id."""
+    """Describe a view that is read by one id."""
     entities = getattr(table, "entity_columns", None)
     projection = table.projection
     if entities is None:

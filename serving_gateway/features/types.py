@@ -1,4 +1,4 @@
-"""What an online store knows of an entity, and the interface of such a store."""
+"""What an online store knows about an entity, and the interface of such a store."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from serving_gateway.contract import TIMELESS
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, GatewayError
 
 EntityKey: TypeAlias = int | str | tuple[int | str | None, ...]
-"""The id of a service with one key. Of several keys, all ids in their order, None for an id that
-is not known."""
+"""The id for a service with one key. For several keys, all ids in order, None for an id that is not
+known."""
 
 
 class Status(StrEnum):
-    """What the store knows of an entity."""
+    """What the store knows about an entity."""
 
     FOUND = "found"
     UNKNOWN = "unknown"
     EXPIRED = "expired"
-    """Older than its feature view lets values become (TTL; 0 is for ever)."""
+    """Older than the TTL of its feature view (0 means for ever)."""
     INCOMPLETE = "incomplete"
     """Known, but some of the features are null and may not be."""
     UNNAMED = "unnamed"
     """Not looked up: its id is not known."""
 
-    __hash__ = str.__hash__  # an enumeration's own costs a call in Python for each entity
+    __hash__ = str.__hash__  # an enumeration's own costs a Python call for each entity
 
 
 class Gap(NamedTuple):
@@ -53,7 +53,7 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
     """One entity's features. Shared by all look-ups that a read served: never change it."""
 
     status: Status
-    """That of the first gap, if there is any."""
+    """The status of the first gap, if there is any."""
     values: list[Any] | None
     """In the order of the requested names, None where null; no list unless `FOUND`."""
     missing: tuple[str, ...] = ()
@@ -61,9 +61,9 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
     observed_at: float | None = None
     """When the values were observed, in seconds since the epoch; the oldest of several views."""
     gaps: tuple[Gap, ...] = ()
-    """By key, where it is not `FOUND`."""
+    """One for each key that is not `FOUND`."""
     stored: list[Any] | None = None
-    """Where there are no `values`, those that are usable, and None for the others."""
+    """Without `values`: those that are usable, and None for the others."""
     views: tuple[tuple[str, ...], ...] = ()
     """The names by view, where there are several views."""
     times: tuple[float | None, ...] = ()
@@ -75,7 +75,7 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
         return None if self.observed_at is None else rfc3339(self.observed_at)
 
     def oldest_without(self, names: Set[str]) -> float | None:
-        """When the oldest values were observed, apart from views all of whose names are given."""
+        """When the oldest values were observed, ignoring views all of whose names are given."""
         if not self.views:
             return self.observed_at
         pairs = zip(self.views, self.times, strict=True)
@@ -83,11 +83,11 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
 
 
 def oldest_time(times: Iterable[float | None]) -> float | None:
-    """The least of those that are known; tables without times have none."""
-    return min([one for one in times if one is not None and one != TIMELESS], default=None)
+    """The earliest known time; tables without timestamps have none."""
+    return min([at for at in times if at is not None and at != TIMELESS], default=None)
 
 
-@lru_cache(1024)  # what was written together has one time
+@lru_cache(1024)  # values that were written together share a time
 def rfc3339(seconds: float) -> str:
     """A time in seconds since the epoch, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
@@ -128,7 +128,7 @@ class LookupRequest(NamedTuple):
     nullable: frozenset[str] = frozenset()
     """The names whose values may be null."""
     keys: tuple[str, ...] = ()
-    """The names of the keys whose ids these are; () for the only one, by any name."""
+    """The names of the keys of `ids`; () for the only key, whatever its name."""
 
 
 LookupDone: TypeAlias = Callable[[list[LookupResult] | GatewayError], None]
@@ -137,15 +137,15 @@ LookupDone: TypeAlias = Callable[[list[LookupResult] | GatewayError], None]
 EntityOutcome: TypeAlias = LookupResult | GatewayError
 
 ReadDone: TypeAlias = Callable[[list[EntityOutcome] | GatewayError], None]
-"""The same of a store, where an unreadable entity has an error of its own: `InvalidEntityIds`
-for an id of another type than the entity's."""
+"""The same for a store, where an unreadable entity has an error of its own: `InvalidEntityIds` for
+an id of another type than the entity's."""
 
 
 class FeatureStore(Protocol):
     """Where features are read."""
 
     async def prepare(self, *services: str) -> None:
-        """Do what can be done before these services are read first; reads try again."""
+        """Do what can be done before these services are first read; reads retry what failed."""
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids; never raises and never calls back synchronously.
@@ -156,17 +156,17 @@ class FeatureStore(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Close connections and leave threads to end by themselves."""
+        """Close connections and let threads end by themselves."""
 
 
 def feast_failure(doing: str, error: Exception) -> GatewayError:
-    """The error of ours for any exception of Feast or of the store behind it."""
+    """The gateway's error for any exception of Feast or of the store behind it."""
     # Feast lets the exceptions of its stores through (sqlite3, SQLAlchemy, redis, pydantic), and
     # its own have no common root: this is the one place that translates them all.
     if isinstance(error, GatewayError):
         return error
-    # Further lines may quote the configuration, so secrets.
-    said = (str(error).splitlines() or [""])[0][:300]
-    failure = FeaturesUnavailable(f"Feast could not {doing}: {type(error).__name__}: {said}")
+    # Further lines may quote the configuration, and so secrets.
+    text = (str(error).splitlines() or [""])[0][:300]
+    failure = FeaturesUnavailable(f"Feast could not {doing}: {type(error).__name__}: {text}")
     failure.__cause__ = error
     return failure
