@@ -48,20 +48,20 @@ def build(
     for router in (
         *inference_routers(hosting, access, endpoint, settings.max_body_bytes),
         *outcome_routers(hosting, access, receiver, settings.max_body_bytes),
-        _metrics_router(access, metrics),  # FastAPI builds up to the route asked for: early is fast
+        _metrics_router(access, metrics),  # FastAPI builds up to the requested route: early is fast
         *model_routers(hosting, access),
         page_router(),
     ):
         app.include_router(router)
     handle_errors(app, hosting, access)
-    described = app.openapi
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schemas = described()["components"]["schemas"]
+            schemas = generate()["components"]["schemas"]
             schemas.setdefault(ErrorResponse.__name__, {})
             fill_in(schemas)
-        return described()
+        return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=5)
@@ -88,7 +88,7 @@ def _metrics_router(access: Access, metrics: Metrics) -> APIRouter:
 
 
 async def _with_pauses(parts: Sequence[bytes]) -> AsyncIterator[bytes]:
-    """The parts one by one, so that compressing megabytes does not hold the event loop."""
+    """Yield the parts one by one, so that compressing megabytes does not block the event loop."""
     for part in parts:
         yield part
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Request bodies: read under a limit, and decompressed under the same."""
+"""Request bodies: read under a limit, and decompressed under the same limit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ENCODINGS: Final = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBIT
 
 async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> bytes:
     """The decompressed body, of at most `limit` bytes; raises as `decompress`, or `ClientGone`."""
-    announced = header(headers, b"content-length")
-    if announced is not None and int(announced) > limit:
-        raise TooLarge(f"The body has {int(announced)} bytes; at most {limit} are accepted.")
+    content_length = header(headers, b"content-length")
+    if content_length is not None and int(content_length) > limit:
+        raise TooLarge(f"The body has {int(content_length)} bytes; at most {limit} are accepted.")
     body, more = bytearray(), True
     while more:
         message = await receive()
@@ -38,7 +38,7 @@ async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> 
 
 
 def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
-    """A body without its Content-Encoding: gzip, deflate or none.
+    """Undo the Content-Encoding of a body: gzip, deflate or none.
 
     No more than `limit` bytes are ever unpacked: `TooLarge` beyond. `MalformedRequest` when it is
     damaged, `UnsupportedMediaType` for another encoding.
@@ -62,7 +62,7 @@ def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
     if len(unpacked) > limit:
         raise TooLarge(f"The decompressed body has more than {limit} bytes; that is the limit.")
     if not stream.eof or stream.unused_data:
-        # Several members in a row are valid gzip; unpacking very many small ones takes for ever.
+        # Several members in a row are valid gzip, but unpacking very many small ones takes forever.
         raise MalformedRequest(f"The body is not exactly one {name.decode()} stream.")
     return unpacked
 

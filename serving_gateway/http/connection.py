@@ -1,7 +1,7 @@
 """One client connection: uvicorn's, with inference answered in callbacks and limits of its own.
 
-The only file that knows uvicorn's internals. Requests for inference are parsed, queued and
-answered here without an ASGI scope, a task or a future; all others take uvicorn's usual way.
+The only file that knows uvicorn's internals. Requests for inference are parsed, queued and answered
+here without an ASGI scope, a task or a future; all others take uvicorn's usual path.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _MAX_PIPELINED: Final = 256
 _MAX_AT_ONCE: Final = 32
 """Requests of one read that are started before the event loop gets its turn."""
 _FOR_APPLICATION: Final = frozenset([b"content-encoding", b"expect", b"origin", b"upgrade"])
-"""Decompression, continuations and CORS are the application's, for predictions too."""
+"""Decompression, continuations and CORS are left to the application, also for predictions."""
 _NOTHING, _HEAD, _BODY, _TRAILERS = range(4)
 """Which part of a message comes next; after a chunk it may be trailers."""
 
 
 class ConnectionExchange(HttpExchange):
-    """One request for inference; for uvicorn it is a `RequestResponseCycle` of its own."""
+    """One request for inference; uvicorn takes it for its own `RequestResponseCycle`."""
 
     __slots__ = ("connection", "disconnected", "keep_alive", "more_body", "response_complete")
 
@@ -76,14 +76,14 @@ class GatewayConnection(HttpToolsProtocol):
         self._max_head = policy.settings.max_head_bytes
         self._max_body = policy.settings.max_body_bytes
         self._running: Any = None
-        """The oldest request that is not answered, or the last one that was."""
+        """The oldest unanswered request, or the last answered one."""
         self._at_once = 0
-        """Requests of this read that were started."""
+        """Requests started in this read."""
         self._part = _NOTHING
         self._unfinished = IncompleteMessages(policy)
         self._is_large_read = False
         self._has_begun = False
-        """Whether the message that comes has begun in this read."""
+        """Whether the current message began in this read."""
         self._idle_since = self.loop.time()
         self._write_paused_since = 0.0
         self._has_offer = False
@@ -92,17 +92,17 @@ class GatewayConnection(HttpToolsProtocol):
 
     @classmethod
     def under(cls, policy: ConnectionPolicy) -> type[GatewayConnection]:
-        """The class for uvicorn's `http` option."""
+        """A class bound to the policy, for uvicorn's `http` option."""
         return type("BoundConnection", (cls,), {"policy": policy})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Admit a client; at the limit, drop an idle one for it, or refuse it."""
         is_full = len(self.connections) >= self.policy.max_connections
         super().connection_made(transport)
         if not is_full:
             return
         others = cast("set[GatewayConnection]", self.connections - {self})
-        idle = next((one for one in others if not one.is_busy), None)
+        idle = next((other for other in others if not other.is_busy), None)
         if idle is None:
             self.refuse(Overloaded(f"{len(others)} clients are connected already."))
         else:
@@ -111,11 +111,11 @@ class GatewayConnection(HttpToolsProtocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request that has begun to be read waits for its response."""
+        """Whether a request that has begun to arrive waits for its response."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left: what it waited for is abandoned."""
+        """Abandon what the client waited for: it has left."""
         for cycle in (self._running, *(queued for queued, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -127,10 +127,10 @@ class GatewayConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes, offers: int = _MAX_OFFERS) -> None:
-        """Read on."""
+        """Parse what the client has sent."""
         if self._refusal is not None:
             return
-        # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
+        # Only a head that came in pieces, or in a read larger than the limit, has to be measured.
         self._is_large_read = len(data) > self._max_head
         self._has_begun = False
         self._at_once = 0
@@ -159,13 +159,13 @@ class GatewayConnection(HttpToolsProtocol):
             self._unfinished.end()
 
     def pause_writing(self) -> None:
-        """The client reads too slowly: it does not get to ask for more."""
+        """Stop reading: the client reads too slowly to be allowed further requests."""
         super().pause_writing()
         self.flow.pause_reading()
         self._write_paused_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """The client has caught up: go on with what it sent meanwhile."""
+        """Continue with what the client sent meanwhile: it has caught up."""
         super().resume_writing()
         self._write_paused_since = 0.0
         self._continue()
@@ -212,12 +212,12 @@ class GatewayConnection(HttpToolsProtocol):
             or not _FOR_APPLICATION.isdisjoint(fields)
         ):
             # HTTP/2 over cleartext, which Java's client offers with every first request: RFC 9110
-            # lets a server answer as if that was not there, but the parser stops at it.
+            # lets a server ignore the offer, but the parser stops at it.
             self._has_offer = b"upgrade" in fields and parser.should_upgrade()
             if not self._has_offer:
                 self._start_application(fields)
             return
-        # A client of HTTP/1.0 that asks for keep-alive waits for a header that 1.1 does not have.
+        # An HTTP/1.0 client that asks for keep-alive expects a header that HTTP/1.1 does not have.
         keep_alive = parser.should_keep_alive() and (
             b"connection" not in fields or parser.get_http_version() == "1.1"
         )
@@ -272,7 +272,7 @@ class GatewayConnection(HttpToolsProtocol):
     # Called by the cycles and the policy
 
     def on_response_complete(self) -> None:
-        """A response was written: go on with the next request."""
+        """Continue with the next request: a response was written."""
         self._idle_since = self.loop.time()
         if self.pipeline or self.flow.read_paused:
             self._continue()
@@ -280,7 +280,7 @@ class GatewayConnection(HttpToolsProtocol):
     def enforce_timeouts(self, now: float) -> None:
         """End the connection when it is overdue.
 
-        One that is being closed, too: the transport waits for the client to read what is left.
+        Even one that is being closed: its transport waits for the client to read the rest.
         """
         limits = self.policy.settings
         unread_since = self._write_paused_since
@@ -300,7 +300,7 @@ class GatewayConnection(HttpToolsProtocol):
     def refuse(self, error: GatewayError) -> None:
         """Answer the request that is being received with an error, and end the connection.
 
-        While earlier requests on it are being answered nothing is said: it would be taken for
+        While earlier requests on it are being answered, no error is sent: it would be taken for
         their answer. They are still answered.
         """
         if self._refusal is not None:
@@ -315,7 +315,7 @@ class GatewayConnection(HttpToolsProtocol):
         if last is not None and last is not received and not last.response_complete:
             last.keep_alive = False
         elif received is not None and received is last and received.response_started:
-            self.transport.close()  # this very request has its answer
+            self.transport.close()  # this request has been answered already
         else:
             self._write_refusal(error)
 
@@ -337,12 +337,12 @@ class GatewayConnection(HttpToolsProtocol):
         self.loop.call_later(self.policy.linger_seconds, self.transport.close)
 
     def _reject(self, error: GatewayError) -> NoReturn:
-        """Refuse within a callback of the parser, which stops and reports that."""
+        """Refuse within a callback of the parser; the exception stops the parser."""
         self.refuse(error)
         raise error
 
     def _start_application(self, fields: dict[bytes, bytes]) -> None:
-        """Hand a request to the application, in uvicorn's way."""
+        """Hand a request to the application, as uvicorn does."""
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url

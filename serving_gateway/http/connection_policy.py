@@ -1,4 +1,4 @@
-"""What all client connections of a process share: limits, and what is answered beyond them."""
+"""What all client connections of a process share: limits, and the answers beyond them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from serving_gateway.settings import Settings
 
 _SWEEP_SECONDS: Final = 1.0
 _KEPT_DESCRIPTORS: Final = 256
-"""Descriptors of the process that clients leave to Triton, the stores and files; at most half."""
+"""File descriptors reserved for Triton, the stores and files; at most half of all."""
 
 
 class ConnectionPolicy:
     """Limits of all connections.
 
-    `budget` is for the bytes of unfinished bodies, of all clients. What a refused client still
-    sends is read and dropped for `linger_seconds`, so that it sees the refusal instead of a reset.
-    Beyond `max_connections` a new client takes the place of an idle one, or is refused: so clients
-    never take all descriptors.
+    `budget` bounds the bytes of all clients' unfinished bodies. What a refused client still sends
+    is read and dropped for `linger_seconds`, so that it sees the refusal instead of a reset. Beyond
+    `max_connections` a new client replaces an idle one, or is refused, so that clients never take
+    all file descriptors.
     """
 
     def __init__(self, endpoint: InferenceEndpoint, settings: Settings) -> None:
@@ -37,7 +37,7 @@ class ConnectionPolicy:
         self.connections: set[Any] = set()
 
     async def sweep(self) -> None:
-        """End what is overdue, until cancelled: one coarse timer for all connections."""
+        """End overdue connections, until cancelled: one coarse timer for all connections."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = asyncio.get_running_loop().time()
@@ -58,10 +58,10 @@ class ConnectionPolicy:
 
 
 class IncompleteMessages:
-    """What a connection has received of messages that are not complete.
+    """The parts that a connection has received of messages that are not complete.
 
-    `since` is when the oldest came, by the event loop's clock; 0 when all are complete.
-    `head_bytes` are of a head, or of trailers, in the reads until now.
+    `since` is when the oldest part came, in event loop time; 0 when all are complete. `head_bytes`
+    counts the bytes of a head, or of trailers, received so far.
     """
 
     __slots__ = ("_held", "_policy", "head_bytes", "since")
@@ -73,7 +73,7 @@ class IncompleteMessages:
         self.since = 0.0
 
     def add(self, size: int, head: Head | None, now: float) -> GatewayError | None:
-        """Note a read of `size` bytes that ended within a head or, without one, a body."""
+        """Count a read of `size` bytes that ended within a head or, without one, a body."""
         policy = self._policy
         self.since = self.since or now
         if head is not None:
@@ -94,7 +94,7 @@ class IncompleteMessages:
         )
 
     def overdue(self, now: float, *, in_head: bool) -> RequestTimeout | None:
-        """The refusal of a request that takes too long to come; None within the limit."""
+        """The refusal of a request that takes too long to arrive; None within the limit."""
         limits = self._policy.settings
         part, limit = ("head", limits.head_seconds) if in_head else ("body", limits.body_seconds)
         if now - self.since <= limit:
@@ -102,7 +102,7 @@ class IncompleteMessages:
         return RequestTimeout(f"The {part} of the request was not complete within {limit:g} s.")
 
     def end(self) -> None:
-        """All is complete, or of no use any more."""
+        """Release all bytes: the messages are complete, or no longer needed."""
         self._policy.budget.release(self._held)
         self._held = self.head_bytes = 0
         self.since = 0.0

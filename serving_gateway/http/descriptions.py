@@ -29,7 +29,7 @@ API_KEY: Final = Security(
     )
 )
 KEY_IS_OPTIONAL: Final[dict[str, Any]] = {"security": [{}]}
-"""Beside `API_KEY`: a gateway without keys needs none."""
+"""In addition to `API_KEY`: a gateway without keys needs none."""
 
 _ERRORS: Final = {500: "A bug in the gateway."} | {
     kind.status: kind.__doc__ for kind in GatewayError.__subclasses__()

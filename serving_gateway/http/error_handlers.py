@@ -1,4 +1,4 @@
-"""The one table from what can go wrong to what a caller is answered."""
+"""The one table from exceptions to the answers that callers get."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def handle_errors(app: FastAPI, hosting: Hosting, access: Access) -> None:
-    """Answer every exception of the application."""
+    """Register an answer to every exception of the application."""
     unanswered = RepeatedWarning(log, "a request was not answered")
 
     async def answer(request: Request, error: Exception) -> Response:
@@ -38,11 +38,11 @@ def handle_errors(app: FastAPI, hosting: Hosting, access: Access) -> None:
         translated = _translate(request, error)
         request_id: bytes = request.scope["request_id"]
         tags = getattr(request.scope.get("route"), "tags", ())
-        still, knows = None, access.has_key(request.headers.raw)
-        if not knows and translated.code == "unknown_model":
+        still, is_known = None, access.has_key(request.headers.raw)
+        if not is_known and translated.code == "unknown_model":
             translated = NotFound("The gateway does not host that model.", code="unknown_model")
-        # A mistake in a prediction tells nothing about the state; what cannot be done now does.
-        if knows and (translated.status >= 500 or "data" not in tags):
+        # A mistake in a prediction is unrelated to what is served; a failure of the gateway is not.
+        if is_known and (translated.status >= 500 or "data" not in tags):
             still = hosting.still_served(request.path_params.get("model"))
         if translated.status >= 500:
             unanswered.log(

@@ -1,7 +1,7 @@
 """Requests for inference over HTTP, in callbacks: `POST /predict` and `POST /v2/.../infer`.
 
-Nothing in here waits. The connection hands over a request whose body is complete; the response
-is written when the batch that carries its rows returns.
+Nothing here waits. The connection hands over a request whose body is complete; the response is
+written when the batch that carries its rows returns.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _GZIP: Final = re.compile(rb"(?:^|,)\s*gzip\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?)\s
 """gzip among the codings that a client accepts, with its weight if any; 0 is a refusal."""
 _ROUTES_KEPT: Final = 4096
 _LONGEST_KEPT: Final = 256
-"""Bytes of a target; those of models that can exist are shorter."""
+"""Longest target that is cached, in bytes; those of valid model names are shorter."""
 _COMPRESSED_FROM: Final = 16_384
 """Bytes from which a response is compressed for a client that asks for it."""
 _COMPRESSION: Final = 1  # the fastest: 1 MB in about 10 ms
@@ -69,7 +69,7 @@ _JSON: Final = b"content-type: application/json\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path asks for; `answered` counts how often it got that."""
+    """What a path asks for; `answered` counts its successful answers."""
 
     template: str
     model_name: str | None
@@ -86,16 +86,16 @@ class Routes(dict[bytes, Route | None]):
 
     def __missing__(self, target: bytes) -> Route | None:
         version = None
-        if found := _PREDICT.fullmatch(target):
-            template = "/predict" if found[1] is None else "/models/{model}/predict"
-        elif found := _INFER.fullmatch(target):
+        if match := _PREDICT.fullmatch(target):
+            template = "/predict" if match[1] is None else "/models/{model}/predict"
+        elif match := _INFER.fullmatch(target):
             template = "/v2/models/{model}/infer"
-            version = None if found[2] is None else int(found[2])
+            version = None if match[2] is None else int(match[2])
         else:
             return None
         if len(self) > _ROUTES_KEPT:
             self.clear()
-        name = None if found[1] is None else found[1].decode()
+        name = None if match[1] is None else match[1].decode()
         answered = self._requests.labels("POST", template, "200")
         route = Route(template, name, version, template.startswith("/v2"), answered)
         if len(target) <= _LONGEST_KEPT:
@@ -121,10 +121,10 @@ class HttpExchange:
         self.body: bytes | bytearray = b""
         self.request_id: bytes
         self.is_traffic: bool
-        """Whether a client asks, and not the platform itself."""
+        """Whether it comes from a client, and not from the platform itself."""
         self.started: float
         self.call: BatchItem | None = None
-        """What is under way for it."""
+        """The inference in flight for it."""
         self.span: RequestSpan | None = None
         self.traceparent: bytes | None = None
 
@@ -163,7 +163,7 @@ class HttpExchange:
 
 
 class AwaitedExchange(HttpExchange):
-    """A request that came through the application, which waits for what comes of it."""
+    """A request that came through the application, which awaits the result."""
 
     __slots__ = ("_result",)
 
@@ -278,14 +278,14 @@ class InferenceEndpoint:
             done(headers, body)
             return
 
-        def compressed(packed: bytes | GatewayError) -> None:
+        def on_compressed(packed: bytes | GatewayError) -> None:
             if isinstance(packed, bytes):
                 done(headers + b"content-encoding: gzip\r\nvary: accept-encoding\r\n", packed)
             else:
                 done(headers, body)
 
         work = partial(gzip.compress, body, _COMPRESSION)
-        self._offload.run(len(body), work, compressed, inf)
+        self._offload.run(len(body), work, on_compressed, inf)
 
     def fail(self, request: HttpExchange, error: Exception) -> None:
         """Write an error."""
@@ -293,7 +293,7 @@ class InferenceEndpoint:
         if not isinstance(error, GatewayError):
             self._bugs.log(type(error).__name__, exception=error, request_id=request_id)
             error = GatewayError(BUG)
-        # A caller's mistake says nothing about the state; what cannot be done now does.
+        # A caller's mistake is unrelated to what is served; a failure of the gateway is not.
         still = None
         if error.status >= 500:
             still = self._hosting.still_served(request.route.model_name)
@@ -362,7 +362,7 @@ class InferenceEndpoint:
         """Note the W3C trace context of a request, and its span where it is traced."""
         traceparent = request.fields.get(b"traceparent")
         if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
-            traceparent = None  # as the standard wants
+            traceparent = None  # as the standard requires
         if self._tracing is not None and self._tracing.wants(traceparent):
             request.span = self._tracing.request("POST", request.route.template, traceparent)
             traceparent = request.span.traceparent
@@ -370,9 +370,9 @@ class InferenceEndpoint:
 
 
 def _lines(headers: list[Header]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % one for one in headers])
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def _accepts_gzip(fields: Fields) -> bool:
-    found = _GZIP.search(fields.get(b"accept-encoding", b"").lower())
-    return found is not None and (found[1] is None or float(found[1]) > 0)
+    match = _GZIP.search(fields.get(b"accept-encoding", b"").lower())
+    return match is not None and (match[1] is None or float(match[1]) > 0)

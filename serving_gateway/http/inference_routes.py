@@ -199,12 +199,12 @@ def _add_model(
     @described.get(f"{path}/config", response_model=dict[str, Any])
     async def config(model: str, version: Version) -> Response:
         """Read Triton's configuration of the effective version."""
-        return _relayed(await hosting.resolve(model).open_inference.ask(model, version, "config"))
+        return _relay(await hosting.resolve(model).open_inference.ask(model, version, "config"))
 
     @described.get(f"{path}/stats", response_model=dict[str, Any])
     async def stats(model: str, version: Version) -> Response:
         """Read Triton's statistics of the effective version."""
-        return _relayed(await hosting.resolve(model).open_inference.ask(model, version, "stats"))
+        return _relay(await hosting.resolve(model).open_inference.ask(model, version, "stats"))
 
 
 def _ready(ready: bool, response: Response) -> Ready:
@@ -223,7 +223,7 @@ async def _named_version(version: str) -> int:
     return int(version)
 
 
-def _relayed(answer: TritonResponse) -> Response:
+def _relay(answer: TritonResponse) -> Response:
     """Triton's description; its errors are raised as the gateway's."""
     if answer.status == 400:
         raise InferenceRefused(error_text(answer.body))

@@ -1,4 +1,4 @@
-"""What stands around every request: ids, counts, the log, and the end of a process."""
+"""What surrounds every request: ids, counts, the log, and the end of a process."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", 
 class RequestObserver:
     """Names, counts and logs each request that the application answers.
 
-    It also makes three things true of all routes. They are matched by the raw path, so that no
-    escape passes a proxy's rule for a path as another one. HEAD is answered as GET is, by a server
-    that drops the body. While the process ends, each response closes its connection.
+    It also ensures three things for all routes. They are matched by the raw path, so that no escape
+    sequence gets a path past a proxy's rule for it. HEAD is answered like GET, by a server that
+    drops the body. While the process ends, each response closes its connection.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RequestObserver:
         inner = _as_routed(scope, request_id)
         status = 499  # a client that leaves gets no response
 
-        async def observed(message: Message) -> None:
+        async def observe(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -61,12 +61,12 @@ class RequestObserver:
         started = perf_counter()
         self._metrics.in_flight += 1
         try:
-            await self.app(inner, receive, observed)
+            await self.app(inner, receive, observe)
         except Exception as bug:  # the application has answered it
             self._bugs.log(type(bug).__name__, exception=bug, request_id=request_id.decode())
         finally:
             self._metrics.in_flight -= 1
-            # Neither invented methods nor invented paths may fill the metrics.
+            # Made-up methods and paths must not fill the metrics.
             method = scope["method"] if scope["method"] in _METHODS else "other"
             template = getattr(inner.get("route"), "path", "other")
             if not (status == 200 and header(scope["headers"], _PLATFORM)):
@@ -101,7 +101,7 @@ def _as_routed(scope: Scope, request_id: bytes) -> dict[str, Any]:
     raw = scope.get("raw_path")
     path: str = scope["path"] if raw is None else raw.decode("latin-1")
     if path.startswith("/v2"):
-        path = path.rstrip("/")  # clients of the protocol put one there
+        path = path.rstrip("/")  # clients of the protocol append one
     if "%2f" in path.lower():
         path = f"/{path}"  # no route: no path of this gateway has an escaped slash
     method = "GET" if scope["method"] == "HEAD" else scope["method"]

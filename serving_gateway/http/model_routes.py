@@ -1,7 +1,7 @@
-"""The routes of one model: what it is served by, and the changes of that.
+"""The routes of one model: its status, and the changes of what it is served by.
 
-They stand twice in the application: unprefixed for the default model, and below
-`/models/{model}` for any.
+They exist twice in the application: unprefixed for the default model, and below `/models/{model}`
+for any.
 """
 
 from collections.abc import Awaitable, Callable, Iterator

@@ -72,7 +72,7 @@ class OutcomeReceiver:
                 "folder that the pipeline reads, and send them again.",
                 code="outcomes_not_kept",
             )
-        # One that is larger than the limit has its turn alone.
+        # A body that is larger than the limit is handled alone.
         size = min(_MEMORY * len(body), self._budget.limit)
         if not self._budget.take(size):
             raise Overloaded("Outcomes that wait hold as many bytes as they may. Send them later.")

@@ -1,4 +1,4 @@
-"""Pages for people: the status and the API, each under a policy that lets it run only its own."""
+"""Pages for people: status and API, each under a policy for its own scripts and styles only."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def page_router() -> APIRouter:
 
 
 def _status_page() -> str:
-    """The page with its styles and scripts inside: replicas of two releases never mix theirs."""
+    """The page with its styles and scripts inline: replicas of two releases never mix theirs."""
     folder = files("serving_gateway.http").joinpath("page")
 
     def read(*names: str) -> str:
@@ -81,7 +81,7 @@ def _status_page() -> str:
 
 
 def _page(text: str, *own: str) -> Callable[[], Response]:
-    """Makes responses with a page, under a policy that holds the digests of its inline parts."""
+    """Make responses with a page, under a policy that holds the digests of its inline parts."""
     allowed = {"script": [*own], "style": [*own]}
     for kind, content in _INLINE.findall(text):
         digest = b64encode(sha256(content.encode()).digest()).decode()

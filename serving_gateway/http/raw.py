@@ -23,7 +23,7 @@ _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIds:
-    """Names requests: as the client did when that is sane, else by process and number."""
+    """Names requests: by the client's id when that is sane, else by process and number."""
 
     def __init__(self) -> None:
         self._prefix = os.urandom(6).hex().encode() + b"-"
@@ -42,7 +42,7 @@ def header(headers: Iterable[Header], name: bytes) -> bytes | None:
 
 
 def header_text(value: bytes) -> str:
-    """The text of a header: UTF-8, as bodies are, or else what HTTP once had, Latin-1."""
+    """The text of a header: UTF-8, like bodies, or else Latin-1, which HTTP once used."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -59,7 +59,7 @@ def error_body(
     error: GatewayError, request_id: bytes, still_served: dict[str, int] | None
 ) -> tuple[bytes, list[Header]]:
     """Body and headers that describe an error; what it echoes is bounded and valid UTF-8."""
-    described = ErrorResponse(
+    response = ErrorResponse(
         status="error",
         code=error.code,
         error=printable(error.message),
@@ -70,10 +70,10 @@ def error_body(
     )
     headers = [(b"content-type", b"application/json")]
     if error.status == 413:
-        # What the client still sends of the body is not worth reading.
+        # The rest of the body is not worth reading.
         headers.append((b"connection", b"close"))
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    return encode_json(described), headers
+    return encode_json(response), headers

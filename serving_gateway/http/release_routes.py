@@ -1,4 +1,4 @@
-"""The routes of a model's release: what it is, and what changes it."""
+"""The routes of a model's release: its report, and its changes."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -35,7 +35,7 @@ class BeginRequest(ReleaseRequest, frozen=True, forbid_unknown_fields=True):
 def add_release_report(
     router: APIRouter, hosting: Hosting, name_of: Callable[..., Awaitable[str]]
 ) -> None:
-    """Add the read of a release."""
+    """Add the route that reads a release."""
 
     @router.get("/release")
     async def release(model: Annotated[str, Depends(name_of)]) -> ReleaseReport:
@@ -49,7 +49,7 @@ def add_release_report(
 def add_release_changes(
     router: APIRouter, hosting: Hosting, name_of: Callable[..., Awaitable[str]]
 ) -> None:
-    """Add the changes of a release."""
+    """Add the routes that change a release."""
     Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
 
     @router.post("/release")

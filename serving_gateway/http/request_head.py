@@ -1,4 +1,4 @@
-"""The head of a request, as its parser delivers it: pure."""
+"""The head of a request, as its parser delivers it; pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Head = tuple[bytes, Sequence[Header]]
 """Target and headers."""
 
 _ONCE: Final = (b"authorization", b"content-length", b"content-type", b"host")
-"""Headers that two readers would understand differently when they came twice."""
+"""Headers that two parsers could understand differently when sent twice."""
 _OFFER: Final = frozenset([b"upgrade", b"http2-settings", b"connection"])
 
 
@@ -22,7 +22,7 @@ def head_size(url: bytes, headers: Sequence[Header]) -> int:
 
 
 def contradiction(headers: Sequence[Header], http_version: str) -> MalformedRequest | None:
-    """The refusal of a head that two readers would understand differently (RFC 9112)."""
+    """The refusal of a head that two parsers could understand differently (RFC 9112)."""
     names = [name for name, _ in headers]
     for name in _ONCE:
         if names.count(name) > 1:
@@ -36,7 +36,7 @@ def contradiction(headers: Sequence[Header], http_version: str) -> MalformedRequ
 def head_without_upgrade(
     method: bytes, url: bytes, http_version: str, headers: Sequence[Header]
 ) -> bytes:
-    """The bytes of a head that does not offer another protocol any more."""
+    """The bytes of a head that no longer offers another protocol."""
     lines = [b"%b %b HTTP/%b\r\n" % (method, url, http_version.encode())]
-    lines += [b"%b: %b\r\n" % one for one in headers if one[0] not in _OFFER]
+    lines += [b"%b: %b\r\n" % header for header in headers if header[0] not in _OFFER]
     return b"".join([*lines, b"\r\n"])

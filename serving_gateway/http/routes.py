@@ -1,4 +1,4 @@
-"""What the routes share: who is let in before a body is read, what their page says, structs."""
+"""What the routes share: admission before a body is read, descriptions, structs."""
 
 import inspect
 from collections.abc import Callable, Coroutine
@@ -58,7 +58,7 @@ def open_router(
     route_class: type[APIRoute] = DescribedRoute,
     **options: Any,
 ) -> APIRouter:
-    """A router of JSON that anyone may ask; it describes these error statuses beyond the usual."""
+    """A JSON router open to everyone; it describes these error statuses beyond the usual."""
     return APIRouter(
         prefix=prefix,
         tags=[tag],
@@ -72,7 +72,7 @@ def open_router(
 def guarded_router(
     access: Access, need: Need, tag: str, prefix: str = "", *, max_body: int = 0
 ) -> APIRouter:
-    """A router of JSON; requests are admitted before their body, of `max_body` bytes, is read."""
+    """A JSON router that admits requests before it reads their body, of `max_body` bytes."""
     is_control = need is Need.CONTROL
 
     class GuardedRoute(DescribedRoute):
@@ -109,4 +109,4 @@ def _caller(request: Request) -> str:
 
 
 Caller = Annotated[str, Depends(_caller)]
-"""Who makes a change, for the record; on a route for control only."""
+"""Who makes a change, for the record; for control routes only."""

@@ -61,17 +61,17 @@ class Access:
         return bool(self._keys)
 
     def add_token(self, name: str, token: str) -> None:
-        """Accept another control token; those of one name are accepted alike."""
+        """Accept another control token; tokens may share a name."""
         self._tokens[_digest(token)] = name
 
     def token_name(self, headers: list[Header]) -> str | None:
         """The name of the control token that a request carries; None when it carries none."""
-        given, found = _bearer(headers), None
+        given, match = _bearer(headers), None
         if given is not None:
             for known, name in self._tokens.items():
                 if hmac.compare_digest(known, given):
-                    found = name
-        return found
+                    match = name
+        return match
 
     def has_key(self, headers: list[Header]) -> bool:
         """Whether a request may ask for predictions and status."""
@@ -140,10 +140,10 @@ class Access:
 
 
 def ensure_token(settings: Settings, access: Access) -> None:
-    """Generate a token where the settings name none, and log where it lies.
+    """Generate a token where the settings name none, and log where it is stored.
 
-    A directory that cannot be written leaves the control endpoints closed; predictions are
-    answered all the same.
+    If the directory cannot be written, the control endpoints stay closed; predictions are still
+    answered.
     """
     if settings.control_token is not None or settings.control_tokens:
         return
@@ -163,7 +163,7 @@ def ensure_token(settings: Settings, access: Access) -> None:
 
 
 def _digest(secret: str | bytes) -> bytes:
-    # Comparing digests tells nothing about a secret by the time that it takes.
+    # Comparing digests leaks nothing about a secret through its timing.
     return sha256((secret.encode() if isinstance(secret, str) else secret).strip()).digest()
 
 

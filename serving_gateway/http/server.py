@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn, with an orderly end."""
+"""Runs the application under uvicorn, with a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -43,22 +43,21 @@ def serve(settings: Settings, app: ASGIApp, connections: ConnectionPolicy) -> No
 def drain_on_signal(lifecycle: Lifecycle, drain_seconds: float) -> None:
     """Put a pause between SIGTERM and the server's own handling of it.
 
-    For `drain_seconds` the replica says that it is not ready while it still answers: the time
-    that a load balancer needs to see it, without which it would send requests to a closed port.
-    A second signal ends the pause. To be called within the running server, whose handler is
-    then in place.
+    For `drain_seconds` the replica reports that it is not ready but still answers: a load balancer
+    needs that time to notice, or it would send requests to a closed port. A second signal ends the
+    pause. Call this within the running server, whose handler is in place by then.
     """
-    servers_own = signal.getsignal(signal.SIGTERM)
+    server_handler = signal.getsignal(signal.SIGTERM)
     loop = asyncio.get_running_loop()
 
     def end() -> None:
-        if callable(servers_own):
-            servers_own(signal.SIGTERM, None)
+        if callable(server_handler):
+            server_handler(signal.SIGTERM, None)
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        again = lifecycle.draining
+        is_repeated = lifecycle.draining
         lifecycle.draining = True
         # Python runs this between bytecodes of the main thread, so the loop must be woken.
-        loop.call_soon_threadsafe(loop.call_later, 0 if again else drain_seconds, end)
+        loop.call_soon_threadsafe(loop.call_later, 0 if is_repeated else drain_seconds, end)
 
     signal.signal(signal.SIGTERM, handle)
