@@ -1,1 +1,1 @@
-"""The request path: routing, batching, encoding, mirroring. No HTTP, no I/O but to Triton."""
+"""The request path: routing, batching, encoding, mirroring. No HTTP; no I/O except to Triton."""

@@ -15,9 +15,9 @@ from serving_gateway.inference.offload import LARGE_BYTES
 
 _FIELD: Final = re.compile(r"(?P<kind>unknown|missing required) field `(?P<name>[^`]*)`")
 _OTHER_FORM: Final = re.compile(r"inputs|dataframe_\w+|instances\[\d+\]")
-"""Where the bodies of other servers' clients differ."""
+"""Fields in which the bodies of other servers' clients differ."""
 _NAMELESS: Final = re.compile(r"(?P<part>entities|request|instances)(\[(?P<row>\d+)\])?\[\.\.\.\]")
-"""The path of a value in an object, as the decoder tells it."""
+"""The path of a value in an object, as the decoder reports it."""
 _FORMS: Final = (
     "Send rows as `data`, lists of values in the order of the features, or as `instances`, objects "
     "with the features by name."
@@ -26,7 +26,7 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NOT_JSON: Final = (b"NaN", b"Infinity")
 _ELEMENTS_AT_ONCE: Final = 8_192
 _SHOWN: Final = 200
-"""Characters of a client's text that an error repeats."""
+"""Characters of a client's text that an error quotes."""
 
 
 class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,7 +46,7 @@ _syntax: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def encode_list(values: list[Any] | None) -> bytes:
-    """JSON of a list, in parts, between which other threads have their turn."""
+    """Encode a list as JSON, in parts, between which other threads can run."""
     if not values:
         return encode_json(values)
     if isinstance(values[0], list):
@@ -58,7 +58,7 @@ def encode_list(values: list[Any] | None) -> bytes:
 
 
 def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatRequest:
-    """Read the body of `POST /predict`, whose rows may be expected to be plain `floats`.
+    """Read the body of `POST /predict`; `floats` says that its rows are probably plain floats.
 
     `MalformedRequest` when it is not valid JSON, `InvalidInput` with `field` for another form.
     """
@@ -67,7 +67,7 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
         try:
             return _decode_floats(body)
         except (ValueError, RecursionError):
-            pass  # named instances, or an error that the careful way describes better
+            pass  # named instances, or an error that the careful path describes better
     try:
         return decode_json(body, _request)
     except InvalidInput as error:
@@ -82,17 +82,17 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
 
 
 def _named_place(body: bytes, part: str, row: str | None) -> str | None:
-    """The path of the first wrong value, by the name that the decoder does not say.
+    """The path of the first wrong value, by its name, which the decoder does not report.
 
-    None for a large body, all of whose values would have to be built at once to find it.
+    None for a large body: to find it, all of its values would have to be built at once.
     """
     if len(body) > LARGE_BYTES:
         return None
     where = part if row is None else f"{part}[{row}]"
-    # A part that comes twice may hold something else here than what was refused.
+    # A duplicate part may hold something else here than what was refused.
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        found = msgspec.json.decode(body.removeprefix(_BYTE_ORDER_MARK))[part]
-        for name, value in (found if row is None else found[int(row)]).items():
+        content = msgspec.json.decode(body.removeprefix(_BYTE_ORDER_MARK))[part]
+        for name, value in (content if row is None else content[int(row)]).items():
             try:
                 msgspec.convert(value, EntityId if part == "entities" else Scalar)
             except msgspec.ValidationError:
@@ -101,7 +101,7 @@ def _named_place(body: bytes, part: str, row: str | None) -> str | None:
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
-    """Read JSON by a type, and NaN and Infinity, which JSON lacks; raises as above."""
+    """Decode JSON to a type, also with NaN and Infinity; raises as `decode_prediction`."""
     body = body.removeprefix(_BYTE_ORDER_MARK)  # some shells write one
     try:
         try:
@@ -115,7 +115,7 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         plain = body
         for word in _NOT_JSON:
             plain = plain.replace(word, b"0")
-        # First, as the other reader takes lone surrogates, and builds all of a body of any form.
+        # Validated first: the other parser accepts lone surrogates, and builds any body in full.
         _syntax.decode(plain)
         decoder.decode(plain)
         return msgspec.convert(json.loads(body.decode()), decoder.type)
@@ -124,7 +124,7 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
 
 
 def unreadable_body(error: ValueError | RecursionError) -> InvalidInput | MalformedRequest:
-    """The error of a body that a decoder has refused: `InvalidInput` for JSON of another form."""
+    """The error for a body that a decoder refused: `InvalidInput` for JSON of another form."""
     if isinstance(error, msgspec.ValidationError):
         return _invalid_body(error)
     if isinstance(error, RecursionError):

@@ -1,4 +1,4 @@
-"""Rows to tensors by a model's signature, and what comes of them: pure."""
+"""Encodes rows as tensors by a model's signature, and holds the decoded output. No I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERS: Final = frozenset([float, int])
 
 
 class ModelOutput(msgspec.Struct, frozen=True):
-    """Decoded predictions for some rows, to be cut into those of single requests.
+    """Decoded predictions for some rows, to be split into those of single requests.
 
     `probabilities` holds one list per row, in the order of the classes; None for a regression.
     `is_finite` says that JSON can hold it: there is no NaN and no infinity.
@@ -42,7 +42,7 @@ class ModelOutput(msgspec.Struct, frozen=True):
 class InputSpec(msgspec.Struct, frozen=True):
     """One input tensor of a model, with one column per feature.
 
-    `columns` are the features as the tensor's own type: the same object where all have it.
+    `columns` are the features with the tensor's type: the same object if all have it already.
     """
 
     name: str
@@ -57,10 +57,10 @@ class InputSpec(msgspec.Struct, frozen=True):
 
 
 class RowLayout:
-    """The features of a signature by where their values come from.
+    """The features of a signature, by where their values come from.
 
-    `names` are in the order of a row, and so are `stored` and `requested`, the parts of it.
-    `ValueError` where a request feature is not a feature.
+    `names` are in the order of a row, and so are its parts `stored` and `requested`. `ValueError`
+    where a request feature is not a feature.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -71,7 +71,7 @@ class RowLayout:
         self.requested = tuple([name for name in self.names if name in self.required])
         self.stored = tuple([name for name in self.names if name not in self.required])
         self.positions = {name: at for at, name in enumerate(self.stored)}
-        """Of the stored features among them."""
+        """Index of each stored feature in `stored`."""
         places = {name: at for at, name in enumerate((*self.stored, *self.requested))}
         order = [places[name] for name in self.names]
         self._arrange = None if order == sorted(order) else itemgetter(*order)
@@ -127,7 +127,7 @@ class Codec:
         """Pack rows of JSON values in the order of the features; `field` is the request's name.
 
         `are_floats` says that every value is known to be a finite float. `InvalidInput` names the
-        first offending value, by its `place` where values have others than those in `field`.
+        first offending value, by its `place` if values have other paths than those in `field`.
         """
         if self._row is not None and rows:
             row_pack = self._row.pack
@@ -137,7 +137,7 @@ class Codec:
                         return (row_pack(*rows[0]),)
                     return (b"".join([row_pack(*row) for row in rows]),)
             except (struct.error, OverflowError):
-                pass  # the careful way finds it again, with its place
+                pass  # the careful path finds it again, with its place
         for r, row in enumerate(rows):
             if len(row) != self.width:
                 what = f"has {len(row)} values; this model reads {self.width}: "
@@ -205,7 +205,7 @@ def _input(name: str, features: tuple[Feature, ...]) -> InputSpec:
 
 
 def _are_numbers(rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether all are finite numbers; `OverflowError` for integers beyond those of a float."""
+    """Whether all are finite numbers; `OverflowError` for integers beyond the range of a float."""
     flat = [*chain.from_iterable(rows)]
     return _NUMBERS.issuperset(map(type, flat)) and all_finite(flat)
 

@@ -1,4 +1,4 @@
-"""Values of rows, coerced by the types of the features to what their tensors hold: pure.
+"""Values of rows, coerced to what the tensors of their features hold; pure functions.
 
 NaN means that a value is missing, in every encoding: null or NaN in JSON, NaN in a binary tensor,
 the empty text among texts. It is accepted where the feature may be missing. Infinity never is.
@@ -15,12 +15,12 @@ from serving_gateway.errors import InvalidInput
 from serving_gateway.inference.tensors import FLOATS, all_finite
 
 Place = Callable[[int, int], str]
-"""The path of a value in the request, by its row and its column; asked for errors alone."""
+"""The path of a value in the request, by its row and its column; called for errors only."""
 
 _FP32_MAX: Final = 3.4028235677973366e38
 """The largest double that still rounds to a finite FP32."""
 _EXACT: Final = 2**53
-"""Up to it either way, a double holds every integer."""
+"""Up to this absolute value, a double holds every integer."""
 _WANTED: Final[Mapping[DType, tuple[frozenset[type], str]]] = {
     DType.FP32: (frozenset([float, int]), "a number"),
     DType.FP64: (frozenset([float, int]), "a number"),
@@ -32,7 +32,7 @@ _KINDS: Final = {bool: "a boolean", str: "text", list: "a list", dict: "an objec
 
 
 def invalid_value(field: str, what: str, *, code: str) -> InvalidInput:
-    """The error of a wrong value: `what` follows its place in the message."""
+    """The error for a wrong value: `what` follows its place in the message."""
     return InvalidInput(f"{field} {what}", field=field, code=code)
 
 
@@ -62,7 +62,7 @@ def coerce_elements(
 
 
 def _is_plain(values: list[Any], feature: Feature) -> bool:
-    """Whether the values are surely those of the tensor, as seen without a look at each."""
+    """Whether the values surely need no coercion, judged without a look at each of them."""
     dtype, kinds = feature.dtype, set(map(type, values))
     if dtype is DType.BYTES:
         return kinds == {str} and "" not in values and _is_encodable("".join(values))
@@ -78,7 +78,7 @@ def _is_plain(values: list[Any], feature: Feature) -> bool:
 
 
 def _coerce(value: Any, feature: Feature) -> Any:
-    """One value of the tensor; an error's message is to follow the value's place."""
+    """Coerce one value; an error's message is meant to follow the value's place."""
     dtype = feature.dtype
     if value is None or value != value or (value == "" and dtype is DType.BYTES):  # noqa: PLR0124
         if feature.nullable:

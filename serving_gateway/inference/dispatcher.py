@@ -1,7 +1,7 @@
-"""Which variant answers a request, and what happens when it cannot: for every protocol alike.
+"""Which variant answers a request, and what happens when it cannot: for all protocols alike.
 
-On this path there is no call to MLflow, Dagster or the routing store (I8): all that it reads is
-the table in memory, all that it calls is Triton and the online feature store.
+This path makes no call to MLflow, Dagster or the routing store (I8): it reads only the table in
+memory, and calls only Triton and the online feature store.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import RequestSpan
 
 _FALLBACK: Final = (Unavailable, DeadlineExceeded, BadUpstreamAnswer, InvalidInput, TooLarge)
-"""What variant A answers instead of B. B may read other features and take fewer rows than A, so
-that B refuses a request says nothing of it: when A refuses it too, A's reason is reported."""
+"""Errors of B after which A answers instead. B may read other features and take fewer rows than A,
+so a refusal by B says nothing about the request: when A refuses it too, A's reason is reported."""
 _SERVER_ERROR: Final = 500
-"""The least HTTP status of an error that is not the client's."""
+"""The lowest HTTP status of an error that is not the client's."""
 _B_SHARE: Final = 0.5
 """Part of a request's time that B gets before A is asked instead."""
 
@@ -46,10 +46,10 @@ _T = TypeVar("_T")
 
 
 class Sink(Protocol):
-    """Waits for an answer, and says what is known of the request beside its body.
+    """Receives an answer, and holds what is known about the request besides its body.
 
-    `traceparent` is a W3C trace context, valid by its form; `span` the request's own, where traced.
-    The platform's own requests are not `is_traffic`.
+    `traceparent` is a syntactically valid W3C trace context; `span` the request's own, if traced.
+    `is_traffic` is False for the platform's own requests.
     """
 
     is_traffic: bool
@@ -62,7 +62,7 @@ class Sink(Protocol):
     def respond(
         self, response: ProtocolResponse, variant: str, version: int, prediction_id: str
     ) -> None:
-        """Take a response of the Open Inference Protocol, who gave it, and its id."""
+        """Take a response of the Open Inference Protocol, its origin, and its id."""
 
     def fail(self, error: GatewayError) -> None:
         """Take the reason why there is neither."""
@@ -71,11 +71,11 @@ class Sink(Protocol):
 class RoutedRequest(InferenceItem):
     """A client's request, wherever the routing rules lead it.
 
-    It `arrived` and is `due` by the event loop's clock. `table` is the generation that it was last
-    routed by, `target` where it was last sent. `is_split`: the policy chose B for it, so that A may
-    answer instead; `fallback` then says why, and `failed_at` where that counts. `named` is the
-    target that the client named, so that no other may answer. `number` is that of the prediction's
-    id, once it has one.
+    `arrived` and `due` are event loop times. `table` is the generation that it was last routed by,
+    `target` where it was last sent. `is_split`: the policy chose B for it, so A may answer instead;
+    `fallback` then says why, and `failed_at` is the counter of that failure. `named` is the target
+    that the client named, so that no other may answer. `number` is that of the prediction's id,
+    once it has one.
     """
 
     __slots__ = (
@@ -121,7 +121,7 @@ class RoutedRequest(InferenceItem):
         self.target: RoutingTarget
 
     def begin(self, size: int) -> None:
-        """Read the body of `size` bytes, in a thread where it is large, and route the request."""
+        """Read the body of `size` bytes, in a thread if it is large, and route the request."""
         if size > LARGE_BYTES:
             self.offload.run(size, self.read, self._on_read, self.due)
             return
@@ -152,7 +152,7 @@ class RoutedRequest(InferenceItem):
         self.sink.fail(error)
 
     def resume(self, result: _T | GatewayError, queue: Callable[[_T], None]) -> None:
-        """Queue what the tensors come from, once it is there, unless the request has ended."""
+        """Queue what the tensors come from, now that it is there, unless the request has ended."""
         if self.is_finished:
             return
         if asyncio.get_running_loop().time() >= self.due and not isinstance(result, GatewayError):
@@ -168,7 +168,7 @@ class RoutedRequest(InferenceItem):
             self.dispatcher.recover(self, report_bug())
 
     def open_log(self, model: ModelLog) -> VariantLog:
-        """Where the target's answers are logged from now on."""
+        """Open the log of the target's answers."""
         target = self.target
         codec = target.client.codec
         assert codec is not None  # noqa: S101 -- it has just answered
@@ -183,22 +183,22 @@ class RoutedRequest(InferenceItem):
         return log
 
     def fail(self, error: GatewayError) -> None:
-        """An attempt failed on its way through the batcher."""
+        """Handle an attempt that failed on its way through the batcher."""
         if self.is_traffic:
             self.target.stats.fail()
         self.dispatcher.call_failed(self, error)
 
     def abandon(self) -> None:
-        """Leave; for a release, the version had its time, and has not answered."""
+        """Leave; for a release, this is a failure of the version: it has not answered in time."""
         super().abandon()
         if self.is_traffic and (counter := self._counter()) is not None:
             counter.fail()
 
     def count_failure(self, error: GatewayError, *, is_answered_elsewhere: bool) -> None:
-        """Count the failure for the release that is under way, if any, and if it is the version's.
+        """Count a failure for the active release, if any, when it is the version's.
 
-        An invalid request is the client's, unless the other version answers it; and a Triton that
-        has neither version READY says nothing of one of them.
+        An invalid request is the client's fault, unless the other version answers it; and a Triton
+        that has neither version READY says nothing about either.
         """
         targets = self.table.targets.values()
         if not self.is_traffic or not any(target.client.ready for target in targets):
@@ -214,7 +214,7 @@ class RoutedRequest(InferenceItem):
             counter.fail()
 
     def _counter(self) -> VersionCounter | None:
-        table: RoutingTable | None = getattr(self, "table", None)  # not there before it is read
+        table: RoutingTable | None = getattr(self, "table", None)  # not set before the body is read
         if table is None:
             return None
         target = self.named or (table.targets.get(B) if self.is_split else table.production)
@@ -225,10 +225,10 @@ class RoutedRequest(InferenceItem):
 class Dispatcher:
     """Routes the requests of one model.
 
-    `wake` is called when Triton seems to have changed, to have it and the record looked at now;
-    `probe` for a request whose version is not ready, to have Triton asked about it;
-    `count_fallback` for each request of B's share that A gets instead. What is large is read and
-    encoded by `offload`. `log` is None where nothing is logged.
+    `wake` is called when Triton seems to have changed, to have it and the record checked now;
+    `probe` when a request's version is not ready, to have Triton asked about it; `count_fallback`
+    for each request of B's share that A gets instead. `offload` reads and encodes what is large.
+    `log` is None if nothing is logged.
     """
 
     router: Router
@@ -240,7 +240,7 @@ class Dispatcher:
     log: ModelLog | None = None
 
     def require_generation(self, least: int) -> None:
-        """Refuse (`ReplicaBehind`) what asks for a later generation; the record is then read."""
+        """Refuse (`ReplicaBehind`) a request for a later generation, and have the record read."""
         present = self.router.record.generation
         if present < least:
             self.wake()
@@ -270,7 +270,7 @@ class Dispatcher:
         self.recover(request, error)
 
     def recover(self, request: RoutedRequest, error: GatewayError) -> None:
-        """Answer by A what B could not, and by the newest version what a retired one could not."""
+        """Have A answer what B could not, and the newest version what a retired one could not."""
         fresh = self.router.table
         if isinstance(error, VariantUnavailable):
             self.probe()
@@ -288,7 +288,7 @@ class Dispatcher:
             request.count_failure(error, is_answered_elsewhere=False)
             request.reject(error)
             return
-        request.is_finished = False  # the attempt is, the request goes on
+        request.is_finished = False  # only the attempt is; the request goes on
         self._attempt(request, fresh, fresh.production, request.due)
 
     def _attempt(

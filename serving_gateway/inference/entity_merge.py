@@ -1,4 +1,4 @@
-"""Rows of stored features and of what the caller sent, joined for one version: pure."""
+"""Stored features and what the caller sent, joined to rows for one version; pure functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 def merge_entities(
     codec: Codec, request: EntityRequest, found: list[LookupResult] | GatewayError
 ) -> RequestRows:
-    """The rows of a request, given what the store has of its `wanted` ones.
+    """Make the rows of a request, given what the store has for its `wanted` ones.
 
     `EntityUnusable` where the store does not have what was not sent, `InvalidInput` for values and
     keys that are wrong, `FeaturesUnavailable` where the store does not answer.
@@ -42,7 +42,7 @@ def merge_entities(
             stored = result.values
             times.append(result.observed_at)
         else:
-            stored = _overridden(codec, request, row, result)
+            stored = _stored_values(codec, request, row, result)
             times.append(None if result is None else result.oldest_without(given or _NOTHING))
         rows.append(codec.layout.row(stored, sent))
 
@@ -69,10 +69,10 @@ def _source(codec: Codec, request: EntityRequest) -> FeatureSource:
     return FeatureSource.OVERRIDE if request.overrides else FeatureSource.FEAST
 
 
-def _overridden(
+def _stored_values(
     codec: Codec, request: EntityRequest, row: int, result: LookupResult | None
 ) -> list[Any]:
-    """A row's stored values, those that were sent instead included."""
+    """A row's stored values, replaced by those that were sent."""
     given, sent = request.overrides.get(row, _NOTHING), request.sent[row]
     layout = codec.layout
     if result is None:
@@ -86,7 +86,7 @@ def _overridden(
 
 
 def _require_covered(request: EntityRequest, row: int, gap: Gap, given: Set[str]) -> None:
-    """Refuse a row that the store has not all of, unless the rest was sent."""
+    """Refuse a row whose stored features are incomplete, unless the rest was sent."""
     lacking = [name for name in gap.missing if name not in given]
     if not lacking:
         return

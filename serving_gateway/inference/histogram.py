@@ -1,4 +1,4 @@
-"""Statistics of mirrored requests, with bounds that hold while they are watched."""
+"""Statistics of mirrored requests, with bounds that stay valid under continuous monitoring."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from serving_gateway.contract import (
 )
 
 _ALPHA: Final = 0.05
-"""How often each pair of bounds may ever exclude the truth, however often it is read."""
+"""How often a pair of bounds may ever exclude the true value, however often it is read."""
 
 
 def proportion(successes: int, trials: int) -> Proportion | None:
     """The share of successes with its bounds; None without trials."""
     if trials == 0:
         return None
-    found = Trials(successes, trials).bounds(_ALPHA)
-    return Proportion(successes / trials, found.low, found.high)
+    interval = Trials(successes, trials).bounds(_ALPHA)
+    return Proportion(successes / trials, interval.low, interval.high)
 
 
 class Histogram:
-    """Counts by bounds, and the sums of what was counted; values beyond the limits count as these.
+    """Counts by bucket, and sums of the values; values beyond the limits count as the limits.
 
     `low` and `high` are limits of all values that can occur, on which the mean's bounds depend.
     """
@@ -58,13 +58,13 @@ class Histogram:
         if self.total == 0:
             return None
         record = BoundedMean(self.total, self.sum, self.squares, self.low, self.high)
-        found = record.bounds(_ALPHA)
-        return MeanDifference(self.sum / self.total, found.low, found.high, self.largest)
+        interval = record.bounds(_ALPHA)
+        return MeanDifference(self.sum / self.total, interval.low, interval.high, self.largest)
 
     def median(self) -> QuantileBounds | None:
         """The bounds of the median; None without values."""
         if self.total == 0:
             return None
-        found = BucketCounts(self.bounds, tuple(self.counts)).bounds(_ALPHA)
-        low, high = (None if math.isinf(bound) else bound for bound in (found.low, found.high))
+        bounds = BucketCounts(self.bounds, tuple(self.counts)).bounds(_ALPHA)
+        low, high = (None if math.isinf(bound) else bound for bound in (bounds.low, bounds.high))
         return QuantileBounds(low, high)

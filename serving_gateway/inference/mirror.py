@@ -1,7 +1,7 @@
-"""Copies answered requests to variant B and compares: never on the client's time.
+"""Copies answered requests to variant B and compares the answers; clients never wait for it.
 
 Copies gather for a moment and go to B together: one inference of many rows costs Triton about as
-much as one of a single row, and that time is taken from the clients.
+much as one of a single row, and takes that time from the clients.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ FAILED: Final = "failed"
 DROPPED: Final = "dropped"
 
 _Compared = tuple[float, ModelOutput, AnswerComparison, InferenceOutputs, int]
-"""B's latency and output, how it compares, and where it was: all outputs, and its first row."""
+"""B's latency and output, the comparison, and the source: all outputs, and the first row there."""
 
 
 class Mirror:
-    """The copies of one model's requests on their way to B; all models share their budget."""
+    """The copies of one model's requests on their way to B; all models share one budget."""
 
     def __init__(
         self,
@@ -84,9 +84,9 @@ class Mirror:
         seconds: float,
         pending: PendingEntry | None = None,
     ) -> None:
-        """Copy an answered request, when the policy says so; at once and without failing.
+        """Copy an answered request if the policy says so; never waits and never fails.
 
-        What is `pending` of a request to be logged is written once it is known what B answered.
+        The `pending` entry of a request to be logged is written once B's answer is known.
         """
         table, target = request.table, None
         # An answer of a former generation belongs to a pairing that has ended.
@@ -113,7 +113,8 @@ class Mirror:
         elif target.counter is not None and target.client.state.was_ready_beside(
             source.client.state
         ):
-            # It would have lost a request, too; that copies are too many says nothing of B.
+            # It would have failed a client, too; that there are too many copies says nothing about
+            # B.
             target.counter.fail()
         page.dropped += 1
         self.counts[DROPPED].inc()
@@ -168,18 +169,18 @@ class MirroredCopy(InferenceItem):
         self.target = target
 
     def prepare(self, codec: Codec) -> bool:
-        """Encode the rows for B; whether they fit."""
+        """Encode the rows for B; return whether they fit."""
         try:
-            self.tensors = self._encoded(codec)
+            self.tensors = self._encode_rows(codec)
         except GatewayError as error:
             self.is_finished = True
             self.fail(error)
             return False
-        self.key = PREDICTION  # no longer the page: what goes together is decided
+        self.key = PREDICTION  # no longer the page: the batch is complete
         self._started = perf_counter()
         return True
 
-    def _encoded(self, codec: Codec) -> Tensors:
+    def _encode_rows(self, codec: Codec) -> Tensors:
         rows = self._rows
         if codec.signature == self._signature:
             return rows.tensors
@@ -188,7 +189,7 @@ class MirroredCopy(InferenceItem):
         data = rows.data or []
         if not rows.is_named:
             return codec.encode(data)
-        # Values of the feature store have names, also where the payload filled a gap.
+        # Values of the feature store have names, even where the payload filled a gap.
         names = [feature.name for feature in self._signature.features]
         return codec.encode_instances([dict(zip(names, row, strict=True)) for row in data])
 

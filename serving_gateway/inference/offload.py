@@ -22,18 +22,18 @@ _T = TypeVar("_T")
 
 
 class Offload:
-    """One thread that works on large bodies, the newest first, so that a flood is not all late.
+    """One thread that works on large bodies, newest first, so that a flood is not all late.
 
-    The interpreter switches to the event loop every few milliseconds meanwhile. While more wait,
-    the thread rests after each as long as it worked: a flood takes half of the interpreter. What
-    waits for the thread holds bytes of `budget`, which is shared with others that wait.
+    Meanwhile the interpreter switches to the event loop every few milliseconds. While more bodies
+    wait, the thread rests after each as long as it worked: a flood takes half of the interpreter.
+    Waiting bodies hold bytes of `budget`, which is shared with other queues.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self._pending = 0
         self._waiting: dict[Callable[[], None], asyncio.TimerHandle] = {}
-        """What the thread does, oldest first, and the timer of its deadline."""
+        """Work for the thread, oldest first, and the timer of its deadline."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
     def run(
@@ -45,8 +45,8 @@ class Offload:
     ) -> None:
         """Do `work` on a body of `size` bytes, then call `done` on the event loop.
 
-        A large body has it done later, in the thread, unless it cannot begin before `due`, by the
-        clock of the event loop. `work` may raise a `GatewayError`.
+        For a large body, this happens later, in the thread, and fails if it cannot begin before
+        `due`, in event loop time. `work` may raise a `GatewayError`.
         """
         if size <= LARGE_BYTES:
             try:
@@ -68,7 +68,7 @@ class Offload:
 
         def guarded_work() -> None:
             began = thread_time()
-            result = _guarded(work)
+            result = _run_guarded(work)
             others_wait = self._pending > 1
             loop.call_soon_threadsafe(end, result)
             if others_wait:
@@ -95,9 +95,9 @@ class Offload:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _guarded(work: Callable[[], _T]) -> _T | GatewayError:
-    # A collection in the midst of a body would look through all that was read of it, again and
-    # again, without a switch to the event loop.
+def _run_guarded(work: Callable[[], _T]) -> _T | GatewayError:
+    # A garbage collection amid a body would traverse all that was read of it, again and again,
+    # without a switch to the event loop.
     gc.disable()
     try:
         return work()

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol for clients that speak it to Triton: routed like any prediction.
+"""The Open Inference Protocol, as clients speak it to Triton; routed like any prediction.
 
 What the gateway adds is the version: the effective one of the client's variant, checked in the
 answer (I2).
@@ -35,7 +35,7 @@ _Encoded = tuple[ProtocolResponse, InferenceOutputs, int]
 
 
 class OpenInference:
-    """Answers the protocol's questions by the effective versions of one model."""
+    """Answers the protocol's requests by the effective versions of one model."""
 
     def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
@@ -43,13 +43,13 @@ class OpenInference:
         self._probe_seconds = settings.probe_seconds
         self._request_seconds = settings.request_seconds
 
-    def _serving(self, model_name: str) -> list[RoutingTarget]:
+    def _targets(self, model_name: str) -> list[RoutingTarget]:
         targets = self.dispatcher.router.table.targets.values()
         return [target for target in targets if target.model_name == model_name]
 
     def target(self, model_name: str, version: int | None) -> RoutingTarget:
         """The variant that serves a model, or exactly a version of it; else `NotFound`."""
-        for target in self._serving(model_name):
+        for target in self._targets(model_name):
             if version in {None, target.slot.version}:
                 return target
         wanted = model_name if version is None else f"{model_name} version {version}"
@@ -61,15 +61,15 @@ class OpenInference:
     async def metadata(self, model_name: str, version: int | None) -> ModelMetadata:
         """Triton's description of the effective version; `NotFound`, or `Unavailable`."""
         target = self.target(model_name, version)
-        found = await target.client.triton.metadata(
+        reply = await target.client.triton.metadata(
             model_name, self._probe_seconds, target.slot.version
         )
-        if found is None:
+        if reply is None:
             raise VariantUnavailable(
                 f"Triton does not have {model_name} version {target.slot.version} READY."
             )
-        effective = sorted({one.slot.version for one in self._serving(model_name)})
-        return msgspec.structs.replace(found, name=model_name, versions=tuple(map(str, effective)))
+        effective = sorted({target.slot.version for target in self._targets(model_name)})
+        return msgspec.structs.replace(reply, name=model_name, versions=tuple(map(str, effective)))
 
     async def ask(self, model_name: str, version: int | None, what: str) -> TritonResponse:
         """Triton's own answer to `config` or `stats` of the version; raises as `metadata`."""
@@ -127,7 +127,7 @@ class ProtocolInference(RoutedRequest):
         self.request: ProtocolRequest
 
     def read(self) -> None:
-        """Read the JSON part; a version, or B's own model, is asked for by its name."""
+        """Read the JSON part; a version, or B's own model, is requested by its name."""
         self.request = read_request(self._body, self._header_length)
         field = "x-client-id"
         if self.client_id is None:
@@ -165,7 +165,7 @@ class ProtocolInference(RoutedRequest):
         batcher.submit(self)
 
     def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Encoded | None:
-        """The response; None where an output is not by rows, so that nothing can be merged."""
+        """The response; None if an output is not row-wise, so that nothing can be merged."""
         tensors, target = outputs.part(start, stop), self.target
         if tensors is None:
             return None
@@ -173,7 +173,7 @@ class ProtocolInference(RoutedRequest):
         return encode_response(head, tensors, target.model_name, version), outputs, start
 
     def answer(self, encoded: _Encoded | None) -> None:
-        """Send the response, or ask again, alone."""
+        """Send the response, or repeat the inference unmerged."""
         target = self.target
         name, variant, version = target.model_name, target.variant, target.slot.version
         if encoded is None:

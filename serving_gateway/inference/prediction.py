@@ -42,7 +42,7 @@ from serving_gateway.telemetry.prediction_log import PendingEntry
 _RESPONSE_START: Final = b'{"predictions":[],"probabilities":null,'
 _RESPONSE_END: Final = b',"prediction_id":""}'
 _NO_TIME: Final = b"null}"
-"""How a tail ends, whose last field is `features_as_of`."""
+"""The end of a tail, whose last field is `features_as_of`."""
 
 _Encoded = tuple[ModelOutput, bytes, InferenceOutputs, int]
 """The output and the response; all that Triton answered, and the request's first row there."""
@@ -69,7 +69,7 @@ class Predictor:
 
     def submit(self, body: bytes, sink: Sink) -> Prediction:
         """Answer the JSON of a `PredictRequest`, unless the prediction is abandoned."""
-        # Kept: to ask for it costs a system call.
+        # Cached: asking for it costs a system call.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         arrived = loop.time()
         prediction = Prediction(self, sink, body, arrived, arrived + self._request_seconds)
@@ -92,7 +92,7 @@ class Prediction(RoutedRequest):
         self._rows: RequestRows
 
     def read(self) -> None:
-        """Read the body by what production reads; `MalformedRequest` or `InvalidInput`."""
+        """Read the body as production expects it; `MalformedRequest` or `InvalidInput`."""
         production = self.dispatcher.router.table.production
         codec = None if production is None else production.client.codec
         floats = codec is not None and codec.float_rows
@@ -101,14 +101,14 @@ class Prediction(RoutedRequest):
         check_client_id(request.client_id, "client_id")
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
-        """Read the rows as this target's version wants them, and queue them."""
+        """Read the rows as this target's version expects them, and queue them."""
         client = target.client
         codec = client.codec if client.state.ready else None
         if codec is None:
             codec = client.require_codec(target.variant)
         request = self._request
         if type(request) is FloatRequest and not codec.float_rows:
-            # Another version than the one whose rows were expected, maybe with exact integers.
+            # Not the version whose rows were expected; it may need exact integers.
             request = decode_prediction(self._body, floats=False)
         if isinstance(request, PredictRequest) and names_entities(request):
             queue = partial(self._queue, codec=codec, target=target, deadline=deadline)
@@ -147,7 +147,7 @@ class Prediction(RoutedRequest):
         batcher.submit(self)
 
     def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Encoded:
-        """The output for these rows, and the response: its end is encoded once for a target."""
+        """The output for these rows, and the response, whose end is encoded once per target."""
         output, target, source = outputs.predicted(), self.target, self._rows.source
         if stop - start != outputs.rows:
             output = output.part(start, stop)
@@ -190,7 +190,7 @@ class Prediction(RoutedRequest):
             model_log = self.dispatcher.log
             if model_log is not None and (model_log.takes_all or model_log.is_due()):
                 log = target.log or self.open_log(model_log)
-                whose = None if type(self._request) is FloatRequest else self._entities()
+                entities = None if type(self._request) is FloatRequest else self._entities()
                 answer = outputs.logged or outputs.find_logged()
                 entry = (
                     self.number,
@@ -198,7 +198,7 @@ class Prediction(RoutedRequest):
                     self.sent_at,
                     seconds,
                     self.client_id,
-                    whose,
+                    entities,
                     self.size,
                     rows.as_of,
                     answer,
@@ -214,9 +214,9 @@ class Prediction(RoutedRequest):
         self.sink.succeed(body)
 
     def _entities(self) -> Sequence[Entity] | None:
-        """Whose rows they are; None where the request names none."""
-        whose = self._rows.entities if self._rows.is_named else None
-        return named_entities(self._request) if whose is None else whose
+        """The entities of the rows; None if the request names none."""
+        entities = self._rows.entities if self._rows.is_named else None
+        return named_entities(self._request) if entities is None else entities
 
     def _tail(self, source: FeatureSource) -> bytes:
         target = self.target

@@ -1,8 +1,8 @@
 """Asks Triton whether the routed versions are READY: one prober for all models of a replica.
 
-A version that answers requests needs no probe. The others share a budget, so that a thousand
-idle models cost Triton and this process as little as fifty: urgent versions first (of the default
-model, with requests lately, or in doubt), the idle ones in turn with what is left.
+A version that answers requests needs no probe. The others share a budget, so that a thousand idle
+models cost Triton and this process as little as fifty: urgent versions first (of the default model,
+with recent requests, or in doubt), the idle ones in turn with what is left.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Prober:
         self._woken.set()
 
     async def run(self, versions: Callable[[], Iterable[tuple[VersionClient, bool]]]) -> None:
-        """Probe all routed versions, listed with whether each is urgent, until cancelled."""
+        """Probe all routed versions, given with whether each is urgent, until cancelled."""
         listed_at = -1.0
         urgent: Iterator[VersionClient] = iter(())
         idle: Iterator[VersionClient] = iter(())
@@ -66,7 +66,7 @@ class Prober:
                 self._add_budget(now)
                 self._probe_woken(now)
                 if now - listed_at >= min(1.0, self.interval):
-                    urgent, idle = self._listed(versions())
+                    urgent, idle = self._by_urgency(versions())
                     listed_at = now
                 self._probe_some(urgent, now, self._budget * _FOR_IDLE)
                 self._probe_some(idle, now, 0)
@@ -98,18 +98,18 @@ class Prober:
             if now - probes.asked_at >= _TICK_SECONDS:
                 self._start(version, probes, now)
 
-    def _listed(
+    def _by_urgency(
         self, versions: Iterable[tuple[VersionClient, bool]]
     ) -> tuple[Iterator[VersionClient], Iterator[VersionClient]]:
-        """The urgent and the idle versions, those that wait the longest first."""
-        found: dict[VersionClient, bool] = {}
+        """The urgent and the idle versions, those that have waited longest first."""
+        urgency: dict[VersionClient, bool] = {}
         for version, is_urgent in versions:
-            found[version] = is_urgent or found.get(version, False)
-        self._probes = {one: self._probes.get(one) or _Probes() for one in found}
+            urgency[version] = is_urgent or urgency.get(version, False)
+        self._probes = {client: self._probes.get(client) or _Probes() for client in urgency}
         due: tuple[list[VersionClient], list[VersionClient]] = ([], [])
-        for version in sorted(found, key=lambda one: self._probes[one].asked_at):
+        for version in sorted(urgency, key=lambda client: self._probes[client].asked_at):
             in_doubt = self._probes[version].is_unanswered or not version.ready
-            due[0 if found[version] or in_doubt else 1].append(version)
+            due[0 if urgency[version] or in_doubt else 1].append(version)
         return iter(due[0]), iter(due[1])
 
     def _probe_some(self, versions: Iterator[VersionClient], now: float, kept: float) -> None:

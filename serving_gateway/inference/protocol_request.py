@@ -1,7 +1,7 @@
-"""Inference requests of the Open Inference Protocol: decoded, checked and packed, never passed on.
+"""Inference requests of the Open Inference Protocol: decoded, checked and packed, never forwarded.
 
-What Triton gets is written anew from what was checked here, so that nothing which two JSON
-parsers may read differently (duplicate keys, escapes) and nothing unknown reaches it.
+Triton gets a new request, written from what was checked here, so that nothing unknown reaches it,
+and nothing that two JSON parsers may read differently (duplicate keys, escapes).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serving_gateway.inference.rows import check_count
 from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, split_texts
 
 _OWN_PARAMETERS: Final = frozenset(["client_id", "binary_data_output"])
-"""Parameters of a request that are the gateway's to act upon."""
+"""Request parameters that the gateway itself acts upon."""
 _MAX_SEQUENCE_ID_BYTES: Final = 128
 
 
@@ -33,8 +33,8 @@ _head: Final = msgspec.json.Decoder(InferenceRequest)
 class ProtocolRequest(msgspec.Struct, frozen=True):
     """An inference request whose JSON part was read; its tensors are packed for a version later.
 
-    `tail` holds the members of the JSON head that only Triton can act upon; a request with some
-    goes alone.
+    `tail` holds the members of the JSON head that only Triton can act upon; a request with a tail
+    is never merged with others.
     """
 
     head: InferenceRequest
@@ -56,7 +56,7 @@ def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
             f"The header announces a JSON part of {header_length} bytes; the body has {len(body)}."
         )
     try:
-        text.decode()  # also members that are not read
+        text.decode()  # including members that are not read
     except UnicodeDecodeError as error:
         raise MalformedRequest(f"The JSON part is not valid UTF-8: {error}.") from error
     head = decode_json(text, _head)
@@ -74,7 +74,7 @@ def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
 
 
 def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple[Tensors, int]:
-    """The tensors as a version's inputs, and their rows; `InvalidInput` or `TooLarge`."""
+    """Pack the tensors as a version's inputs, and count rows; `InvalidInput` or `TooLarge`."""
     specs = {spec.name: spec for spec in codec.inputs}
     packed: dict[str, bytes] = {}
     body, rows = request.body, 0
@@ -107,7 +107,7 @@ def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple
 
 
 def _count_rows(tensor: Tensor, spec: InputSpec, known: int, path: str) -> int:
-    """The rows of a tensor; as many as `known`, unless that is 0."""
+    """The rows of a tensor, which must be as many as `known`, unless that is 0."""
     if tensor.datatype != spec.dtype:
         what = f"is {tensor.datatype[:200]!r}; {spec.name} is {spec.dtype.value}."
         raise invalid_value(f"{path}.datatype", what, code="wrong_type")
@@ -202,11 +202,11 @@ def _tail(head: InferenceRequest) -> bytes | None:
             _check(_COUNT, classes, f"outputs[{i}].parameters.classification")
             parameters["classification"] = classes
         outputs.append({"name": output.name, "parameters": parameters})
-    if not passed and not any("classification" in one["parameters"] for one in outputs):
+    if not passed and not any("classification" in chosen["parameters"] for chosen in outputs):
         return None
     for key, value in passed.items():
         path = f"parameters.{key[:200]}"
-        if (rule := _TRITONS.get(key)) is not None:
+        if (rule := _TRITON_RULES.get(key)) is not None:
             _check(rule, value, path)
         if "\0" in key:
             raise invalid_value(path, "must be a name without NUL.", code="out_of_range")
@@ -251,9 +251,9 @@ def _is_sequence_id(value: Any) -> bool:
 _COUNT: Final[_Rule] = (_is_natural, "a whole number that is not negative")
 _FLAG: Final[_Rule] = (lambda value: isinstance(value, bool), "true or false")
 _SEQUENCE: Final[_Rule] = (_is_sequence_id, "a whole number that is not negative, or a short text")
-_TRITONS: Final[Mapping[str, _Rule]] = {
+_TRITON_RULES: Final[Mapping[str, _Rule]] = {
     **dict.fromkeys(("timeout", "priority"), _COUNT),
     **dict.fromkeys(("sequence_start", "sequence_end"), _FLAG),
     "sequence_id": _SEQUENCE,
 }
-"""Parameters that Triton reads itself: to another type it answers 500, as if it had failed."""
+"""Parameters that Triton itself reads: a wrong type makes it answer 500, as if it had failed."""

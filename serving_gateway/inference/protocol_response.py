@@ -1,4 +1,4 @@
-"""Responses of the Open Inference Protocol from a version's outputs: pure."""
+"""Responses of the Open Inference Protocol from a version's outputs; pure functions."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class ProtocolResponse(msgspec.Struct, frozen=True):
 def encode_response(
     request: InferenceRequest, tensors: list[TensorView], model_name: str, version: int
 ) -> ProtocolResponse:
-    """Write the outputs as asked for; `InvalidInput` or `BadUpstreamAnswer` where impossible."""
+    """Write the outputs as requested; `InvalidInput` or `BadUpstreamAnswer` where impossible."""
     binary: list[memoryview] = []
     outputs: list[dict[str, Any]] = []
-    for tensor, is_binary in _chosen(request, tensors):
+    for tensor, is_binary in _select(request, tensors):
         shape = tensor.shape
-        one: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
+        output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
         if is_binary:
-            one["parameters"] = {"binary_data_size": len(tensor.data)}
+            output["parameters"] = {"binary_data_size": len(tensor.data)}
             binary.append(tensor.data)
         else:
             elements = _elements(tensor)
             is_large = len(tensor.data) > LARGE_BYTES
-            one["data"] = msgspec.Raw(encode_list(elements)) if is_large else elements
-        outputs.append(one)
+            output["data"] = msgspec.Raw(encode_list(elements)) if is_large else elements
+        outputs.append(output)
     head: dict[str, Any] = {"model_name": model_name, "model_version": str(version)}
     if request.id is not None:
         head["id"] = request.id
@@ -45,8 +45,8 @@ def encode_response(
     return ProtocolResponse(b"".join([text, *binary]), len(text) if binary else None)
 
 
-def _chosen(request: InferenceRequest, tensors: list[TensorView]) -> list[tuple[TensorView, bool]]:
-    """The tensors that are wanted, and whether as binary ones."""
+def _select(request: InferenceRequest, tensors: list[TensorView]) -> list[tuple[TensorView, bool]]:
+    """The requested tensors, and whether each is to be binary."""
     is_binary = (request.parameters or {}).get("binary_data_output") is True
     if not request.outputs:
         return [(tensor, is_binary) for tensor in tensors]

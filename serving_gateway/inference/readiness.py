@@ -1,4 +1,4 @@
-"""What a replica may say about itself: pure, from the routing record and what Triton said."""
+"""What a replica reports about its readiness, given its routing record and Triton's answers."""
 
 from __future__ import annotations
 

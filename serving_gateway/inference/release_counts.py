@@ -1,7 +1,7 @@
 """This replica's counters of a release, by phase; counting makes no call to another process.
 
 A generation's targets hold the counters of its phase, so a request that ends after a step counts
-for the step in which it was sent. Without a release there is no counter, and nothing is done.
+for the step in which it was sent. Without a release there is no counter, and nothing is counted.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _KEPT_RELEASES: Final = 2
 
 
 class VersionCounter:
-    """The requests of one version in one phase, as in `VersionCounts`; `phase` has both.
+    """The requests of one version in one phase, as in `VersionCounts`; `phase` has both versions.
 
-    `failed_in_row` are those since the last answer, and since the other version failed: a Triton
-    that answers neither is not the fault of one of them.
+    `failed_in_row` counts failures since the last answer, and since the other version failed: a
+    Triton that answers neither is the fault of neither.
     """
 
     __slots__ = ("_latencies", "failed", "failed_in_row", "phase", "requests")
@@ -53,7 +53,7 @@ class VersionCounter:
         self._latencies[bisect_left(LATENCY_EDGES, seconds)] += 1
 
     def fail(self) -> None:
-        """Count a request that the version did not answer, or that was abandoned at it."""
+        """Count a request that the version did not answer, or that was abandoned before."""
         self.requests += 1
         self.spoil()
 
@@ -68,8 +68,8 @@ class VersionCounter:
         self.failed += 1
         self.failed_in_row += 1
         phase = self.phase
-        beside = phase.reference if self is phase.candidate else phase.candidate
-        beside.failed_in_row = 0
+        other = phase.reference if self is phase.candidate else phase.candidate
+        other.failed_in_row = 0
         phase.on_failure()
 
     def counts(self) -> VersionCounts:
@@ -81,7 +81,7 @@ class VersionCounter:
 class PhaseCounter:
     """What is counted in one phase of a release; `on_failure` is called at each failure.
 
-    While the release `is_watched`, A is the candidate, and B the version before.
+    While the release `is_watched`, A is the candidate, and B the previous version.
     """
 
     __slots__ = (
@@ -113,15 +113,15 @@ class PhaseCounter:
         return self.candidate if (alias == B) == (self._sign > 0) else self.reference
 
     def compare(self, ours: ModelOutput, theirs: ModelOutput, labels: AnswerComparison) -> None:
-        """Count how B's answer to a copy differs from A's: by the rules of `Guard`."""
+        """Count how B's answer to a copy differs from A's, by the rules of `Guard`."""
         if not theirs.is_finite:  # a client would have had an error
             self.of(B).spoil()
             return
         apart = set(labels.apart)
         for number in range(len(ours.predictions)):
-            one, other = _score(ours, number), _score(theirs, number)
-            shift = 0.0 if one is None or other is None else (other - one) / self._scale
-            if ours.probabilities is None and one is not None and other is not None:
+            a, b = _score(ours, number), _score(theirs, number)
+            shift = 0.0 if a is None or b is None else (b - a) / self._scale
+            if ours.probabilities is None and a is not None and b is not None:
                 self._disagreed += abs(shift) > self._tolerance
             else:
                 self._disagreed += number in apart
@@ -143,7 +143,7 @@ class PhaseCounter:
 
 
 def _score(output: ModelOutput, number: int) -> float | None:
-    """The largest probability of a row, or else its number; None of a label without either."""
+    """The largest probability of a row, else its number; None for a label without either."""
     value: Any = output.predictions[number]
     if output.probabilities is not None:
         value = max(output.probabilities[number], default=None)
@@ -175,12 +175,12 @@ class ReleaseCounters:
         return phases[release.phase]
 
     def evidence(self, release_id: str) -> ReleaseEvidence:
-        """What this process counted of a release."""
+        """What this process counted for a release."""
         phases = self._releases.get(release_id, {})
         counted = {name: phase.evidence() for name, phase in phases.items()}
         return ReleaseEvidence(release_id, counted)
 
     @property
     def release_ids(self) -> tuple[str, ...]:
-        """The releases that were counted last, the present one at the end."""
+        """The releases counted last, the present one at the end."""
         return tuple(self._releases)

@@ -45,7 +45,7 @@ from serving_gateway.telemetry.prediction_log import VariantLog
 from serving_gateway.triton.cluster import TritonCluster, TritonClusters
 
 TRAFFIC_SECONDS: Final = 60.0
-"""How long a variant counts as one with traffic after its last request."""
+"""How long a variant counts as having traffic after its last request."""
 _FRESH_SECONDS: Final = 1.0
 """How old a confirmed READY may be for a switch to rely on it without asking again."""
 
@@ -62,10 +62,10 @@ class RoutingTarget:
     response_tails: dict[FeatureSource, bytes] = field(default_factory=dict)
     """What every response of the target ends with, by the source of its rows."""
     log: VariantLog | None = None
-    """Where its answers are logged, from the first one that is."""
+    """The log of its answers, from the first one that is logged."""
 
     counter: VersionCounter | None = None
-    """Of the release that is under way; None without one."""
+    """Its counter in the active release; None without one."""
 
     side: RoutedVersion = field(init=False)
 
@@ -76,9 +76,9 @@ class RoutingTarget:
 class RoutingTable:
     """One generation, ready to route by; `production` is the target that answers by default.
 
-    That is variant A's. Where the release `is_withdrawn`, it answers all, regardless of the record,
-    and nothing is mirrored; of a release that is watched, A is the candidate, and B, the version
-    before, answers all instead.
+    That is variant A's. If the release `is_withdrawn`, it answers everything, regardless of the
+    record, and nothing is mirrored; while a release is watched, A is the candidate, and B, the
+    previous version, answers everything instead.
     """
 
     __slots__ = ("digest", "policy", "production", "record", "services", "targets")
@@ -108,8 +108,8 @@ class Router:
     """The table of this replica for one model, and all that it takes to build the next one.
 
     All models share `tritons` and the `budget` of bytes that waiting requests may hold.
-    `record_problem` says why the model's record cannot be read, if so; `on_adopt` is called with
-    each record that is adopted, `on_services` with the feature services that one newly needs,
+    `record_problem` says why the model's record cannot be read, if it cannot; `on_adopt` is called
+    with each adopted record, `on_services` with the feature services that one newly needs,
     `on_release_failure` at each failure that is counted for a release.
     """
 
@@ -125,7 +125,7 @@ class Router:
     on_release_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        # A version's client lives as long as a table, a request or a change under way holds it.
+        # A version's client lives as long as a table, a request or a change in progress holds it.
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
         self.table = self._former = RoutingTable(RoutingRecord(model_name=self.model_name), {})
         self._withdrawn: str | None = None
@@ -133,7 +133,7 @@ class Router:
 
     @property
     def record(self) -> RoutingRecord:
-        """The record that is routed by; generation 0 before there was one."""
+        """The record that is routed by; generation 0 before the first."""
         return self.table.record
 
     def triton(self, url: str | None) -> TritonCluster:
@@ -157,18 +157,18 @@ class Router:
     ) -> None:
         """Ask Triton about what `record` newly routes to, then route by it.
 
-        Asked first, so that no request meets a version about which nothing is known; but where
-        nothing is answered yet, A does not wait for B. Routed by also when the answer is bad: a
-        model whose version is not confirmed is not ready (I7). Ignored unless it is newer than the
-        present record, or that is `instead_of`, because the store has other content under the same
-        generation.
+        Triton is asked first, so that no request meets a version about which nothing is known; but
+        before anything is answered, A does not wait for B. The record is adopted even if the answer
+        is bad: a model whose version is not confirmed is not ready (I7). It is ignored unless it is
+        newer than the present record, or that is `instead_of`, because the store has other content
+        under the same generation.
         """
         if not self._supersedes(record, instead_of):
             return
         present = {target.client for target in self.table.targets.values()}
         is_first = self.table.production is None
         wanted = {
-            self.client(slot) for alias, slot in _routed(record) if alias == A or not is_first
+            self.client(slot) for alias, slot in _routed_slots(record) if alias == A or not is_first
         }
         stale = [one for one in wanted - present if not (one.ready and one.age < _FRESH_SECONDS)]
         await asyncio.gather(*(client.probe() for client in stale))
@@ -179,7 +179,7 @@ class Router:
         if not self._supersedes(record, instead_of):
             return
         phase = self.counters.open(record)
-        targets = {alias: self._target(alias, slot, phase) for alias, slot in _routed(record)}
+        targets = {alias: self._target(alias, slot, phase) for alias, slot in _routed_slots(record)}
         # Held, so that a rollback finds the client as it was, with all that it has learned.
         self._former, self.table = self.table, self._table(record, targets)
         if new := self.table.services - self._former.services:
@@ -187,7 +187,7 @@ class Router:
         self.on_adopt(record)
 
     def withdraw(self, release_id: str | None) -> None:
-        """Have its candidate answer no clients here, until the release has ended in the record.
+        """Let a release's candidate answer no clients here, until the record ends the release.
 
         None: no release is withdrawn any more.
         """
@@ -196,7 +196,7 @@ class Router:
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether the record's release goes on, but not here."""
+        """Whether the record's release is active, but withdrawn here."""
         return self._is_withdrawn(self.record)
 
     def _is_withdrawn(self, record: RoutingRecord) -> bool:
@@ -257,14 +257,14 @@ class Router:
         return tuple(sorted(found))
 
     def report(self) -> ModelReport:
-        """What this replica reports of the model."""
+        """What this replica reports about the model."""
         reasons, table = self.unready_reasons(), self.table
         return ModelReport(
             table.record.generation, table.digest, not reasons, reasons, self.recent_traffic()
         )
 
     def routed(self) -> RoutedState:
-        """What is reported to Prometheus."""
+        """The state that Prometheus gets."""
         targets = self.table.targets.values()
         variants = [(one.variant, one.slot.version, one.client.ready) for one in targets]
         return RoutedState(not self.unready_reasons(), self.record.generation, variants)
@@ -274,5 +274,5 @@ class Router:
         return {alias: slot.version for alias, slot in self.record.variants.items()}
 
 
-def _routed(record: RoutingRecord) -> list[tuple[str, Slot]]:
+def _routed_slots(record: RoutingRecord) -> list[tuple[str, Slot]]:
     return [(alias, slot) for alias, slot in record.variants.items() if alias in VARIANTS]

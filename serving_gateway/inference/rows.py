@@ -1,7 +1,7 @@
-"""From the body of a prediction to the rows of one version: out of the body, or out of Feast.
+"""From the body of a prediction to the rows of one version: from the body itself, or from Feast.
 
-A version may read other features than the next one, so rows are looked up for the version that
-is going to answer, in the order of its signature.
+A version may read other features than the next one, so rows are looked up for the version that is
+going to answer, in the order of its signature.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from serving_gateway.inference.tensors import Tensors
 
 _SHOWN: Final = 200
 VALUE_BYTES: Final = 40
-"""What a value of a decoded row takes in memory, beside its tensor."""
+"""Memory that a value of a decoded row takes, besides its tensor."""
 
 
 class RequestRows(msgspec.Struct, frozen=True):
@@ -48,19 +48,19 @@ class RequestRows(msgspec.Struct, frozen=True):
     as_of: float | None = None
     """When the oldest stored value was observed, in seconds since the epoch."""
     entities: Sequence[EntityKey | None] | None = None
-    """Whose rows they are, where the request names keys; None for a row without."""
+    """The entities of the rows, if the request names keys; None for a row without."""
     is_named: bool = False
     """Whether the values of `data` were sent by name, or stored, rather than by position."""
 
 
 def shown_id(entity: object) -> str:
-    """A client's id as an error repeats it: not all of a very long one."""
+    """A client's id as an error quotes it: cut if it is very long."""
     text = repr(entity)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def check_count(codec: Codec, what: str, rows: int, max_rows: int, field: str = "") -> None:
-    """Refuse (`TooLarge`) too many rows of one request; `field` defaults to `what` has them."""
+    """Refuse (`TooLarge`) too many rows in one request; `field` defaults to `what` has them."""
     most = min(max_rows, codec.signature.max_batch_rows)
     if rows > most:
         raise TooLarge(
@@ -149,7 +149,7 @@ def merge_rows(
         if own is None or not isinstance(found, FeaturesUnavailable):
             raise found
         return payload_rows(codec, request, max_rows, FeatureSource.FALLBACK)
-    rows: list[Any] = [one.values for one in found]
+    rows: list[Any] = [result.values for result in found]
     missing = [i for i, values in enumerate(rows) if values is None] if None in rows else []
     if own is None:
         if missing:
@@ -160,30 +160,30 @@ def merge_rows(
     for i in missing:
         rows[i] = own[i]
     source = FeatureSource.FALLBACK if missing else FeatureSource.FEAST
-    as_of = oldest_time([one.observed_at for one in found if one.values is not None])
+    as_of = oldest_time([result.observed_at for result in found if result.values is not None])
     return _packed(codec, field, rows, source, as_of)
 
 
 def needs_keys(
     request: PredictRequest, keys: Sequence[str], requested: Sequence[str] = ()
 ) -> InvalidInput:
-    """The error of a request by one id, for features that take more."""
-    said = _parts(keys or ("the name of the key",), requested)
+    """The error for a request by one id, when the features need more."""
+    parts = _parts(keys or ("the name of the key",), requested)
     return invalid_value(
         "entity_ids" if request.entity_id is None else "entity_id",
-        f"does not tell all that this model needs: send {said} instead.",
+        f"does not tell all that this model needs: send {parts} instead.",
         code="missing_key" if len(keys) > 1 else "missing_feature",
     )
 
 
 def _parts(keys: Sequence[str], requested: Sequence[str]) -> str:
-    """What a request holds in the place of rows; empty for a model without stored features."""
+    """What a request sends in place of rows; empty for a model without stored features."""
     named = (("entities", keys), ("request", requested))
     return ", and ".join(f"{field} with {', '.join(names)}" for field, names in named if names)
 
 
 def features_disabled(request: PredictRequest, *, is_configured: bool) -> EntityUnusable:
-    """The error of a request for entities that cannot be looked up at all."""
+    """The error for a request for entities that cannot be looked up at all."""
     field = "entity_ids" if request.entity_id is None else "entity_id"
     if request.entities is not None or request.request is not None:
         field = "entities"

@@ -1,4 +1,4 @@
-"""How B's answers to copies compare with A's, for one pairing of versions: pure."""
+"""How B's answers to copies compare with A's, for one pairing of versions. No I/O."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AnswerComparison(NamedTuple):
     apart: list[int]
     """Rows that are labelled differently."""
     differences: list[float]
-    """Per row, the largest of a class's probability; none without probabilities."""
+    """Per row, the largest difference in a class's probability; empty without probabilities."""
 
 
 def compare(ours: ModelOutput, theirs: ModelOutput) -> AnswerComparison:
@@ -51,7 +51,7 @@ def compare(ours: ModelOutput, theirs: ModelOutput) -> AnswerComparison:
 
 @dataclass(slots=True, eq=False)
 class PairingStatistics:
-    """How B's answers compare with A's, for one pairing of versions; None before the first copy."""
+    """How B's answers compare with A's; `pairing` is None before the first copy."""
 
     pairing: Pairing | None
     since: str | None
@@ -83,7 +83,7 @@ class PairingStatistics:
         sent: Sequence[Any],
         comparison: AnswerComparison | None = None,
     ) -> bool:
-        """Note A's and B's answers to one request; whether all rows were labelled alike.
+        """Count A's and B's answers to one request; return whether all rows were labelled alike.
 
         `delay` is B's latency minus A's in seconds, `sent` the rows as the client sent them.
         """
@@ -116,18 +116,18 @@ def same(one: Any, other: Any) -> bool:
 
 
 def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
-    """The largest difference of a class's probability; 1 when they cannot be compared."""
+    """The largest difference in a class's probability; 1 when they cannot be compared."""
     if len(one) != len(other):
         return 1.0
-    found = [abs(first - second) for first, second in zip(one, other, strict=True)]
-    are_numbers = all(difference <= 1.0 for difference in found)  # NaN is not
-    return max(found, default=0.0) if are_numbers else 1.0
+    differences = [abs(first - second) for first, second in zip(one, other, strict=True)]
+    are_numbers = all(difference <= 1.0 for difference in differences)  # NaN is not
+    return max(differences, default=0.0) if are_numbers else 1.0
 
 
 class ShadowStatistics:
-    """Keeps the page of the present pairing, with so many examples.
+    """Keeps the page of the present pairing, with the newest `examples`.
 
-    `seconds` is the deadline of a request, and thereby the largest difference of two latencies.
+    `seconds` is the deadline of a request, and so the largest difference between two latencies.
     """
 
     def __init__(self, examples: int, seconds: float) -> None:
@@ -136,7 +136,7 @@ class ShadowStatistics:
         self.page = self._page(None, None)
 
     def open(self, pairing: Pairing, now: Callable[[], str]) -> PairingStatistics:
-        """The page of a pairing: an empty one when the pairing is another than before."""
+        """The page of a pairing: an empty one if the pairing has changed."""
         if pairing != self.page.pairing:
             self.page = self._page(pairing, now())
         return self.page

@@ -1,4 +1,4 @@
-"""The signature of a version without a recorded one, from Triton's own metadata: pure."""
+"""The signature of a version without a recorded one, from Triton's own metadata; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving_gateway.errors import VariantUnavailable
 
 
 def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
-    """The signature that Triton's own metadata imply, for a version without a recorded one.
+    """The signature that Triton's own metadata implies, for a version without a recorded one.
 
     One 2-D input is a packed row; several inputs of one column each are one feature each; other
     forms are refused by `VariantUnavailable`.
@@ -36,7 +36,7 @@ def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
             code="unsupported_signature",
         )
     # Whether a text may be missing was not recorded, so an empty one is taken for a text.
-    features = tuple(Feature(*one, nullable=one[1] is DType.BYTES) for one in columns)
+    features = tuple(Feature(*column, nullable=column[1] is DType.BYTES) for column in columns)
     plain = Signature(features, packed)
     outputs = [tensor.name for tensor in found.outputs]
     label, scores = plain.label_output, plain.probabilities_output

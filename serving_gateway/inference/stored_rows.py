@@ -1,4 +1,4 @@
-"""Rows out of the feature store, for requests that name entities."""
+"""Rows from the feature store, for requests that name entities."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Attempt(NamedTuple):
     """An attempt to answer a request by one version."""
 
     size: int
-    """Of the body, in bytes."""
+    """Size of the body, in bytes."""
     due: float
     resume: Callable[[Any, Callable[[Any], None]], None]
-    """Calls the function with a result, or ends the attempt by an error; see `RoutedRequest`."""
+    """Calls the function with a result, or ends the attempt with an error; see `RoutedRequest`."""
     queue: Callable[[RequestRows], None]
     """Takes the rows."""
 
@@ -58,15 +58,15 @@ class StoredRows:
     max_rows: int
 
     def find(self, codec: Codec, request: PredictRequest, attempt: Attempt) -> None:
-        """Look up what a request names, and queue its rows; raises what is wrong with it."""
+        """Look up what a request names, and queue its rows; raises if the request is wrong."""
         if request.entities is None and request.request is None:
             self._find_by_id(codec, request, attempt)
             return
         self.offload.run(
             attempt.size,
             partial(read_entities, codec, request, self.max_rows),
-            lambda found: attempt.resume(
-                found, lambda entities: self._find_by_keys(codec, request, entities, attempt)
+            lambda result: attempt.resume(
+                result, lambda entities: self._find_by_keys(codec, request, entities, attempt)
             ),
             attempt.due,
         )
@@ -81,24 +81,24 @@ class StoredRows:
             attempt.queue(payload_rows(codec, request, max_rows))
             return
 
-        def merge(found: list[LookupResult] | GatewayError) -> None:
-            work = partial(merge_rows, codec, request, ids, found, max_rows)
+        def merge(result: list[LookupResult] | GatewayError) -> None:
+            work = partial(merge_rows, codec, request, ids, result, max_rows)
             self._merge(work, len(ids), codec, attempt)
 
-        # Also an error goes on: the request may have rows of its own to take instead.
+        # An error is passed on, too: the request may have rows of its own to use instead.
         features.look_up(
             service,
             codec.names,
             ids,
             codec.nullable,
-            lambda found: attempt.resume(None, lambda _: merge(found)),
+            lambda result: attempt.resume(None, lambda _: merge(result)),
         )
 
     def _find_by_keys(
         self, codec: Codec, request: PredictRequest, entities: EntityRequest, attempt: Attempt
     ) -> None:
-        def merge(found: list[LookupResult] | GatewayError) -> None:
-            work = partial(merge_entities, codec, entities, found)
+        def merge(result: list[LookupResult] | GatewayError) -> None:
+            work = partial(merge_entities, codec, entities, result)
             self._merge(work, len(entities.sent), codec, attempt)
 
         if not entities.wanted:
@@ -112,14 +112,14 @@ class StoredRows:
             codec.layout.stored,
             entities.wanted_ids,
             codec.nullable,
-            lambda found: attempt.resume(None, lambda _: merge(found)),
+            lambda result: attempt.resume(None, lambda _: merge(result)),
             entities.keys,
         )
 
     def _merge(
         self, work: Callable[[], RequestRows], count: int, codec: Codec, attempt: Attempt
     ) -> None:
-        """Make rows of what was looked up and queue them; many values in a thread."""
+        """Make rows of what was looked up, in a thread if there are many values, and queue them."""
         size = attempt.size + _VALUE_SIZE * count * codec.width
         if size <= LARGE_BYTES:
             attempt.queue(work())

@@ -1,6 +1,6 @@
-"""Tensor bytes of the Open Inference Protocol's binary extension, without numpy: pure.
+"""Tensor bytes of the Open Inference Protocol's binary extension, without numpy; pure functions.
 
-Elements are little-endian and row-major; a text is its UTF-8 bytes behind their length.
+Elements are little-endian and row-major; a text is its UTF-8 bytes after their length.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TensorView(msgspec.Struct, frozen=True):
 
 
 def pack(dtype: str, flat: Sequence[Any]) -> bytes:
-    """Bytes of values of one type; those that it cannot hold were refused before."""
+    """Pack values of one type; values that it cannot hold were refused before."""
     if dtype == "BYTES":
         parts = [text.encode() for text in flat]
         return b"".join([len(part).to_bytes(4, "little") + part for part in parts])
@@ -69,7 +69,7 @@ def unpack(tensor: TensorView) -> list[Any]:
 
 
 def text_bounds(data: memoryview) -> list[int]:
-    """Where each text begins with its length, and the last ends; `ValueError` when cut off."""
+    """Where each text begins, with its length, and the last ends; `ValueError` when cut off."""
     bounds, end = [0], len(data)
     while (at := bounds[-1]) < end:
         stop = at + 4 + int.from_bytes(data[at : at + 4], "little")

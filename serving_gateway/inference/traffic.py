@@ -17,7 +17,7 @@ BUCKETS: Final = 10_000
 A: Final = "A"
 B: Final = "B"
 _MAX_CLIENT_ID: Final = 256
-"""Characters."""
+"""In characters."""
 
 
 def check_client_id(client_id: str | None, field: str) -> None:
@@ -52,13 +52,13 @@ class TrafficPolicy:
         self.split = active and traffic.strategy is Strategy.SPLIT
         self.mirror = active and traffic.strategy is Strategy.MIRROR
 
-    def _chosen(self, client_id: str | None) -> bool:
+    def _is_chosen(self, client_id: str | None) -> bool:
         return client_id is not None and bucket(client_id, self.salt) < self.threshold
 
     def answers(self, client_id: str | None) -> str:
         """The variant that answers: without a client id always A."""
-        return B if self.split and self._chosen(client_id) else A
+        return B if self.split and self._is_chosen(client_id) else A
 
     def mirrors(self, client_id: str | None) -> bool:
         """Whether B gets a copy. At 100 % that holds for requests without a client id too."""
-        return self.mirror and (self.threshold >= BUCKETS or self._chosen(client_id))
+        return self.mirror and (self.threshold >= BUCKETS or self._is_chosen(client_id))

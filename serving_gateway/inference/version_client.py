@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SUCCESS_SECONDS: Final = 5.0
-"""How long ago the version must have answered for a failure to be taken for that of a row."""
+"""How recently the version must have answered for a failure to be blamed on a row."""
 _BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d{1,9})\b")
 PREDICTION: Final = "prediction"
 """Key of items that want label and probabilities."""
@@ -54,8 +54,8 @@ EVERY_OUTPUT: Final = "every output"
 class InferenceItem(BatchItem):
     """One request's tensors, a buffer per input, on their way through a version.
 
-    With a `tail`, members of the request's JSON head that only this item has, it goes alone.
-    `traceparent` is a W3C trace context, valid by its form; `span` the request's own, if traced.
+    An item with a `tail`, members of the request's JSON head that only it has, goes alone.
+    `traceparent` is a syntactically valid W3C trace context; `span` the request's own, if traced.
     """
 
     __slots__ = ("offload", "span", "tail", "tensors", "traceparent")
@@ -74,7 +74,7 @@ class InferenceItem(BatchItem):
     def carry(
         self, tensors: Tensors, rows: int, key: object, deadline: float, kept: int = 0
     ) -> None:
-        """Take what is to be sent; `kept` bytes are held beside it, for a further attempt."""
+        """Set what is to be sent; `kept` further bytes are held for another attempt."""
         self.tensors = tensors
         self.rows = rows
         self.size = kept + (len(tensors[0]) if len(tensors) == 1 else sum(map(len, tensors)))
@@ -122,8 +122,7 @@ class VersionClient:
     """One version on one Triton, with what is known about it.
 
     `state`, whether Triton has it READY as last seen, is shared with the cluster. `codec` and
-    `batcher`, the way to it, are None until the signature is known. `can_merge_outputs`: all are by
-    rows.
+    `batcher` are None until the signature is known. `can_merge_outputs`: all are row-wise.
     """
 
     def __init__(
@@ -151,7 +150,8 @@ class VersionClient:
             try:
                 self._open(signature)
             except (ValueError, IndexError, KeyError) as error:
-                # A bad signature in a registry or a record must not keep others from being served.
+                # A bad signature in a registry or a record must not keep other versions from being
+                # served.
                 self._unusable = f"The signature of version {version} cannot be used: {error}."
 
     def _open(self, signature: Signature) -> None:
@@ -180,7 +180,7 @@ class VersionClient:
 
     @property
     def reason(self) -> str | None:
-        """Why it cannot."""
+        """Why it cannot answer; None when it can."""
         if self.ready:
             return None
         return self._unusable or self.state.reason or "its signature is not known yet."
@@ -192,7 +192,7 @@ class VersionClient:
 
     @property
     def signature(self) -> Signature | None:
-        """What the version reads: as recorded, or by Triton's metadata once those are known."""
+        """What the version reads: as recorded, or by Triton's metadata once that is known."""
         return None if self.codec is None else self.codec.signature
 
     def require_codec(self, variant: str) -> Codec:
@@ -219,10 +219,10 @@ class VersionClient:
         await self._load_signature()
 
     async def probe(self) -> None:
-        """Ask Triton now and note the answer; what waits for nothing is refused."""
+        """Ask Triton now and note the answer; without a server, refuse queued requests."""
         await self.state.probe(self._settings.probe_seconds)
         if self.batcher is not None and self.state.choose() is None:
-            # A server that was stopped ends no call, and so would keep what waits to its deadline.
+            # A stopped server ends no call, so queued requests would wait until their deadlines.
             self.batcher.refuse_waiting(self.state.unavailable())
         if self.state.ready and self._unusable is None:
             try:
@@ -236,15 +236,15 @@ class VersionClient:
         if self.batcher is not None:
             return
         limit = self._settings.probe_seconds
-        found = await self.triton.metadata(self.model_name, limit, self.version)
-        if found is None:
+        metadata = await self.triton.metadata(self.model_name, limit, self.version)
+        if metadata is None:
             raise VersionNotReady(
                 f"Triton at {self.triton.url} unloaded {self._name} while it was asked about it."
             )
-        self._open(signature_from_metadata(found, self.version))
+        self._open(signature_from_metadata(metadata, self.version))
 
     async def warm_up(self) -> None:
-        """Run one harmless row through exactly this version, past the queue of its clients.
+        """Run one harmless row through exactly this version, bypassing its clients' queue.
 
         `VersionNotReady` when that fails; `TritonUnavailable`, `DeadlineExceeded` when Triton is
         gone.
@@ -280,9 +280,9 @@ class VersionClient:
         if len(items) > 1:
             tensors = join_tensors([item.tensors for item in items])
             if trace is None:  # it can belong to one trace only
-                trace = next((one.traceparent for one in items if one.traceparent), None)
+                trace = next((item.traceparent for item in items if item.traceparent), None)
         if triton.tracing is not None:
-            spans = [one.span for one in items if one.span is not None]
+            spans = [item.span for item in items if item.span is not None]
             span = triton.tracing.inference(self.model_name, self.version, batch.rows, spans)
             trace = trace if span is None else span.traceparent
         builder = self._builders[first.key or EVERY_OUTPUT]
@@ -302,7 +302,7 @@ class VersionClient:
         span: InferenceSpan | None,
         result: TritonResponse | GatewayError,
     ) -> None:
-        """Give each item its part of the outputs, or its error, and send what waits."""
+        """Give each item its part of the outputs, or its error, and start what is queued."""
         batch.call = None  # it refers to this batch: a cycle would wait for the garbage collector
         if span is not None:
             span.end(result if isinstance(result, GatewayError) else None)
@@ -323,18 +323,18 @@ class VersionClient:
             batcher.fail(batch, result)
 
     def _is_worth_splitting(self, error: GatewayError) -> bool:
-        """Whether one row may be the reason why a whole inference failed.
+        """Whether a single row may have made the whole inference fail.
 
-        Triton's backends report a value that a graph cannot work with as 500. As long as other
-        inferences succeed, the culprit is looked for; a version that fails always is not asked
-        several times over.
+        Triton's backends answer a value that a graph cannot process with 500. While other
+        inferences succeed, the culprit is searched for; a version that always fails is not asked
+        again and again.
         """
         is_by_row = error.code == MODEL_FAILED and self.age < _SUCCESS_SECONDS
         return is_by_row or isinstance(error, InferenceRefused)
 
 
 def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:
-    """Hand the outputs out; an item that cannot use its part fails alone."""
+    """Distribute the outputs; an item that cannot use its part fails alone."""
     start = 0
     for item in batch.items:
         stop = start + item.rows
@@ -350,13 +350,13 @@ def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:
 
 
 def report_bug() -> GatewayError:
-    """Log the exception that is being handled, of one request; the error that it is answered."""
+    """Log the exception that is being handled, and return the error for its request."""
     log.exception("a request failed because of a bug")
     return GatewayError("The gateway failed because of a bug; see its log.")
 
 
 def join_tensors(parts: Sequence[Tensors]) -> Tensors:
-    """The tensors of several requests as those of one, input by input."""
+    """Join the tensors of several requests, input by input."""
     if len(parts[0]) == 1:
         return (b"".join([part[0] for part in parts]),)
     return tuple([b"".join(columns) for columns in zip(*parts, strict=True)])

@@ -1,4 +1,4 @@
-"""Inference requests and responses on the wire to Triton: what repeats is worked out once."""
+"""Inference requests and responses on the wire to Triton: repeated parts are built once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serving_gateway.telemetry.log_page import Answer, Place, Places
 from serving_gateway.triton.exchange import TritonResponse
 
 _CACHED: Final = 256
-"""Heads kept of each kind: one for each number of rows, usually."""
+"""Cached heads of each kind: usually one for each number of rows."""
 ALL_OUTPUTS: Final = b'"parameters":{"binary_data_output":true}'
 """The members of a request that ask for every output as a binary tensor."""
 
@@ -117,7 +117,7 @@ def named_outputs(names: Sequence[str]) -> bytes:
 
 
 class _Column(NamedTuple):
-    """How one output is read from the responses with one head: flat, `width` elements per row."""
+    """How one output is read from responses with the same head: flat, `width` elements per row."""
 
     read: Callable[[bytes, int], Iterable[Any]]
     start: int
@@ -145,7 +145,7 @@ class OutputLayout:
         self.stop = start
 
     def find_columns(self) -> tuple[_Column, _Column | None]:
-        """Labels, and probabilities if any; `BadUpstreamAnswer` when missing or of other rows."""
+        """Labels, and probabilities if any; `BadUpstreamAnswer` if missing or of wrong shape."""
         signature = self._signature
         labels, scores = self._column(signature.label_output), signature.probabilities_output
         if self._has_boolean_labels:
@@ -171,13 +171,13 @@ class OutputLayout:
     @property
     def _has_boolean_labels(self) -> bool:
         classes = self._signature.classes
-        return bool(classes) and all(isinstance(one, bool) for one in classes)
+        return bool(classes) and all(isinstance(label, bool) for label in classes)
 
     def _column(self, name: str) -> _Column:
-        found = [one for one in self.places if one[0].name == name]
-        if not found:
+        matches = [entry for entry in self.places if entry[0].name == name]
+        if not matches:
             raise BadUpstreamAnswer(f"Triton's answer lacks the output {name!r}.")
-        output, place = found[-1]
+        output, place = matches[-1]
         count, shape = prod(output.shape), list(output.shape)
         if not shape or shape[0] != self.rows or count < 1:
             raise BadUpstreamAnswer(f"Triton's {name} has shape {shape} for {self.rows} rows.")
@@ -200,7 +200,7 @@ class OutputLayout:
 
 
 class InferenceOutputs:
-    """The outputs of one inference of `tensors`; what several requests share is read once."""
+    """The outputs of one inference of `tensors`; what several requests share is decoded once."""
 
     __slots__ = ("_bounds", "_predicted", "body", "layout", "logged", "rows", "tensors")
 
@@ -239,14 +239,14 @@ class InferenceOutputs:
         return answer
 
     def cost(self, start: int, stop: int) -> int:
-        """Bytes to read for rows `start` to `stop`, a share of what is read once included."""
+        """Bytes to read for rows `start` to `stop`, including a share of what is read once."""
         size = len(self.body)
         return max(size * (stop - start) // self.rows, size // 4)
 
     def part(self, start: int, stop: int) -> list[TensorView] | None:
-        """All outputs for these rows; None when one is not by rows; `BadUpstreamAnswer` if cut."""
+        """All outputs for these rows; None if one is not row-wise; `BadUpstreamAnswer` if cut."""
         view, places = memoryview(self.body), self.layout.places
-        tensors = [TensorView(one.name, one.datatype, one.shape, view[at]) for one, at in places]
+        tensors = [TensorView(out.name, out.datatype, out.shape, view[at]) for out, at in places]
         if stop - start == self.rows:
             return tensors
         if any(not tensor.shape or tensor.shape[0] != self.rows for tensor in tensors):
@@ -255,12 +255,12 @@ class InferenceOutputs:
             self._bounds = [self._row_bounds(tensor) for tensor in tensors]
         return [
             TensorView(
-                one.name,
-                one.datatype,
-                (stop - start, *one.shape[1:]),
-                one.data[bounds[start] : bounds[stop]],
+                tensor.name,
+                tensor.datatype,
+                (stop - start, *tensor.shape[1:]),
+                tensor.data[bounds[start] : bounds[stop]],
             )
-            for one, bounds in zip(tensors, self._bounds, strict=True)
+            for tensor, bounds in zip(tensors, self._bounds, strict=True)
         ]
 
     def _row_bounds(self, tensor: TensorView) -> list[int]:
