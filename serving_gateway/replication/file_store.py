@@ -27,10 +27,10 @@ from serving_gateway.replication.replicas import ModelReport, decode_report, liv
 
 _LOCK_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.02
-"""Between two looks at the files of models that are in a release."""
+"""Between two looks at the files of models in a release."""
 _IDLE_SECONDS: Final = 0.05
 _Mark = tuple[int, int, int]
-"""Inode, time and size of a file: it did not change when they did not."""
+"""Inode, time and size of a file, which is unchanged if they are."""
 
 
 class _Presence(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class FileStore(RecordFiles):
         self._scan = threading.Lock()
         self._presence = threading.Lock()
         self._sent: Mapping[str, ModelReport] | None = None
-        self._left = False
+        self._has_left = False
 
     @in_thread
     def read(self, model_name: str) -> RoutingRecord:
@@ -63,45 +63,45 @@ class FileStore(RecordFiles):
     @in_thread
     def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
         """The records of all models; files that did not change are not read again."""
-        with _reported("The routing records cannot be listed"):
+        with _as_unavailable("The routing records cannot be listed"):
             return {name: self._look_up(name) for name in self._names().union(hosted)}
 
     @in_thread
     def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        """Write `record` durably in the place of `expected`; else `GenerationConflict`."""
+        """Replace `expected` by `record` durably; `GenerationConflict` if another one is stored."""
         name = record.model_name
-        with _reported("The routing record cannot be written"):
+        with _as_unavailable("The routing record cannot be written"):
             self._directory.mkdir(parents=True, exist_ok=True)
-            with _locked(self.path(name).with_suffix(".lock")):
+            with _file_lock(self.path(name).with_suffix(".lock")):
                 require_unchanged(self._look_up(name), expected)
                 self._write(record)
 
     async def follow(self, changed: Callable[[str], None]) -> None:
-        """Call `changed` with a model in a release whose file was replaced.
+        """Call `changed` with each model in a release whose file was replaced.
 
-        A file announces nothing, and looking at all of them often is costly; but the end of a
-        release may not wait.
+        Files announce nothing, and looking at all of them often is costly; but the end of a release
+        must not wait.
         """
         while True:
             if not self._in_release:
                 await asyncio.sleep(_IDLE_SECONDS)
                 continue
-            for name in await self._replaced():
+            for name in await self._find_replaced():
                 changed(name)
             await asyncio.sleep(_LOOK_SECONDS)
 
     @in_thread
-    def _replaced(self) -> list[str]:
-        """The models in a release whose file is not the one that was read."""
-        found: list[str] = []
+    def _find_replaced(self) -> list[str]:
+        """The models in a release whose file was replaced since it was read."""
+        names: list[str] = []
         for name in [*self._in_release]:
             try:
                 mark: _Mark | None = _mark(self.path(name).stat())
             except OSError:
                 mark = None
             if (seen := self._seen.get(name)) is not None and seen[0] != mark:
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
     @in_thread
     def beat(
@@ -110,10 +110,10 @@ class FileStore(RecordFiles):
         reports: Mapping[str, ModelReport],
         keep_seconds: float,  # noqa: ARG002 -- readers expire files
     ) -> None:
-        """Note that a replica of this host lives, in a file of its own."""
+        """Record in a file of its own that a replica of this host lives."""
         path, reports = self._replicas_path / f"{replica.id}.json", dict(reports)
-        with self._presence, _reported("The replica cannot be noted"):
-            if self._left:
+        with self._presence, _as_unavailable("The replica cannot be noted"):
+            if self._has_left:
                 return
             if reports == self._sent and path.exists():
                 os.utime(path)
@@ -124,29 +124,29 @@ class FileStore(RecordFiles):
 
     @in_thread
     def leave(self, replica_id: str) -> None:
-        """Forget a replica that ends."""
-        # A beat that was cancelled may still be under way in its thread.
-        with self._presence, _reported("The replica cannot be forgotten"):
-            self._left = True
+        """Remove a replica that ends."""
+        # A cancelled beat may still be running in its thread.
+        with self._presence, _as_unavailable("The replica cannot be forgotten"):
+            self._has_left = True
             (self._replicas_path / f"{replica_id}.json").unlink(missing_ok=True)
 
     @in_thread
     def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
-        """The replicas that reported lately; all other files are removed."""
-        found: list[LiveReplica] = []
-        with _reported("The replicas cannot be listed"):
+        """The replicas that reported recently; the files of all others are removed."""
+        alive: list[LiveReplica] = []
+        with _as_unavailable("The replicas cannot be listed"):
             for path in self._replicas_path.glob("*.json"):
                 with contextlib.suppress(FileNotFoundError):  # it left meanwhile
                     age = max(0.0, time.time() - path.stat().st_mtime)
                     if age > keep_seconds:
                         path.unlink()
                         continue
-                    one = decode_report(path.read_bytes(), _Presence, str(path))
-                    found.append(live(status_of(one.replica, one.models.get(model_name)), age))
-        return found
+                    entry = decode_report(path.read_bytes(), _Presence, str(path))
+                    alive.append(live(status_of(entry.replica, entry.models.get(model_name)), age))
+        return alive
 
     async def aclose(self) -> None:
-        """Nothing is held between calls."""
+        """Do nothing: nothing is held between calls."""
 
     def _look_up(self, model_name: str) -> Stored:
         """A model's record, decoded again only when its file changed."""
@@ -164,16 +164,16 @@ class FileStore(RecordFiles):
                 mark, data = None, None
             except OSError as error:
                 return StoreUnavailable(f"The routing record cannot be read: {error}.")
-            found = stored_record(data, model_name, str(path))
-            if isinstance(seen, RoutingRecord) and seen == found:
-                found = seen
-            self._seen[model_name] = (mark, found)
-            release = found.release if isinstance(found, RoutingRecord) else None
+            stored = stored_record(data, model_name, str(path))
+            if isinstance(seen, RoutingRecord) and seen == stored:
+                stored = seen
+            self._seen[model_name] = (mark, stored)
+            release = stored.release if isinstance(stored, RoutingRecord) else None
             if release is not None and release.state in ACTIVE:
                 self._in_release |= {model_name}
             else:
                 self._in_release -= {model_name}
-            return found
+            return stored
 
 
 def _mark(status: os.stat_result) -> _Mark:
@@ -181,7 +181,7 @@ def _mark(status: os.stat_result) -> _Mark:
 
 
 @contextlib.contextmanager
-def _reported(what: str) -> Iterator[None]:
+def _as_unavailable(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -189,7 +189,7 @@ def _reported(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _file_lock(path: Path) -> Iterator[None]:
     """Hold a lock that all processes of this host share; it ends with its holder."""
     deadline = time.monotonic() + _LOCK_SECONDS
     with path.open("ab") as file:

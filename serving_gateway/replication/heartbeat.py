@@ -1,4 +1,4 @@
-"""How replicas know of each other: each reports that it lives and what it routes by."""
+"""How replicas know of each other: each reports that it is alive and what it routes by."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _LEAST_PAUSE_SECONDS: Final = 0.01
 class Heartbeat:
     """This process among the replicas: one report for all models that it hosts.
 
-    A replica counts as live for `keep_seconds` after its last report; whether there is something
-    new to report is looked at each `interval`, in seconds.
+    A replica counts as live for `keep_seconds` after its last report; every `interval` seconds it
+    is checked whether there is something new to report.
     """
 
     store: RoutingStore
@@ -50,7 +50,7 @@ class Heartbeat:
         self._woken.set()
 
     async def run(self, reports: Callable[[], Mapping[str, ModelReport]]) -> None:
-        """Report what changed at once, and that the process lives from time to time."""
+        """Report changes at once, and from time to time that the process is alive."""
         while not is_being_cancelled():
             self._woken.clear()
             await self.beat(reports())
@@ -87,10 +87,10 @@ class Heartbeat:
         """All live replicas and what they do with a model, asked now."""
         try:
             record = await self.store.read(model_name)
-            found = await self.store.replicas(model_name, self.keep_seconds)
+            replicas = await self.store.replicas(model_name, self.keep_seconds)
         except StoreUnavailable as error:
             return ReplicaList((live(own, 0.0),), in_sync=False, problem=error.message)
-        return replica_list(own, found, record)
+        return replica_list(own, replicas, record)
 
     def status(self, report: ModelReport) -> ReplicaStatus:
         """This process with a report of one model."""

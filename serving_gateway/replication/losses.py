@@ -1,4 +1,4 @@
-"""Reports what a routing store lost: to logs, and counted for metrics."""
+"""Reports what a routing store lost, in logs and in metrics."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Losses:
         self._dropped = counts.labels("dropped")
 
     def restore(self, found: RoutingRecord, written: RoutingRecord) -> None:
-        """Report that `written` was written back in the place of `found`."""
+        """Report that `written` was written back in place of `found`."""
         self._restored.inc()
         log.warning(
             "the routing store had lost an accepted change; it was written back",
-            extra={"found": _described(found), "written": _described(written)},
+            extra={"found": _describe(found), "written": _describe(written)},
         )
 
     def drop(self, dropped: RoutingRecord, kept: RoutingRecord) -> None:
@@ -33,11 +33,11 @@ class Losses:
         log.error(
             "an accepted change was dropped: the routing store lost it and took another one. "
             "Repeat it if it is still wanted.",
-            extra={"dropped": _described(dropped), "kept": _described(kept)},
+            extra={"dropped": _describe(dropped), "kept": _describe(kept)},
         )
 
 
-def _described(record: RoutingRecord) -> Mapping[str, Any]:
+def _describe(record: RoutingRecord) -> Mapping[str, Any]:
     return {
         "model": record.model_name,
         "generation": record.generation,

@@ -1,6 +1,6 @@
-"""Stops of releases that are in effect here and could not be written into the store yet.
+"""Stops of releases that are in effect here and could not be written to the store yet.
 
-They lie beside the snapshots, so that a process which starts again goes on with them.
+They are kept next to the snapshots, so that a process which starts again continues them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PendingStops:
             self._path(model_name).unlink(missing_ok=True)
 
     def read(self, model_name: str) -> PendingStop | None:
-        """The stop that is kept; one that cannot be read is logged and left out."""
+        """The stop that is kept; one that cannot be read is logged and ignored."""
         path = self._path(model_name)
         try:
             return msgspec.json.decode(path.read_bytes(), type=PendingStop)

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def in_thread(work: Callable[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Make a coroutine of what blocks."""
+    """Turn a blocking function into a coroutine function that runs it in a thread."""
 
     @functools.wraps(work)
     async def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -28,14 +28,14 @@ def in_thread(work: Callable[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that readers find whole, but that a crash of the host may lose."""
+    """Write a file atomically; a crash of the host may lose it."""
     staged = path.with_suffix(".staged")
     staged.write_bytes(data)
     staged.replace(path)
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file, whose folder is made when missing; after `OSError` the old one stands."""
+    """Replace a file, and create its folder if missing; after `OSError` the old file remains."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(f".{os.getpid()}.staged")
     try:
@@ -77,9 +77,9 @@ class RecordFiles:
         return set(filter(is_model_name, (file[len(self._prefix) : -5] for file in kept)))
 
     def _write(self, record: RoutingRecord) -> None:
-        """Replace a record durably unless it is the same; after `OSError` the old file stands."""
+        """Replace a record durably unless it is the same; after `OSError` the old file remains."""
         path, data = self.path(record.model_name), msgspec.json.format(msgspec.json.encode(record))
-        # A start finds most of them as they should be; writing each durably would take seconds.
+        # At startup most files are up to date; writing each durably would take seconds.
         if path.exists() and path.read_bytes() == data:
             return
         write_durably(path, data)

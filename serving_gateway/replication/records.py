@@ -1,4 +1,4 @@
-"""Routing records as bytes, their digests, and which of two wins: pure.
+"""Routing records as bytes, their digests, and which of two wins; pure functions.
 
 The rules of convergence (I7). A change that was answered with success is in the store, so:
 
@@ -6,11 +6,11 @@ The rules of convergence (I7). A change that was answered with success is in the
    the store's record wins everywhere.
 2. A store that is ahead wins.
 3. A store that is behind, or empty, lost something. What it has is either an ancestor of the
-   known record, which is then written back; or a change that was accepted after the loss, on what
-   was left. That one is newer and wins, under a generation after all known ones, so that no
-   replica ever goes back in generations.
+   known record, which is then written back; or a change that was accepted after the loss, on top
+   of what was left. That one is newer and wins, under a generation after all known ones, so that
+   no replica ever goes back in generations.
 4. A record without the release that a replica knows of was changed by a gateway that did not know
-   of it, such as one of 0.2: the release is put back, as ended, under the next generation.
+   about it, such as version 0.2: the release is restored, as ended, under the next generation.
 
 `changed_at` tells the two cases of 3 apart: `next_change_time` makes it grow along every history
 even where clocks differ, so an ancestor is always older. Only a change accepted after a loss, by a
@@ -56,16 +56,17 @@ _PARTS: Final = (
     *(Release, ReleaseAct, ReleasePlan),
 )
 _SHAPE: Final = hashlib.sha256(
-    msgspec.json.encode([[one.encode_name for one in fields(part)] for part in _PARTS])
+    msgspec.json.encode([[field.encode_name for field in fields(part)] for part in _PARTS])
 ).hexdigest()[:6]
 _ANCESTORS: Final = 16
-"""How many ancestors a record names: more than a replica that follows can be behind."""
+"""How many ancestors a record names: more than a following replica can be behind."""
 
 
 def digest(record: RoutingRecord) -> str | None:
     """Digest of a record's content; None for one that was never written.
 
-    Its first part names the shape of records: releases with other fields cannot be compared.
+    Its first part identifies the shape of records: digests of releases with other fields cannot be
+    compared.
     """
     if record.generation == 0:
         return None
@@ -74,7 +75,7 @@ def digest(record: RoutingRecord) -> str | None:
 
 
 def with_ancestor(record: RoutingRecord, base: RoutingRecord) -> RoutingRecord:
-    """The record as one that came from `base`."""
+    """The record with `base` as its latest ancestor."""
     if base.generation == 0:
         return record
     ancestors = (f"{base.generation}:{digest(base)}", *base.ancestors)[:_ANCESTORS]
@@ -106,7 +107,7 @@ class _StoredRecord(RoutingRecord, frozen=True):
 
 
 _signatures: Final[WeakValueDictionary[bytes, Signature]] = WeakValueDictionary()
-"""By their JSON: slots of a record mostly share one, of thousands of features maybe."""
+"""By their JSON: the slots of a record mostly share one, maybe of thousands of features."""
 
 
 def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
@@ -118,7 +119,7 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
                 f"The routing record in {where} has schema {schema}; this gateway reads up to "
                 f"{RECORD_SCHEMA}. Run the newer gateway that wrote it."
             )
-        record = _assembled(msgspec.json.decode(data, type=_StoredRecord))
+        record = _assemble(msgspec.json.decode(data, type=_StoredRecord))
         _check_values(record)
     except ValueError as error:
         raise RecordRefused(
@@ -144,27 +145,27 @@ def _check_values(record: RoutingRecord) -> None:
             _ = address.port  # raises where it is not one
 
 
-def _assembled(stored: _StoredRecord) -> RoutingRecord:
-    """The record, with each signature decoded once and shared by all that have the same."""
+def _assemble(stored: _StoredRecord) -> RoutingRecord:
+    """Build the record; equal signatures are decoded once and shared."""
 
-    def slot(one: _StoredSlot) -> Slot:
-        data = bytes(one.signature)
+    def slot(stored_slot: _StoredSlot) -> Slot:
+        data = bytes(stored_slot.signature)
         signature = _signatures.get(data)
         if signature is None:
             signature = msgspec.json.decode(data, type=Signature | None)
             if signature is not None:
                 _signatures[data] = signature
-        return Slot(**asdict(one) | {"signature": signature})
+        return Slot(**asdict(stored_slot) | {"signature": signature})
 
     slots = {
-        "variants": {alias: slot(one) for alias, one in stored.variants.items()},
+        "variants": {alias: slot(held) for alias, held in stored.variants.items()},
         "previous": {alias: tuple(map(slot, older)) for alias, older in stored.previous.items()},
     }
     return RoutingRecord(**asdict(stored) | slots)
 
 
 def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:
-    """What a store has of a model; generation 0 where that is nothing."""
+    """What a store has for a model; generation 0 if it has nothing."""
     if data is None:
         return RoutingRecord(model_name=model_name)
     try:
@@ -191,7 +192,7 @@ def require_unchanged(stored: Stored, expected: RoutingRecord) -> None:
 
 
 class Merge(msgspec.Struct, frozen=True):
-    """What all replicas have to route by, given the store's record and a replica's."""
+    """What all replicas must route by, given the store's record and a replica's."""
 
     record: RoutingRecord
     write: bool
@@ -215,18 +216,18 @@ def _merge_routing(stored: RoutingRecord, known: RoutingRecord) -> Merge:
     if stored.generation > known.generation:
         lost = known if _is_lost(known, stored) else None
         return Merge(stored, write=False, dropped=lost)
-    if stored.generation > 0 and _newer(stored, known):
+    if stored.generation > 0 and _is_newer(stored, known):
         after = with_ancestor(replace(stored, generation=known.generation + 1), stored)
         return Merge(after, write=True, dropped=known)
     return Merge(known, write=True, dropped=stored if _is_lost(stored, known) else None)
 
 
 def _with_release(merged: Merge, known: RoutingRecord, release: Release) -> Merge:
-    """The merge, where it took a record that lacks the release which a replica knows of.
+    """Restore the release that a replica knows of to a merge whose record lacks it.
 
-    Gateways up to 0.2 leave one out, as does a change to an older record that a store fell back
-    to. Such a change ends a release that is active, as any other change of routing does; otherwise
-    its candidate would keep its traffic with nothing that looks after it.
+    Gateways up to 0.2 leave it out, as does a change to an older record that a store fell back to.
+    Like any other change of routing, such a change ends an active release; otherwise its candidate
+    would keep its traffic with nothing that watches it.
     """
     record = merged.record
     if record.release is not None:
@@ -246,7 +247,7 @@ def _with_release(merged: Merge, known: RoutingRecord, release: Release) -> Merg
 
 
 def _is_lost(older: RoutingRecord, newer: RoutingRecord) -> bool:
-    """Whether `newer` did not come from `older`, of a lower generation."""
+    """Whether `newer` does not descend from `older`, which has a lower generation."""
     if older.generation == 0:
         return False
     for ancestor in newer.ancestors:
@@ -255,11 +256,11 @@ def _is_lost(older: RoutingRecord, newer: RoutingRecord) -> bool:
             return not same_content(content, digest(older))
         if int(generation) < older.generation:
             return True
-    # Too long ago, or written by a release that named no ancestors: by time, then.
-    return _newer(older, newer)
+    # Too long ago, or written by a release that named no ancestors: go by time.
+    return _is_newer(older, newer)
 
 
-def _newer(one: RoutingRecord, other: RoutingRecord) -> bool:
+def _is_newer(one: RoutingRecord, other: RoutingRecord) -> bool:
     return (one.changed_at or "") > (other.changed_at or "")
 
 

@@ -1,4 +1,4 @@
-"""The Redis client of a gateway: abandoned after a short limit, and then left alone a while."""
+"""The Redis client of a gateway: waits for a short limit only, and pauses after a failure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _CONNECTIONS: Final = 4
 class RedisConnection:
     """A client whose exchanges end in time, and whose exceptions are translated here, once.
 
-    An answer is waited for `limit_seconds`; after Redis did not answer, exchanges are refused at
-    once for `pause_seconds`. Subscriptions use `client`, which raises `failures`; `where` is the
-    address for people, without credentials. `ValueError` for an address that cannot be read.
+    Exchanges wait at most `limit_seconds` for an answer; after one without an answer, they are
+    refused at once for `pause_seconds`. Subscriptions use `client`, which raises `failures`;
+    `where` is the address for people, without credentials. `ValueError` for an address that cannot
+    be read.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class RedisConnection:
 
         A Redis that cannot be reached, or does not answer, is not asked again for a moment. One
         that answers with an error, as for a key of another type, has refused this exchange alone.
-        An answer ends that pause, and a command that began before the answer does not start
-        another one when it fails: it was waiting while the network was cut.
+        An answer ends that pause, and a command that began before the answer does not start a new
+        pause when it fails: it was waiting while the network was cut.
         """
         began = time.monotonic()
         if began < self._refused_until:

@@ -1,11 +1,11 @@
 """Routing records in Redis: shared by replicas on any host, announced when they change.
 
-However many models a replica hosts, it has one subscription, one beat, one look at whether
-anything was written, and a bulk read when it was, or every few seconds in case a record was
-written past the gateways.
+However many models a replica hosts, it has one subscription, one heartbeat, one check whether
+anything was written, and a bulk read when it was, or every few seconds in case a record was written
+by something other than a gateway.
 
-A change that was abandoned must not happen later, when a Redis that was stopped goes on with its
-buffers: so the write carries a deadline by Redis's own clock.
+An abandoned change must not happen later, when a Redis that was stopped resumes with its buffers:
+so the write carries a deadline by Redis's own clock.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from serving_gateway.tasks import is_being_cancelled
 log = logging.getLogger(__name__)
 
 _SILENCE_SECONDS: Final = 5.0
-"""After which a subscription that hears nothing checks that Redis still answers."""
+"""Silence after which a subscription checks that Redis still answers."""
 _FULL_SECONDS: Final = 5.0
-"""How often all records are read although no gateway wrote one."""
+"""How often all records are read even if no gateway wrote one."""
 _BULK: Final = 100
 """Records read by one command, so that neither Redis nor the event loop stalls."""
 _LARGE_BYTES: Final = 65_536
@@ -59,10 +59,10 @@ redis.call('SET', KEYS[4], ARGV[5])
 redis.call('PUBLISH', KEYS[2], '')
 return 1
 """
-"""Compares byte by byte, so that nothing has to be decoded in there. The name is listed with the
-record, so that no model is left that other replicas never find; where the list is a key of another
-type, the change is written all the same. The revision is a random token: a failover that loses
-writes brings an older one back, which differs from the last one seen."""
+"""Compares byte by byte, so that the script decodes nothing. The name is listed with the record, so
+that other replicas find every model; where the list is a key of another type, the change is still
+written. The revision is a random token: a failover that loses writes restores an older one, which
+differs from the last one seen."""
 
 _BEAT: Final = """
 for _, key in ipairs(KEYS) do
@@ -86,13 +86,13 @@ redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', at))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-"""Notes what changed of a replica, with the time by Redis's clock, which all share, and forgets
-replicas that died. Answers 0 when Redis lost what the replica had reported before. All of it is
-reported again within seconds, so a key of another type is replaced."""
+"""Records what changed about a replica, with the time by Redis's clock, which all share, and
+forgets replicas that died. Returns 0 when Redis lost what the replica had reported before. All of
+it is reported again within seconds, so a key of another type is replaced."""
 
 
 _Data = bytes | Exception | None
-"""What Redis answers when it is asked for a key: an error when that is of another type."""
+"""Redis's answer for a key: an error when the key is of another type."""
 
 
 class RedisStore:
@@ -115,19 +115,19 @@ class RedisStore:
         return require_record(await self._look_up(model_name, data))
 
     async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
-        """The records of all models; from memory while no gateway wrote one, for a few seconds."""
+        """The records of all models; for a few seconds from memory while no gateway writes one."""
         revision = await self._ask("GET", _REVISION)
         if isinstance(revision, Exception):
             revision = None  # a key of another type: the next change replaces it
         known = revision == self._revision and self._names.issuperset(hosted)
         if not known or time.monotonic() - self._read_fully_at >= _FULL_SECONDS:
-            listed = await self._listed()
+            listed = await self._list_models()
             names = sorted({*listed, *hosted})
             for start in range(0, len(names), _BULK):
                 await self._read_bulk(names[start : start + _BULK])
             routed = {name for name in hosted if self._is_routed(name)}
             if unlisted := routed.difference(listed):
-                with contextlib.suppress(StoreUnavailable):  # tried again at the next full read
+                with contextlib.suppress(StoreUnavailable):  # retried at the next full read
                     await self._ask("SADD", _NAMES, *unlisted)
             self._names = frozenset(names)
             # Noted last: what failed above is read again.
@@ -135,7 +135,7 @@ class RedisStore:
         return {name: self._seen[name][1] for name in self._names}
 
     async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        """Write and announce `record` in the place of `expected`; else `GenerationConflict`."""
+        """Replace `expected` by `record`, and announce it; else `GenerationConflict`."""
         name = record.model_name
         async with self._connection.session() as redis:
             question = redis.pipeline(transaction=False)
@@ -164,14 +164,14 @@ class RedisStore:
     async def beat(
         self, replica: ReplicaIdentity, reports: Mapping[str, ModelReport], keep_seconds: float
     ) -> None:
-        """Note that a replica lives, and what changed of what it reports."""
+        """Record that a replica lives, and what changed in its reports."""
         before, self._sent = self._sent, None  # unknown until Redis has answered
         if before is None or not await self._beat(replica, keep_seconds, before, reports):
             await self._beat(replica, keep_seconds, None, reports)
         self._sent = dict(reports)
 
     async def leave(self, replica_id: str) -> None:
-        """Forget a replica that ends."""
+        """Remove a replica that ends."""
         async with self._connection.session() as redis:
             question = redis.pipeline(transaction=False)
             question.hdel(_REPLICAS, replica_id)
@@ -186,33 +186,33 @@ class RedisStore:
             question.hgetall(_REPLICAS)
             (seconds, micros), noted = await question.execute()
             now, times = seconds + micros / 1e6, noted.items()
-            ages = {one: now - int(at) / 1e3 for one, at in times if at.isdigit()}
+            ages = {name: now - int(at) / 1e3 for name, at in times if at.isdigit()}
             alive = [
-                one.decode(errors="replace") for one, age in ages.items() if age <= keep_seconds
+                name.decode(errors="replace") for name, age in ages.items() if age <= keep_seconds
             ]
-            for one in alive:
-                question.hmget(_replica_key(one), ["", model_name])
+            for replica_id in alive:
+                question.hmget(_replica_key(replica_id), ["", model_name])
             reported = await question.execute()
-        found: list[LiveReplica] = []
+        replicas: list[LiveReplica] = []
         for name, (identity, report) in zip(alive, reported, strict=True):
             if identity is None:  # it left meanwhile
                 continue
             where = f"{self._where} (key {_replica_key(name)})"
-            one = decode_report(identity, ReplicaIdentity, where)
+            replica = decode_report(identity, ReplicaIdentity, where)
             status = status_of(
-                one, None if report is None else decode_report(report, ModelReport, where)
+                replica, None if report is None else decode_report(report, ModelReport, where)
             )
-            found.append(live(status, max(0.0, ages[name.encode()])))
-        return found
+            replicas.append(live(status, max(0.0, ages[name.encode()])))
+        return replicas
 
     async def aclose(self) -> None:
         """Close connections."""
         await self._connection.aclose()
 
-    async def _listed(self) -> Collection[str]:
-        """The models that have a record: found by their keys where the list is of another type."""
-        found = await self._ask("SMEMBERS", _NAMES)
-        problem = str(found) if isinstance(found, Exception) else ""
+    async def _list_models(self) -> Collection[str]:
+        """The models that have a record; found by their keys if the list is of another type."""
+        names = await self._ask("SMEMBERS", _NAMES)
+        problem = str(names) if isinstance(names, Exception) else ""
         if problem and problem != self._names_problem:
             log.error(
                 "the list of models in Redis cannot be read; those known are served. Delete the "
@@ -225,8 +225,8 @@ class RedisStore:
         if problem:
             async with self._connection.session() as redis:
                 keys = redis.scan_iter(match=_key("*"), count=10_000)
-                found = [key.partition(b"{")[2].partition(b"}")[0] async for key in keys]
-        return [*filter(is_model_name, (name.decode(errors="replace") for name in found))]
+                names = [key.partition(b"{")[2].partition(b"}")[0] async for key in keys]
+        return [*filter(is_model_name, (name.decode(errors="replace") for name in names))]
 
     def _is_routed(self, model_name: str) -> bool:
         stored = self._seen[model_name][1]
@@ -245,7 +245,7 @@ class RedisStore:
     async def _read_bulk(self, names: Sequence[str]) -> None:
         async with self._connection.session() as redis:
             values: list[bytes | None] = await redis.mget(map(_key, names))
-            # A key of another type looks like a missing one; asked for by itself it says so.
+            # MGET reports a key of another type as missing; GET alone reveals the error.
             missing = [name for name, data in zip(names, values, strict=True) if data is None]
             question = redis.pipeline(transaction=False)
             for name in missing:
@@ -256,7 +256,7 @@ class RedisStore:
             await self._look_up(name, data)
 
     async def _look_up(self, model_name: str, data: _Data) -> Stored:
-        """What Redis's answer is; the same object for the same answer."""
+        """Interpret Redis's answer; the same object for the same answer."""
         before, stored = self._seen.get(model_name, (None, None))
         if stored is None or before != data:
             where = f"{self._where} (key {_key(model_name)})"
@@ -292,7 +292,7 @@ class RedisStore:
         before: Mapping[str, ModelReport] | None,
         reports: Mapping[str, ModelReport],
     ) -> bool:
-        """Send what differs from `before`; as a new replica, all of it with the identity."""
+        """Send what differs from `before`; as a new replica, everything with the identity."""
         values: list[str | bytes] = [replica.id, str(int(keep_seconds * 1000))]
         values += ("0",) if before is not None else ("1", "", msgspec.json.encode(replica))
         before = before or {}
@@ -309,21 +309,21 @@ class RedisStore:
         async with self._connection.client.pubsub() as subscription:
             async with asyncio.timeout(self._connection.limit_seconds):
                 await subscription.psubscribe(_CHANNELS)
-            asked = False
+            has_pinged = False
             while not is_being_cancelled():
                 message = await subscription.get_message(timeout=_SILENCE_SECONDS)
                 if message is not None:
-                    asked = False
+                    has_pinged = False
                     if message["type"] == "pmessage":
                         channel: str = message["channel"].decode(errors="replace")
                         changed(channel.removeprefix("gateway:{").removesuffix("}:changed"))
                     elif message["type"] == "psubscribe":
                         self._connection.resume()
                         changed("")
-                elif asked:
+                elif has_pinged:
                     return
                 else:
-                    asked = True
+                    has_pinged = True
                     await subscription.ping()
 
 

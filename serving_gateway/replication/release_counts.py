@@ -1,8 +1,8 @@
 """Stores of the replicas' counts of a release, so that restarts lose nothing.
 
 Each process writes its own counts, as absolute numbers under its own id, so writing twice counts
-once, and all that is there adds up. A store that loses them loses evidence, never the release.
-What is kept of a release that has ended is deleted a day later.
+once, and the counts of all processes add up. A store that loses them loses evidence, never the
+release. The counts of a release are deleted a day after it ended.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from serving_gateway.replication.record_files import in_thread, replace_file
 from serving_gateway.replication.redis_connection import RedisConnection
 
 MOST_PROCESSES: Final = 256
-"""Processes whose counts are kept per release; those after them are not."""
+"""Processes whose counts are kept per release; those of further ones are not."""
 _MOST_BYTES: Final = 1_048_576
-"""Of a process's counts: thrice what 50 steps take in which all latencies differ."""
+"""Limit for a process's counts: three times what 50 steps take in which all latencies differ."""
 _KEPT_SECONDS: Final = 86_400
 _ACTIVE_SECONDS: Final = 90 * 86_400
-"""A release that nothing was counted of for so long has no evidence left."""
+"""A release for which nothing was counted for so long has no evidence left."""
 
 _PUT: Final = """
 local known = redis.call('HEXISTS', KEYS[1], ARGV[1])
@@ -47,7 +47,7 @@ class RedisReleaseCounts:
     async def put(
         self, model_name: str, process_id: str, evidence: ReleaseEvidence, *, has_ended: bool
     ) -> None:
-        """Replace what a process counted; `StoreUnavailable` when that is not possible."""
+        """Replace a process's counts; `StoreUnavailable` when that is not possible."""
         key, data = _key(model_name, evidence.release_id), msgspec.json.encode(evidence)
         seconds = _KEPT_SECONDS if has_ended else _ACTIVE_SECONDS
         values = (process_id, data, str(seconds), str(MOST_PROCESSES))
@@ -58,12 +58,12 @@ class RedisReleaseCounts:
             raise _full(evidence.release_id)
 
     async def read(self, model_name: str, release_id: str) -> Mapping[str, ReleaseEvidence]:
-        """What the processes counted, by their ids; raises `StoreUnavailable`."""
+        """The counts of the processes, by their ids; raises `StoreUnavailable`."""
         async with self._connection.session() as redis:
             answer: Any = redis.hgetall(_key(model_name, release_id))
-            found: dict[bytes, bytes] = await answer
+            stored: dict[bytes, bytes] = await answer
         # In a thread: hundreds of processes may have counted.
-        return await asyncio.to_thread(_decode_all, found)
+        return await asyncio.to_thread(_decode_all, stored)
 
     async def end(self, model_name: str, release_id: str) -> None:
         """Note that a release has ended; raises `StoreUnavailable`."""
@@ -86,7 +86,7 @@ class FileReleaseCounts:
         *,
         has_ended: bool,  # noqa: ARG002 -- the age of the files says it, once it is the last
     ) -> None:
-        """Replace what a process counted; `StoreUnavailable` when that is not possible."""
+        """Replace a process's counts; `StoreUnavailable` when that is not possible."""
         folder = self._folder(model_name, evidence.release_id)
         path = folder / f"{process_id}.json"
         try:
@@ -99,27 +99,27 @@ class FileReleaseCounts:
 
     @in_thread
     def read(self, model_name: str, release_id: str) -> Mapping[str, ReleaseEvidence]:
-        """What the processes counted, by their ids; raises `StoreUnavailable`."""
-        found: dict[str, ReleaseEvidence] = {}
+        """The counts of the processes, by their ids; raises `StoreUnavailable`."""
+        counts: dict[str, ReleaseEvidence] = {}
         try:
             for path in self._folder(model_name, release_id).glob("*.json"):
-                found[path.stem] = _decode(path.read_bytes(), path.stem)
+                counts[path.stem] = _decode(path.read_bytes(), path.stem)
         except OSError as error:
             raise StoreUnavailable(f"Counts of a release cannot be read: {error}.") from error
-        return found
+        return counts
 
     @in_thread
     def end(self, model_name: str, release_id: str) -> None:
-        """Delete the counts of releases of the model that ended a day ago, but for this one."""
+        """Delete the model's counts of releases that ended a day ago, except for this one."""
         oldest = time.time() - _KEPT_SECONDS
         folder = self._folder(model_name, release_id)
         with contextlib.suppress(OSError):  # tried again after the next release
             for other in folder.parent.iterdir():
                 files = [*other.iterdir()]
-                if other == folder or any(one.stat().st_mtime > oldest for one in files):
+                if other == folder or any(file.stat().st_mtime > oldest for file in files):
                     continue
-                for one in files:
-                    one.unlink(missing_ok=True)
+                for file in files:
+                    file.unlink(missing_ok=True)
                 other.rmdir()
 
     def _folder(self, model_name: str, release_id: str) -> Path:
@@ -135,8 +135,8 @@ def _key(model_name: str, release_id: str) -> str:
     return f"gateway:{{{model_name}}}:release:{release_id}"
 
 
-def _decode_all(found: Mapping[bytes, bytes]) -> Mapping[str, ReleaseEvidence]:
-    names = {name.decode(errors="replace"): data for name, data in found.items()}
+def _decode_all(stored: Mapping[bytes, bytes]) -> Mapping[str, ReleaseEvidence]:
+    names = {name.decode(errors="replace"): data for name, data in stored.items()}
     return {name: _decode(data, name) for name, data in names.items()}
 
 

@@ -1,4 +1,4 @@
-"""What is known of the gateway processes that serve: pure, but for naming this one."""
+"""What is known about the gateway processes that serve; pure, except for naming this one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 class ModelReport(msgspec.Struct, frozen=True, array_like=True):
-    """What a replica reports of a model, as in `ReplicaStatus`; compact, as there may be many."""
+    """What a replica reports about a model, as in `ReplicaStatus`; compact: there may be many."""
 
     generation: int
     digest: str | None
@@ -64,7 +64,7 @@ def live(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
 
 
 def decode_report(data: bytes, kind: type[_Kind], where: str) -> _Kind:
-    """Read a replica's report, or `StoreUnavailable`: to leave it out would hide a replica."""
+    """Read a replica's report, or `StoreUnavailable`: skipping it would hide a replica."""
     try:
         return msgspec.json.decode(data, type=kind)
     except ValueError as error:
@@ -74,7 +74,7 @@ def decode_report(data: bytes, kind: type[_Kind], where: str) -> _Kind:
 def replica_list(
     own: ReplicaStatus, found: Iterable[LiveReplica], stored: RoutingRecord
 ) -> ReplicaList:
-    """Put together what the store knows and what this replica knows better: itself."""
+    """Combine what the store knows with what this replica knows better: itself."""
     others = [replica for replica in found if replica.id != own.id]
     replicas = sorted([live(own, 0.0), *others], key=lambda replica: replica.id)
     content = digest(stored)

@@ -1,7 +1,7 @@
 """The last records that this host routed by: what a replica starts from when the store is down.
 
-They are never asked while the store answers, but for models of which it holds no trace: a store
-that lost everything while no replica was up gets them back. Triton has the last word: a model
+They are not used while the store answers, except for models of which it has no trace: a store that
+lost everything while no replica was up is restored from them. Triton has the last word: a model
 that comes from a snapshot is ready only once Triton confirms the version that it names.
 """
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Snapshots(RecordFiles):
-    """Copies of the routing records in a folder beside the process."""
+    """Copies of the routing records in a folder next to the process."""
 
     _prefix = "snapshot-"
 
     @in_thread
     def keep(self, record: RoutingRecord) -> None:
-        """Replace a model's copy, or drop a removed one's; `StoreUnavailable`: the old stands."""
+        """Replace a model's copy, or delete a removed model's; on `StoreUnavailable` it remains."""
         try:
             if record.removed:
                 self.path(record.model_name).unlink(missing_ok=True)
@@ -35,18 +35,18 @@ class Snapshots(RecordFiles):
 
     @in_thread
     def read(self, model_name: str) -> RoutingRecord | None:
-        """The record kept last; one that cannot be read is logged and left out."""
+        """The record kept last; one that cannot be read is logged and ignored."""
         return self._read(model_name)
 
     @in_thread
     def read_all(self) -> dict[str, RoutingRecord]:
         """The records kept last of all models, as by `read`."""
         try:
-            found = {name: self._read(name) for name in self._names()}
+            records = {name: self._read(name) for name in self._names()}
         except OSError as error:
             log.warning("the snapshots cannot be listed", extra={"reason": str(error)})
             return {}
-        return {name: record for name, record in found.items() if record is not None}
+        return {name: record for name, record in records.items() if record is not None}
 
     def _read(self, model_name: str) -> RoutingRecord | None:
         path = self.path(model_name)

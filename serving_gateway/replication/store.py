@@ -1,9 +1,9 @@
 """The store of a replica: files for one host, or Redis. Both have the same methods.
 
-What reads or writes raises `StoreUnavailable` when that is not possible, and `RecordRefused` when
-the record itself is the reason. `read_all` is cheap enough for several times a second: from memory
-while the store can tell that nothing was written; a record that did not change is the same object
-each time. `follow` is a help, not a promise: announcements may be missed.
+Reads and writes raise `StoreUnavailable` when they fail, and `RecordRefused` when the record itself
+is the reason. `read_all` is cheap enough for several calls a second: from memory while the store
+can tell that nothing was written; an unchanged record is the same object each time. `follow` is a
+help, not a promise: announcements may be missed.
 """
 
 from __future__ import annotations

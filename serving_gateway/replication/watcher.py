@@ -34,10 +34,10 @@ class HostedModels(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that are hosted."""
+        """The names of the hosted models."""
 
     def record(self, model_name: str) -> RoutingRecord | None:
-        """What a model is routed by, generation 0 before there was one; None: not hosted."""
+        """The record that a model is routed by, generation 0 before the first; None: not hosted."""
 
     async def host(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
         """Route by `record` when it is newer, or the present one is exactly `instead_of`."""
@@ -48,7 +48,7 @@ class HostedModels(Protocol):
 
 @dataclass(eq=False)
 class Watcher:
-    """Keeps records here and in the store the same, by a bulk read every `interval` seconds."""
+    """Keeps records here and in the store in sync, by a bulk read every `interval` seconds."""
 
     store: RoutingStore
     snapshots: Snapshots
@@ -65,8 +65,8 @@ class Watcher:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._settled: dict[str, tuple[Stored, RoutingRecord]] = {}
-        self._unkept: dict[str, RoutingRecord] = {}
-        self._to_keep = asyncio.Event()
+        self._unsaved: dict[str, RoutingRecord] = {}
+        self._save_requested = asyncio.Event()
 
     def problem(self, model_name: str) -> str | None:
         """What is wrong with the store, or with its record of a model, as last seen."""
@@ -74,7 +74,7 @@ class Watcher:
 
     @property
     def pending(self) -> str | None:
-        """Why not every record was read and probed once; None when each was."""
+        """Why some records have not been read and probed yet; None when all have."""
         if self._first_pass.is_set():
             return None
         if self._problem is None:
@@ -98,30 +98,30 @@ class Watcher:
             self._announced.put_nowait(model_name)
 
     def keep(self, record: RoutingRecord) -> None:
-        """Have a record that is routed by now copied to this host."""
-        self._unkept[record.model_name] = record
-        self._to_keep.set()
+        """Have the record that is now routed by copied to this host."""
+        self._unsaved[record.model_name] = record
+        self._save_requested.set()
 
     async def listen(self) -> None:
-        """Hear what other replicas announce, until cancelled."""
+        """Receive the announcements of other replicas, until cancelled."""
         await self.store.follow(self.wake)
 
     async def keep_snapshots(self) -> None:
         """Write the copies, one at a time, until cancelled."""
         while True:
-            await self._to_keep.wait()
-            self._to_keep.clear()
-            while self._unkept:
-                _, record = self._unkept.popitem()
+            await self._save_requested.wait()
+            self._save_requested.clear()
+            while self._unsaved:
+                _, record = self._unsaved.popitem()
                 try:
                     await self.snapshots.keep(record)
                 except StoreUnavailable as error:
-                    # Not tried again: a full disk is no reason to write to it all the time.
+                    # Not retried: a full disk should not be written to all the time.
                     log.warning("a snapshot was not kept", extra={"reason": error.message})
 
     async def run(self, models: HostedModels) -> None:
         """Follow the store until cancelled."""
-        self._queued.clear()  # of a run that failed
+        self._queued.clear()  # left by a run that failed
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll(models, tasks))
             while not is_being_cancelled():
@@ -136,11 +136,11 @@ class Watcher:
             await wait_at_most(self._woken, self.interval)
 
     async def look(self, models: HostedModels, tasks: asyncio.TaskGroup | None = None) -> None:
-        """Read all records, and act on those that changed: in `tasks`, but for the first pass."""
+        """Read all records, and act on those that changed: in `tasks`, except in the first pass."""
         first = not self._first_pass.is_set()
         copies = await self.snapshots.read_all() if first else {}
         try:
-            found = await self.store.read_all({*models.names, *copies})
+            records = await self.store.read_all({*models.names, *copies})
         except StoreUnavailable as error:
             self._note(error.message)
             if copies:
@@ -153,35 +153,35 @@ class Watcher:
             return
         self._note(None)
         if first:
-            await self._host_all(models, self._lost(found, copies))
-        for name, stored in found.items():
-            # One for which there was no room here is not hosted by others any more.
+            await self._host_all(models, self._find_lost(records, copies))
+        for name, stored in records.items():
+            # A model for which there was no room here is not hosted elsewhere any more.
             is_removed = isinstance(stored, RoutingRecord) and stored.removed
             if is_removed and models.record(name) is None:
                 await models.unhost(name)
-        works = [
+        jobs = [
             self._guarded(name, self._apply_locked(models, name, stored))
-            for name, stored in found.items()
+            for name, stored in records.items()
             if self._is_unsettled(models, name, stored)
         ]
         if not first and tasks is not None:
-            for work in works:
+            for work in jobs:
                 tasks.create_task(work)
             return
-        await asyncio.gather(*works)
+        await asyncio.gather(*jobs)
         self._first_pass.set()
 
-    def _lost(
-        self, found: Mapping[str, Stored], copies: Mapping[str, RoutingRecord]
+    def _find_lost(
+        self, records: Mapping[str, Stored], copies: Mapping[str, RoutingRecord]
     ) -> Mapping[str, RoutingRecord]:
         """The copies of which the store has no trace, not even that the model was removed.
 
-        They were lost with it: hosted by its copy, a model is written back. Of the others, the
-        store is right, and what it dropped is reported.
+        The store lost them; a model hosted by its copy is written back. For the others the store is
+        right, and what it dropped is reported.
         """
         lost: dict[str, RoutingRecord] = {}
         for name, copy in copies.items():
-            stored = found[name]
+            stored = records[name]
             if isinstance(stored, StoreUnavailable):
                 continue
             merged = merge(stored, copy)
@@ -203,7 +203,7 @@ class Watcher:
     def _is_unsettled(self, models: HostedModels, name: str, stored: Stored) -> bool:
         lock = self._locks.get(name)
         if lock is not None and lock.locked():
-            return False  # it is being acted on; the next look sees what came of it
+            return False  # it is being handled; the next look sees the result
         known = models.record(name)
         if known is None:
             return isinstance(stored, StoreUnavailable) or stored.is_routed
@@ -214,7 +214,7 @@ class Watcher:
         try:
             await work
         except Exception:
-            # One model's trouble is not the others'; the next look tries it again.
+            # One model's failure must not affect the others; the next look retries it.
             log.exception("a routing record was not followed", extra={"model": name})
 
     async def _refresh(self, models: HostedModels, name: str) -> None:
@@ -227,7 +227,7 @@ class Watcher:
             except StoreUnavailable:  # the next look notes it
                 return
             await self._apply(models, name, stored)
-            # Requests that fail wake it too, and may do so all the time.
+            # Failing requests wake it too, and may do so all the time.
             await asyncio.sleep(_LEAST_PAUSE_SECONDS)
 
     async def _apply_locked(self, models: HostedModels, name: str, stored: Stored) -> None:
@@ -235,7 +235,7 @@ class Watcher:
             await self._apply(models, name, stored)
 
     async def _apply(self, models: HostedModels, name: str, stored: Stored) -> None:
-        """Act on what the store has of a model: adopt it, restore it, host it or stop that."""
+        """Act on the store's record of a model: adopt it, restore it, host it or unhost it."""
         known = models.record(name)
         if isinstance(stored, StoreUnavailable):
             if self._problems.get(name) != stored.message:
@@ -249,7 +249,7 @@ class Watcher:
             if known is None and stored.is_routed:
                 await models.host(stored)
             elif known is not None and not await self._converge(models, known, stored):
-                return  # the next look tries it again
+                return  # the next look retries it
             if stored.removed:
                 await models.unhost(name)
         if (known := models.record(name)) is not None:
@@ -260,7 +260,7 @@ class Watcher:
     async def _converge(
         self, models: HostedModels, known: RoutingRecord, stored: RoutingRecord
     ) -> bool:
-        """Have the store and this replica agree; whether they do."""
+        """Make the store and this replica agree; return whether they do."""
         merged = merge(stored, known)
         if merged.write:
             try:
