@@ -17,17 +17,17 @@ _PROBABILITIES = pa.list_(pa.float64())
 
 
 class AnsweredRows:
-    """Rows of requests among those of the inferences that they share.
+    """Maps the rows of requests to those of the inferences that they share.
 
-    A request's rows begin at `firsts` of the inference whose place in `answers` is its ordinal; one
-    without an ordinal has rows of nulls.
+    A request's rows begin at its `firsts` in the inference whose place in `answers` is its ordinal;
+    a request without an ordinal has rows of nulls.
     """
 
     def __init__(
         self, answers: Sequence[Answer], ordinals: pa.Array, firsts: pa.Array, rows: RowSpreader
     ) -> None:
-        found = pc.min_max(ordinals)
-        least, most = found["min"].as_py(), found["max"].as_py()
+        bounds = pc.min_max(ordinals)
+        least, most = bounds["min"].as_py(), bounds["max"].as_py()
         self.answers = [] if least is None else answers[least : most + 1]
         ends = [*accumulate((places[0] for _, _, places in self.answers), initial=0)]
         self.count = ends[-1]
@@ -38,7 +38,7 @@ class AnsweredRows:
             self._places = None  # all of them, as they are
 
     def select(self, column: pa.Array) -> pa.Array:
-        """Of a column of all inferences' rows, those of the requests."""
+        """The requests' rows of a column with the rows of all inferences."""
         return column if self._places is None else column.take(self._places)
 
 
@@ -56,7 +56,7 @@ class AnswerColumns(NamedTuple):
 
     @staticmethod
     def nulls(rows: int) -> AnswerColumns:
-        """No answers."""
+        """Columns for rows without answers."""
         return AnswerColumns(
             pa.nulls(rows, pa.string()),
             pa.nulls(rows, pa.float64()),
@@ -67,7 +67,7 @@ class AnswerColumns(NamedTuple):
 def answer_columns(answered: AnsweredRows) -> AnswerColumns:
     """The predictions of requests.
 
-    `ValueError` where answers differ in type or shape, so that they make no common column.
+    `ValueError` where answers differ in type or shape, so that they share no column.
     """
     answers, rows = answered.answers, answered.count
     labels = _lists([(body, places[2]) for _, body, places in answers], rows)
@@ -102,7 +102,7 @@ def _predictions(labels: pa.Array, *, is_boolean: bool) -> tuple[pa.Array, pa.Ar
     if pa.types.is_null(labels.type):
         return pa.nulls(len(labels), pa.string()), none
     if labels.type.list_size > 1:
-        return pa.array([str(one) for one in labels.to_pylist()], pa.string()), none
+        return pa.array([str(label) for label in labels.to_pylist()], pa.string()), none
     flat = labels.flatten()
     if is_boolean:
         flat = flat.cast(pa.bool_())

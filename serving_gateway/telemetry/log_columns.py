@@ -39,9 +39,9 @@ def record_batches(
     """The batches of `record_batch`, split by the day (UTC) of the answers."""
     batch = record_batch(log, part, clock, hash_client)
     days = pc.divide(batch.column(LOG_TIME).cast(pa.int64()), _DAY_MICROSECONDS)
-    found = pc.unique(days).to_pylist()
-    parts = [batch] if len(found) == 1 else [batch.filter(pc.equal(days, day)) for day in found]
-    return [(_EPOCH + timedelta(days=day), part) for day, part in zip(found, parts, strict=True)]
+    dates = pc.unique(days).to_pylist()
+    parts = [batch] if len(dates) == 1 else [batch.filter(pc.equal(days, day)) for day in dates]
+    return [(_EPOCH + timedelta(days=day), part) for day, part in zip(dates, parts, strict=True)]
 
 
 def record_batch(
@@ -49,8 +49,8 @@ def record_batch(
 ) -> pa.RecordBatch:
     """Requests as columns: the features, then `LOG_COLUMNS`, one row per row predicted.
 
-    `clock` is what `perf_counter` lacks to the seconds since the epoch. `ValueError` and Arrow's
-    errors, which are such, for bytes that are not what they should be.
+    `clock` is the offset from `perf_counter` to seconds since the epoch. `ValueError`, which
+    Arrow's errors are too, for invalid bytes.
     """
     fields = record_fields(part.records, "qqqqqddd")
     numbers, counts, ordinals, firsts, clients, sent, seconds, as_of = fields
@@ -72,7 +72,7 @@ def record_batch(
         rows.spread(seconds),
         *_mirrored_columns(part, rows),
     ]
-    tensors = [one[0] for one in answered.answers]
+    tensors = [answer[0] for answer in answered.answers]
     features = feature_columns(signature, tensors, answered.count)
     names = [feature.name for feature in signature.features]
     return pa.record_batch([*map(answered.select, features), *arrays], names=[*names, *LOG_COLUMNS])
@@ -92,7 +92,7 @@ def feature_columns(
     if len(flat) != rows * len(features):
         raise ValueError(f"{len(flat)} elements are not {rows} rows of {len(features)}")
     lists = pa.FixedSizeListArray.from_arrays(flat, len(features))
-    return [_logical(pc.list_element(lists, at), one) for at, one in enumerate(features)]
+    return [_logical(pc.list_element(lists, at), feature) for at, feature in enumerate(features)]
 
 
 def _logical(column: pa.Array, feature: Feature) -> pa.Array:
@@ -113,19 +113,19 @@ def _nan_to_null(numbers: pa.Array) -> pa.Array:
 
 
 def _clients(page: Page, clients: pa.Array, hash_client: Callable[[str], str | None]) -> pa.Array:
-    hashes = [None if one is None else hash_client(one) for one in page.clients]
+    hashes = [None if client is None else hash_client(client) for client in page.clients]
     return pa.array(hashes, pa.string()).take(clients)
 
 
 def _entities(part: PagePart, counts: pa.Array, rows: int, keys: Sequence[str]) -> pa.Array:
-    """By row, its entity as text; null where the request named none."""
+    """The entity of each row as text; null where the request named none."""
     entities = part.page.entities
     if not entities:
         return pa.nulls(rows, pa.string())
     texts: list[str | None] = []
     for at, count in enumerate(counts.to_pylist(), part.start):
-        whose = entities.get(at)
-        texts += [None] * count if whose is None else [entity_text(one, keys) for one in whose]
+        named = entities.get(at)
+        texts += [None] * count if named is None else [entity_text(one, keys) for one in named]
     return pa.array(texts, pa.string())
 
 

@@ -36,8 +36,8 @@ def elements(parts: Sequence[bytes], datatype: str) -> pa.Array:
     count, rest = divmod(len(data), kind.bit_width // 8)
     if rest:
         raise ValueError(f"{len(data)} bytes are not whole elements of {datatype}")
-    found = pa.Array.from_buffers(kind, count, [None, pa.py_buffer(data)])
-    return found.cast(pa.bool_()) if datatype == "BOOL" else found
+    array = pa.Array.from_buffers(kind, count, [None, pa.py_buffer(data)])
+    return array.cast(pa.bool_()) if datatype == "BOOL" else array
 
 
 def _texts(parts: Sequence[bytes]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A model's folder of the prediction log: files are written whole, and deleted by age and size."""
+"""A model's folder of the prediction log: files are complete, and deleted by age and size."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _STALE_SECONDS: Final = 3600.0
 """Age of a staged file whose process must have died."""
 _CHECK_SECONDS: Final = 600.0
 _CHECK_SHARE: Final = 0.01
-"""Part of the limit in bytes after which files are looked through again."""
+"""Part of the limit in bytes after which the files are checked again."""
 _DISTINCT: Final = frozenset([LOG_ID, LOG_TIME, LOG_AGE, LOG_SCORE, LOG_LATENCY])
-"""Columns of as many different values as rows, for which looking for equal ones costs time."""
+"""Columns with as many distinct values as rows, for which looking for equal ones costs time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +51,7 @@ class LogFolder:
     _checked_at: float | None = None
 
     def write(self, name: str, batches: Sequence[Any]) -> None:
-        """Write record batches of one schema to a file below the folder; `OSError`."""
+        """Write record batches of one schema to a file below the folder; may raise `OSError`."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -60,7 +60,7 @@ class LogFolder:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged_file(path) as file:
-            pq.write_table(table, file, use_dictionary=_repetitive(table))
+            pq.write_table(table, file, use_dictionary=_dictionary_columns(table))
             self._unchecked_bytes += file.tell()
         try:
             self._keep_limits(path)
@@ -78,7 +78,7 @@ class LogFolder:
 
 @contextmanager
 def pyarrow_required() -> Iterator[None]:
-    """Imports that need pyarrow; RuntimeError where it cannot be imported."""
+    """Guard imports that need pyarrow; RuntimeError where it cannot be imported."""
     try:
         yield
     except Exception as error:
@@ -89,7 +89,7 @@ def pyarrow_required() -> Iterator[None]:
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that is at `path`, durably, once all is written; after an error nothing is left."""
+    """Write a file that appears at `path`, durably, once complete; an error leaves nothing."""
     staged = path.with_name(f".{path.name}.staged")
     try:
         with staged.open("wb") as file:
@@ -103,8 +103,8 @@ def staged_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _repetitive(table: Any) -> list[str]:
-    """Columns that are written by the numbers of their different values: of text and integers."""
+def _dictionary_columns(table: Any) -> list[str]:
+    """Columns to be written with a dictionary of their values: of text and integers."""
     return [
         field.name
         for field in table.schema
@@ -121,11 +121,11 @@ class _File(NamedTuple):
 def delete_oldest(folder: Path, max_bytes: int, first_day: date, *, keep: Path) -> None:
     """Delete what is older than `first_day`, and the oldest files beyond `max_bytes`.
 
-    Never `keep`; files that an ended process left behind go too. Files of other folders than those
-    of days are of earlier releases where they lie in `folder` itself, else not the log's.
+    Never `keep`; files that an ended process left behind go too. Outside the folders of days, files
+    in `folder` itself are of earlier releases; others are not the log's.
     """
     files = sorted(_files(folder))
-    total = sum(one.size for one in files)
+    total = sum(file.size for file in files)
     for written_at, size, path in files:
         is_old = _day(path, written_at) < first_day
         if path != keep and (is_old or total > max_bytes) and delete(path):
@@ -139,7 +139,7 @@ def delete_oldest(folder: Path, max_bytes: int, first_day: date, *, keep: Path) 
 
 
 def delete(path: Path) -> bool:
-    """Delete a file; one that cannot be is logged, and keeps no others from being deleted."""
+    """Delete a file; a failure is logged, and does not keep others from being deleted."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -149,36 +149,36 @@ def delete(path: Path) -> bool:
 
 
 def note_undeleted(error: OSError) -> None:
-    """Log why files stay that have to go."""
+    """Log why files that should be deleted remain."""
     log.warning("old files were not deleted", extra={"reason": str(error)})
 
 
 def day_folders(folder: Path) -> Iterator[Path]:
-    """The folders of days; what lies behind a link is not the log's, and never deleted."""
+    """The folders of days; what is behind a link is not the log's, and never deleted."""
     return (day for day in folder.glob(f"{LOG_DAY}*") if not day.is_symlink())
 
 
 def files_of(place: Path, now: float) -> Iterator[tuple[Path, os.stat_result]]:
-    """The whole files in a folder; none where it is another thing, or cannot be read.
+    """The complete files in a folder; none if it is not a folder, or cannot be read.
 
     Staged ones that are stale at the time `now` are deleted.
     """
     with suppress(NotADirectoryError, FileNotFoundError, PermissionError):
         for path in place.iterdir():
             with suppress(FileNotFoundError):
-                about = path.lstat()
-                if not stat.S_ISREG(about.st_mode):
+                status = path.lstat()
+                if not stat.S_ISREG(status.st_mode):
                     continue
                 if path.suffix in {".parquet", UNREADABLE_SUFFIX}:
-                    yield path, about
-                elif path.suffix == ".staged" and now - about.st_mtime > _STALE_SECONDS:
+                    yield path, status
+                elif path.suffix == ".staged" and now - status.st_mtime > _STALE_SECONDS:
                     delete(path)
 
 
 def _files(folder: Path) -> Iterator[_File]:
     for place in (folder, *day_folders(folder)):
-        for path, about in files_of(place, time.time()):
-            yield _File(about.st_mtime, about.st_size, path)
+        for path, status in files_of(place, time.time()):
+            yield _File(status.st_mtime, status.st_size, path)
 
 
 def _day(path: Path, written_at: float) -> date:

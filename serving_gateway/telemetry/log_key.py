@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def log_key(settings: Settings) -> bytes | None:
-    """The configured key, or else that of the state directory; None where it cannot be had."""
+    """The configured key, or else that of the state directory; None if neither is available."""
     if settings.sample_key is not None:
         return settings.sample_key.get_secret_value().encode()
     path = settings.state_dir / LOG_KEY_FILE

@@ -1,7 +1,7 @@
-"""A page of the prediction log: what the event loop leaves of answered requests for the writer.
+"""A page of the prediction log: answered requests as the event loop leaves them to the writer.
 
 One processor writes it and another one reads it, so that logging costs as much as memory is
-touched: of a request a record of fixed size is kept, and no object of its own.
+touched: each request leaves a record of fixed size, and no object of its own.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ Answer = tuple[Sequence[bytes], bytes, Places]
 prediction is in that."""
 
 Entity = int | str | tuple[int | str | None, ...] | None
-"""Whose row it is: an id, or one for each join key; None for a row without."""
+"""The entity of a row: an id, or one for each join key; None for a row without."""
 
 Copy = tuple[int, float | None, Answer | None, int, str | None]
 """B's version, latency in seconds, inference and first row for a mirrored request, or the reason
 why there is none."""
 
 RECORD: Final = struct.Struct("<5q3d")
-"""Of a request: the number of its id; its rows; the number of its inference on the page, and its
-first row there; the number of its client on the page; by `perf_counter`, when it was sent to Triton
-and the seconds until its answer; when its oldest stored value was observed (seconds since the
-epoch), or NaN."""
+"""A request: the number of its id; its rows; the number of its inference on the page, and its first
+row there; the number of its client on the page; by `perf_counter`, when it was sent to Triton and
+the seconds until its answer; when its oldest stored value was observed (seconds since the epoch),
+or NaN."""
 COPY_RECORD: Final = struct.Struct("<3qd")
-"""Of B's answer: version; the number of the inference on the page, -1 without one, and the first
-row there; seconds, or NaN."""
+"""B's answer: version; the number of the inference on the page, -1 without one, and the first row
+there; seconds, or NaN."""
 NO_ANSWER: Final = -1
 
 _RECORD_BYTES: Final = 160
-"""What a record and its copy take, rather too much while their buffers grow."""
+"""What a record and its copy take, a generous estimate while their buffers grow."""
 _OBJECT_BYTES: Final = 400
-"""What an inference, a client, an entity's text or a failure takes beside its bytes, at most."""
+"""What an inference, a client, an entity's text or a failure takes besides its bytes, at most."""
 _CHARACTER_BYTES: Final = 4
 
 
 class Page:
     """Answered requests of one variant, all of them mirrored or none.
 
-    `rows` and `bytes` are what the page takes of the queue.
+    `rows` and `bytes` are what the page takes up in the queue.
     """
 
     __slots__ = (
@@ -60,14 +60,14 @@ class Page:
         self.records = bytearray()
         self.answers: list[Answer] = []
         self.last: Answer | None = None
-        """The newest of them: requests that share one follow each other."""
+        """The newest inference: requests that share one follow each other."""
         self.last_at = -1
         self.clients: dict[str | None, int] = {}
         """Numbers of clients by their ids."""
         self.entities: dict[int, Sequence[Entity]] = {}
-        """Of those requests that name any, by their place on the page."""
+        """The entities of requests that name any, by the request's place on the page."""
         self.copies = bytearray()
-        """Of B, for each request; empty where they were not mirrored."""
+        """B's records, one for each request; empty where they were not mirrored."""
         self.copied: list[Answer] = []
         self.failures: dict[int, str] = {}
         """Why B did not answer, by the request's place on the page."""
@@ -76,11 +76,11 @@ class Page:
 
     @property
     def requests(self) -> int:
-        """How many there are."""
+        """The number of requests."""
         return len(self.records) // RECORD.size
 
     def whole(self) -> PagePart:
-        """All of them."""
+        """All requests of the page."""
         return PagePart(self, 0, self.requests)
 
     def begin(self, answer: Answer) -> None:
@@ -116,7 +116,7 @@ class PagePart(NamedTuple):
 
     @property
     def copies(self) -> memoryview:
-        """Their records of B; empty where they were not mirrored."""
+        """B's records of them; empty where they were not mirrored."""
         size = COPY_RECORD.size
         return memoryview(self.page.copies)[self.start * size : self.stop * size]
 

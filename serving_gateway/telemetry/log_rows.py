@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _ZERO: Final = pa.array([0], pa.int32())
-"""Made here: with the first array pyarrow imports pandas where that is installed, which would take
-the time of the first requests."""
+"""Made here: with the first array pyarrow imports pandas where that is installed, which would delay
+the first requests."""
 _TYPES: Final = {"q": pa.int64(), "d": pa.float64()}
 _FIELD_BYTES: Final = 8
 
@@ -27,7 +27,7 @@ def record_fields(records: memoryview, kinds: str) -> list[pa.Array]:
 
 
 class RowSpreader:
-    """Repeats what requests have once for each of their rows, of which there are `counts`."""
+    """Repeats what requests have once for each of their rows; `counts` has the number of rows."""
 
     def __init__(self, counts: pa.Array) -> None:
         self.count: int = pc.sum(counts).as_py()

@@ -1,8 +1,8 @@
 """Writes the prediction log to Parquet files, in a thread of its own.
 
-A model's folder has a folder for each day (UTC), which holds whole files only: one is staged under
-a name that starts with a dot, and renamed. Rows that cannot be written are counted and logged once;
-answers go on.
+A model's folder has a folder for each day (UTC), which holds complete files only: a file is staged
+under a name that starts with a dot, and renamed. Rows that cannot be written are counted and logged
+once; predictions are still answered.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _YIELD_SECONDS: Final = 0.001
 _KEPT_HASHES: Final = 65_536
 
 _Key = tuple[ModelLog, str, tuple[Feature, ...], date]
-"""What counts the rows, model, features and day: rows with the same ones may share a file."""
+"""The counter of the rows, model, features and day: rows with an equal key may share a file."""
 
 
 class LogWriter:
     """Writes entries to a folder for each model; `replica` is part of the files' names.
 
-    With `key`, clients are in the log by its hash; without, not at all.
+    With `key`, the log identifies clients by a keyed hash; without, it names no clients.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LogWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits and end; a disk that hangs is not waited for."""
+        """Write what waits and end, without waiting for a disk that hangs."""
         self._ending = True
         self._queue.wake.set()
         if self._thread.is_alive():
@@ -116,7 +116,7 @@ class LogWriter:
                 self._write(key)
 
     def _take(self, variant: VariantLog, page: Page) -> None:
-        """Put a page into buffers, as the files will hold them."""
+        """Convert a page to batches, and buffer them by file."""
         limits, buffers = self._settings, self._buffers
         features = variant.signature.features
         for day, batch in self._to_batches(variant, page.whole()):
@@ -124,7 +124,7 @@ class LogWriter:
             self._due.setdefault(key, page.opened_at + limits.sample_seconds)
             buffers[key].append(batch)
             self._buffered += batch.nbytes
-            if sum(one.num_rows for one in buffers[key]) >= limits.sample_rows_per_file:
+            if sum(batch.num_rows for batch in buffers[key]) >= limits.sample_rows_per_file:
                 self._write(key)
             while self._buffered > limits.sample_queue_bytes:
                 self._write(max(buffers, key=lambda key: sum(one.nbytes for one in buffers[key])))
@@ -142,7 +142,7 @@ class LogWriter:
             if part.stop - part.start == 1:
                 self._lose(variant, part, f"{type(error).__name__}: {error}")
                 return []
-        # One request that is not like the others must not take them along.
+        # One invalid request must not take the others along.
         return [batch for half in part.halves() for batch in self._to_batches(variant, half)]
 
     def _lose(self, variant: VariantLog, part: PagePart, problem: str) -> None:
@@ -154,8 +154,8 @@ class LogWriter:
         origin, model_name, _, day = key
         del self._due[key]
         batches = self._buffers.pop(key)
-        self._buffered -= sum(one.nbytes for one in batches)
-        rows = sum(one.num_rows for one in batches)
+        self._buffered -= sum(batch.nbytes for batch in batches)
+        rows = sum(batch.num_rows for batch in batches)
         if model_name not in self._folders:
             limits = self._settings.sample_max_bytes, self._settings.sample_max_days
             self._folders[model_name] = LogFolder(self._directory / model_name, *limits)
@@ -163,7 +163,7 @@ class LogWriter:
         try:
             self._folders[model_name].write(name, batches)
         except Exception as error:
-            # A full or unwritable disk above all; a bug in here must not end the thread either.
+            # Mostly a full or unwritable disk; but a bug here must not end the thread either.
             origin.failed += rows
             self._note(f"{type(error).__name__}: {error}")
             return

@@ -22,7 +22,7 @@ import msgspec
 
 _STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
 _MAX_WAITING_BYTES: Final = 4_194_304
-"""Of lines that wait to be written; more lines are dropped and counted."""
+"""Most bytes of lines that wait to be written; further lines are dropped and counted."""
 _END_SECONDS: Final = 2.0
 """Longest wait for the last lines when the process ends."""
 _SUMMARY_SECONDS: Final = 1.0

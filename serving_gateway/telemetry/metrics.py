@@ -100,7 +100,7 @@ class Metrics:
         return await asyncio.shield(self._next)
 
     def render_model(self, model_name: str) -> Sequence[bytes]:
-        """The same about one model, if it is hosted, and about which replica answers."""
+        """The metrics of one model, if it is hosted, and which replica answers."""
         text = Exposition(_TABLE)
         if (model := self._models.get(model_name)) is not None:
             _add_model(text, model_name, model)
@@ -116,8 +116,8 @@ class Metrics:
             try:
                 return [part async for part in self._parts()]
             finally:
-                took = monotonic() - began
-                self._pause_until = monotonic() + min(_MAX_PAUSE_SECONDS, _PAUSE_SHARE * took)
+                duration = monotonic() - began
+                self._pause_until = monotonic() + min(_MAX_PAUSE_SECONDS, _PAUSE_SHARE * duration)
 
     async def _parts(self) -> AsyncIterator[bytes]:
         text = Exposition(_TABLE + PROCESS_TABLE)

@@ -1,8 +1,8 @@
-"""Files of outcomes: each is in place for good once `write` returns, and small ones are merged.
+"""Files of outcomes: each is durable once `write` returns, and small ones are merged.
 
-A file is staged under a name that starts with a dot, made durable, and renamed. Merging writes one
-file of many first, and removes those a while later: a reader sees a row twice rather than never,
-and rows are distinct by when they were received.
+A file is staged under a name that starts with a dot, made durable, and renamed. Merging first
+writes one file of many, and removes those a while later: a reader sees a row twice rather than
+never, and rows are distinguished by when they were received.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from serving_gateway.contract import OUTCOMES_FOLDER, log_day
 from serving_gateway.telemetry.log_files import day_folders, delete, files_of, staged_file
 
 _FAN_IN: Final = 32
-"""Small files of one day that become one; as many of those again."""
+"""Small files of one day that are merged into one; as many of those are merged again."""
 _LARGE_BYTES: Final = 1_048_576
-"""Size in memory from which the rows of a file are not merged any more. In the file equal ones take
-next to no room, so that by its size one with a single outcome, repeated, would never be large."""
+"""Size in memory from which the rows of a file are not merged any more. On disk, equal rows take
+next to no room, so that a file with a single outcome, repeated, would never be large."""
 _GRACE_SECONDS: Final = 60.0
-"""How long merged files stay for readers that have listed them."""
+"""How long merged files remain for readers that have listed them."""
 _CHECK_SECONDS: Final = 600.0
 """Longest time between two looks at the limits of a model that gets outcomes."""
 _DAY_SECONDS: Final = 86_400.0
 
 
 class OutcomeFiles:
-    """Writes to `directory`; a model's oldest files go beyond `max_bytes` or `max_days`.
+    """Writes to `directory`; deletes a model's oldest files beyond `max_bytes` or `max_days`.
 
     Used by one thread.
 
@@ -56,7 +56,7 @@ class OutcomeFiles:
         self._clock = clock
         self._numbers = count(1)
         self._small: defaultdict[tuple[Path, int], list[Path]] = defaultdict(list)
-        """Files to be merged, by folder and how often they were."""
+        """Files to be merged, by folder and number of merges so far."""
         self._merged: list[tuple[float, Path]] = []
         """Files whose rows are in another one, with the time to remove them."""
         self._next_check: dict[Path, float] = {}
@@ -69,7 +69,7 @@ class OutcomeFiles:
         self._write(folder, 0, iter([table]))
 
     def tidy(self, *, everything: bool = False) -> None:
-        """Merge small files, and remove those that were; OSError when that cannot be done."""
+        """Merge small files, and remove merged ones; OSError when that cannot be done."""
         for (folder, level), paths in [*self._small.items()]:
             if len(paths) >= _FAN_IN:
                 self._merge(folder, level)
@@ -77,7 +77,7 @@ class OutcomeFiles:
                 del self._small[folder, level]
         now = self._clock()
         due = [path for at, path in self._merged if everything or at <= now]
-        self._merged = [one for one in self._merged if one[1] not in due]
+        self._merged = [entry for entry in self._merged if entry[1] not in due]
         for path in due:
             path.unlink(missing_ok=True)
         for folder, at in [*self._next_check.items()]:
@@ -101,19 +101,19 @@ class OutcomeFiles:
 
     def _merge(self, folder: Path, level: int) -> None:
         paths = self._small.pop((folder, level))
-        there = [path for path in paths if path.exists()]  # the others were the oldest, or erased
-        if there:
-            self._write(folder, level + 1, _row_groups(there))
+        present = [path for path in paths if path.exists()]  # the others were the oldest, or erased
+        if present:
+            self._write(folder, level + 1, _row_groups(present))
             due = self._clock() + _GRACE_SECONDS
-            self._merged += [(due, path) for path in there]
+            self._merged += [(due, path) for path in present]
         self._delete_oldest(folder.parent)
 
     def _delete_oldest(self, folder: Path) -> None:
         """Delete a model's oldest files beyond the limits, and what is stale."""
-        now, found = self._clock(), sorted(self._files(folder))
+        now, files = self._clock(), sorted(self._files(folder))
         self._next_check[folder] = now + _CHECK_SECONDS
-        total, first = sum(size for _, _, size in found), now - self._max_days * _DAY_SECONDS
-        for at, path, size in found[:-1]:
+        total, first = sum(size for _, _, size in files), now - self._max_days * _DAY_SECONDS
+        for at, path, size in files[:-1]:
             if total <= self._max_bytes and at >= first:
                 return
             total -= size if delete(path) else 0
@@ -122,8 +122,8 @@ class OutcomeFiles:
 
     def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
         for day in day_folders(folder):
-            for path, about in files_of(day, self._clock()):
-                yield about.st_mtime, path, about.st_size
+            for path, status in files_of(day, self._clock()):
+                yield status.st_mtime, path, status.st_size
 
 
 def _row_groups(paths: Sequence[Path]) -> Iterator[Any]:
@@ -131,22 +131,22 @@ def _row_groups(paths: Sequence[Path]) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    held: list[Any] = []
+    tables: list[Any] = []
     for path in paths:
-        held.append(pq.ParquetFile(path).read())
-        if sum(table.nbytes for table in held) >= _LARGE_BYTES:
-            yield pa.concat_tables(held)
-            held.clear()
-    if held:
-        yield pa.concat_tables(held)
+        tables.append(pq.ParquetFile(path).read())
+        if sum(table.nbytes for table in tables) >= _LARGE_BYTES:
+            yield pa.concat_tables(tables)
+            tables.clear()
+    if tables:
+        yield pa.concat_tables(tables)
 
 
 def _make_durable(folder: Path) -> None:
     """Make a folder and those above it, so that they outlast a crash."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        _sync(one.parent)
+    for path in missing:
+        _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Outcomes on their way from callers to files, in a thread of its own.
+"""Writes outcomes of callers to files, in a thread of its own.
 
-A caller is answered once its outcomes are in a file; those of many callers share one. What cannot
-be written is refused, and nothing of it is kept: the caller sends it again.
+A caller is answered once its outcomes are in a file, which many callers may share. A call that
+cannot be written is refused as a whole: the caller sends it again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GATHER_SECONDS: Final = 0.01
 _TIDY_SECONDS: Final = 5.0
 _END_SECONDS: Final = 5.0
 _CHUNK: Final = 1_024
-"""Outcomes that are converted at once; the event loop waits for the interpreter meanwhile."""
+"""Outcomes that are converted in one go, while the event loop waits for the interpreter."""
 _YIELD_SECONDS: Final = 0.001
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EXACT: Final = 2.0**53
@@ -77,7 +77,7 @@ class OutcomeWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits and end; a disk that hangs is not waited for."""
+        """Write what waits and end, without waiting for a disk that hangs."""
         self._calls.put(None)
         if self._thread.is_alive():
             self._thread.join(_END_SECONDS)
@@ -102,7 +102,7 @@ class OutcomeWriter:
                 self._write(model_name, own)
             try:
                 self._files.tidy(everything=is_ending)
-            except Exception as error:  # of a disk above all; they stay as they are
+            except Exception as error:  # mostly of a disk; the files stay as they are
                 log.warning("small files of outcomes were not merged", exc_info=error)
 
     def _gather(self) -> tuple[list[_Call], bool]:
@@ -128,7 +128,7 @@ class OutcomeWriter:
             try:
                 tables.append(self._to_table(call.outcomes))
                 written.append(call)
-            except Exception as error:  # it is about this call alone
+            except Exception as error:  # it affects this call alone
                 refusal = f"An outcome cannot be written ({error}); nothing of the call was kept."
                 _settle(call, InvalidInput(refusal, field="outcomes"))
         if not written:
@@ -137,7 +137,7 @@ class OutcomeWriter:
         try:
             self._files.write(model_name, pa.concat_tables(tables))
         except Exception as error:
-            # A full or unwritable disk above all; a bug in here must not end the thread either.
+            # Mostly a full or unwritable disk; but a bug here must not end the thread either.
             problem = self._translate(error)
         if problem is None and self._problem is not None:
             log.info("outcomes are written again")
@@ -189,10 +189,10 @@ def to_table(outcomes: Sequence[Outcome], first_us: int) -> Any:
 
     time_type = pa.timestamp("us", tz="UTC")
     arrays = [
-        pa.array([one.prediction_id for one in outcomes], pa.string()),
-        pa.array([one.row for one in outcomes], pa.int32()),
-        pa.array([as_text(one.outcome) for one in outcomes], pa.string()),
-        pa.array([one.observed_at for one in outcomes], time_type),
+        pa.array([outcome.prediction_id for outcome in outcomes], pa.string()),
+        pa.array([outcome.row for outcome in outcomes], pa.int32()),
+        pa.array([as_text(outcome.outcome) for outcome in outcomes], pa.string()),
+        pa.array([outcome.observed_at for outcome in outcomes], time_type),
         pa.array(range(first_us, first_us + len(outcomes)), pa.int64()).cast(time_type),
     ]
     schema = {OUTCOME_SCHEMA_KEY: str(OUTCOME_SCHEMA)}

@@ -9,9 +9,9 @@ from typing import Final
 
 _PREFIX_BYTES: Final = 8
 _DRAWN_BYTES: Final = 4096
-"""Of chance at once: to ask the kernel for each id costs ten times as much."""
+"""Random bytes drawn at once: asking the kernel for each id costs ten times as much."""
 _COUNTED_BITS: Final = 31
-"""With those of chance 63, as many as the log keeps of a number."""
+"""With the random bits 63, as many as the log keeps of a number."""
 _COUNTED: Final = (1 << _COUNTED_BITS) - 1
 
 
@@ -20,7 +20,7 @@ class PredictionIds:
 
     The prefix is random, so that no id is used twice, by any replica or after any restart. Most of
     a number is random as well: the first outcome that is reported for an id counts, so a client
-    must not be able to tell the ids of others from its own.
+    must not be able to guess other clients' ids from its own.
     """
 
     def __init__(self) -> None:
@@ -40,5 +40,5 @@ class PredictionIds:
 
 
 def _random_numbers(size: int) -> array[int]:
-    """Numbers of 32 bits that nobody can foresee, from `size` bytes."""
+    """Unpredictable numbers of 32 bits, from `size` bytes."""
     return array("I", os.urandom(size))

@@ -81,13 +81,13 @@ class LogQueue:
         return self._rows - self._released_rows
 
     def open(self, variant: VariantLog) -> Page:
-        """A page for a variant without one."""
+        """Open a page for a variant without one."""
         variant.page = page = Page()
         self._open.append((variant, page))
         return page
 
     def take(self, rows: int, size: int) -> bool:
-        """Take room, if there is any; else have the writer make some of the open pages."""
+        """Reserve room, if there is any; else seal the open pages so that the writer makes some."""
         is_free = (
             self.held_rows + rows <= self._max_rows
             and self._bytes + size - self._released_bytes <= self._max_bytes
@@ -100,7 +100,7 @@ class LogQueue:
         return is_free
 
     def give_back(self, size: int) -> None:
-        """Return room that was taken for nothing."""
+        """Return room that was reserved in vain."""
         self._bytes -= size
 
     def release(self, rows: int, size: int) -> None:
@@ -109,7 +109,7 @@ class LogQueue:
         self._released_bytes += size
 
     def seal_early(self) -> None:
-        """Leave the open pages to the writer if they are enough for it to begin."""
+        """Hand the open pages to the writer if they are enough for it to begin."""
         if (
             self._rows - self._sealed_rows >= self._wake_rows
             or 2 * (self._bytes - self._sealed_bytes) >= self._max_bytes
@@ -117,7 +117,7 @@ class LogQueue:
             self.seal()
 
     def seal(self) -> None:
-        """Leave the open pages to the writer; called where they are filled."""
+        """Hand the open pages to the writer; called where they are filled."""
         self._sealed_rows, self._sealed_bytes = self._rows, self._bytes
         if self._open:
             for variant, _ in self._open:
@@ -179,7 +179,7 @@ class VariantLog:
         self.signature = signature
         self.page: Page | None = None
         self.mirrored: VariantLog | None = None
-        """The one of requests that were mirrored, from the first one on."""
+        """The log of mirrored requests, from the first one on."""
 
     def put(
         self,
@@ -218,7 +218,7 @@ class VariantLog:
         return False
 
     def put_mirrored(self, entry: Entry, copy: Copy) -> None:
-        """Add a mirrored request, likewise."""
+        """Add a mirrored request with B's answer, as `put` does."""
         if self.mirrored is None:
             about = self.model_name, self.variant, self.version, self.generation, self.signature
             self.mirrored = VariantLog(self.model, *about)
@@ -246,7 +246,7 @@ class VariantLog:
     def _hold(
         self, page: Page, client: str | None, entities: Sequence[Entity] | None, kept: int
     ) -> int | None:
-        """Keep on the page what only some requests have; the client's number, if there is room."""
+        """Store on the page what only some requests have; the client's number, if there is room."""
         clients = page.clients
         size = 0 if entities is None else text_bytes(None) + kept
         if client not in clients:

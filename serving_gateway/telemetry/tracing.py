@@ -33,7 +33,7 @@ from serving_gateway.errors import GatewayError
 _EXPORT_SECONDS: Final = 5.0
 """Limit for one export, its repetitions included."""
 _CLOSE_SECONDS: Final = 2.0
-"""What the end of the process waits for the last spans."""
+"""How long the end of the process waits for the last spans."""
 
 
 class _Span:
@@ -84,8 +84,8 @@ class InferenceSpan(_Span):
 class Tracing:
     """Makes spans and sends them to `endpoint`, the base address of a collector.
 
-    `fraction` is the share of the requests traced that come without a trace; those that come with
-    one are traced as that says.
+    `fraction` is the share of requests without a trace context that are traced; a request with one
+    is traced if its context says so.
     """
 
     def __init__(self, endpoint: str, fraction: float, replica: str) -> None:
@@ -127,7 +127,7 @@ class Tracing:
         """
         if not requests:
             return None
-        traced = [one.span for one in requests]
+        traced = [request.span for request in requests]
         attributes: dict[str, str | int] = {
             "serving.model": model_name,
             "serving.version": version,
@@ -139,7 +139,7 @@ class Tracing:
             set_span_in_context(traced[0]),
             SpanKind.CLIENT,
             attributes,
-            [Link(one.get_span_context()) for one in traced],
+            [Link(span.get_span_context()) for span in traced],
         )
         for other in traced[1:]:
             other.add_link(span.get_span_context())
