@@ -1,4 +1,4 @@
-"""Every Triton server behind one address: which there are, and which one is asked."""
+"""Every Triton server behind one address: which servers there are, and which one is asked."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class TritonCluster:
         self._settings = settings
         listed = [] if servers_url is None else servers_url.split(",")
         self._name = listed[0] if len(listed) == 1 else None
-        """What resolves to every server, where that is how they are found."""
+        """The name that resolves to every server, where they are found by one."""
         self._states: WeakValueDictionary[tuple[str, int], VersionState] = WeakValueDictionary()
         self._turn = 0
         self._servers: dict[str, TritonServer] = {}
         self._retired: WeakSet[TritonServer] = WeakSet()
-        for one in listed if len(listed) > 1 else [url]:
-            self._add(one)
+        for server_url in listed if len(listed) > 1 else [url]:
+            self._add(server_url)
         self._discovered_at = 0.0
         self._discovery: asyncio.Task[None] | None = None
         self._watch_task = None if servers_url is None else self.loop.create_task(self._watch())
@@ -79,7 +79,7 @@ class TritonCluster:
             state.refresh()
 
     def version(self, model_name: str, version: int) -> VersionState:
-        """What is known of a version; the same object as long as it is referenced."""
+        """What is known about a version; the same object as long as it is referenced."""
         state = self._states.get((model_name, version))
         if state is None:
             state = VersionState(model_name, version, [*self._servers.values()])
@@ -98,7 +98,7 @@ class TritonCluster:
 
         After `deadline`, by the loop's clock, nothing is tried again; the caller abandons the call
         then. `done` is called once, never before this returns; once more, with an error, if it
-        raised. What is not `repeatable`, as requests of sequences, is not executed twice.
+        raised. A request that is not `repeatable`, as one of a sequence, is not executed twice.
         """
         call = InferenceCall(self, state, request, deadline, done, repeatable)
         to = state.choose()
@@ -110,7 +110,7 @@ class TritonCluster:
         return call
 
     def take_retry(self) -> bool:
-        """Whether the budget allows one more retry; if so it is paid."""
+        """Spend one retry of the budget; False when there is none."""
         if self.retries < 1:
             return False
         self.retries -= 1
@@ -127,7 +127,7 @@ class TritonCluster:
         """Make sure, now, that every server that can be reached has a version READY.
 
         `VersionNotReady` when one does not, `TritonUnavailable` when none can be reached, and
-        `DeadlineExceeded` or `BadUpstreamAnswer` when one does not answer in time, or not sensibly.
+        `DeadlineExceeded` or `BadUpstreamAnswer` when one answers too late or with nonsense.
         """
         await self._discover(limit_seconds)
         _check(await self.version(model_name, version).probe(limit_seconds))
@@ -138,27 +138,27 @@ class TritonCluster:
 
         async def ask(server: TritonServer) -> set[int]:
             response = await server.get(f"/v2/models/{model_name}", limit_seconds)
-            found = read_metadata(response, server.url)
-            versions = () if found is None else found.versions
-            return {int(one) for one in versions if one.isdecimal() and len(one) <= 18}
+            metadata = read_metadata(response, server.url)
+            versions = () if metadata is None else metadata.versions
+            return {int(text) for text in versions if text.isdecimal() and len(text) <= 18}
 
-        asked = map(ask, self._servers.values())
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        queries = map(ask, self._servers.values())
+        answers = await asyncio.gather(*queries, return_exceptions=True)
         _check(answers)
-        found = [answer for answer in answers if isinstance(answer, set)]
-        return tuple(sorted(set.intersection(*found)))
+        ready = [answer for answer in answers if isinstance(answer, set)]
+        return tuple(sorted(set.intersection(*ready)))
 
     async def metadata(
         self, model_name: str, limit_seconds: float, version: int
     ) -> ModelMetadata | None:
-        """Triton's description of a version; None when it is not READY; raises as `get`."""
+        """Triton's description of a version; None when it is not READY; raises like `get`."""
         path = f"/v2/models/{model_name}/versions/{version}"
         return read_metadata(await self.get(path, limit_seconds), self.url)
 
     async def get(self, path: str, limit_seconds: float) -> TritonResponse:
         """The first response of status 200 to a GET, else the last server's, or its error.
 
-        Each server has `limit_seconds`; those that are well are asked first.
+        Each server has `limit_seconds`; healthy ones are asked first.
         """
         *others, last = sorted(self._servers.values(), key=lambda one: one.problem is not None)
         for server in others:
@@ -169,7 +169,7 @@ class TritonCluster:
         return await last.get(path, limit_seconds)
 
     async def _watch(self) -> None:
-        """Where there are several servers, follow them and what becomes of their versions."""
+        """Follow the servers, where there are several, and the state of their versions."""
         while True:
             try:
                 if monotonic() - self._discovered_at >= _REFRESH_SECONDS:
@@ -181,10 +181,10 @@ class TritonCluster:
 
     async def _recover(self) -> None:
         """Ask again where a version is not known to be READY: nothing else may ever do so."""
-        views = [one for state in [*self._states.values()] for one in state.on_servers]
-        waiting = [one for one in views if one.server.problem is not None or not one.is_ready]
-        waiting.sort(key=lambda one: one.probed_at)
-        probes = [one.probe(_RECOVERY_SECONDS) for one in waiting[:_MAX_RECOVERY_PROBES]]
+        views = [view for state in [*self._states.values()] for view in state.on_servers]
+        waiting = [view for view in views if view.server.problem is not None or not view.is_ready]
+        waiting.sort(key=lambda view: view.probed_at)
+        probes = [view.probe(_RECOVERY_SECONDS) for view in waiting[:_MAX_RECOVERY_PROBES]]
         await asyncio.gather(*probes)
 
     def _discover_soon(self) -> None:
@@ -193,7 +193,7 @@ class TritonCluster:
             self._discovery = self.loop.create_task(self._look_up(self._name))
 
     async def _discover(self, limit_seconds: float) -> None:
-        """Look the servers up now; those known stay when that takes too long."""
+        """Look the servers up now; the known ones remain if that takes too long."""
         self._discover_soon()
         if self._discovery is not None:
             await asyncio.wait([self._discovery], timeout=limit_seconds)
@@ -214,8 +214,8 @@ class TritonCluster:
             self._add(url, urlsplit(name).hostname)
         servers = [*self._servers.values()]
         log.info("Triton's servers changed", extra={"servers": sorted(self._servers)})
-        added = [one for state in [*self._states.values()] for one in state.follow(servers)]
-        await asyncio.gather(*(one.probe(VERIFY_SECONDS) for one in added))
+        added = [view for state in [*self._states.values()] for view in state.follow(servers)]
+        await asyncio.gather(*(view.probe(VERIFY_SECONDS) for view in added))
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -249,10 +249,10 @@ class TritonClusters:
 
 
 def _check(answers: Sequence[object]) -> None:
-    """Raise the first error, if any, of a question to every server.
+    """Raise the first error, if any, of a query to every server.
 
-    One that cannot be reached is left out while others can be, since no request reaches it
-    either; one that does not answer in time is not.
+    A server that cannot be reached is ignored while others can be, since no request reaches it
+    either; one that does not answer in time is not ignored.
     """
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     serious = [error for error in errors if not isinstance(error, TritonUnavailable)]

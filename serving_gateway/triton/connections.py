@@ -1,7 +1,7 @@
 """The connections to one server, for the one hop that every prediction makes.
 
 A general client library costs more per request than Triton's own work on a small model; this one
-knows nothing of Triton. Nothing queues here: callers bound what they have under way, so an
+knows nothing of Triton. Nothing queues here: callers bound what they have in flight, so an
 exchange takes an idle connection or opens its own, and a failed one affects its exchange alone.
 """
 
@@ -29,8 +29,8 @@ _MAX_CACHED_HEADS: Final = 256
 class Connections:
     """The connections to one server, of which at most `idle` are kept while not in use.
 
-    None is used beyond `max_age_seconds`: a server that drains is left, and behind a balancing
-    address new ones get their share. `server_name` is that of the certificate, where the address
+    None is used beyond `max_age_seconds`, so that a draining server is left, and new servers behind
+    a balancing address get their share. `server_name` is that of the certificate, where the address
     has an IP.
     """
 
@@ -101,7 +101,7 @@ class Connections:
                     ssl=self._tls,
                     server_hostname=self._server_name,
                 )
-        except (OSError, ValueError) as error:  # also TimeoutError, and names that are none
+        except (OSError, ValueError) as error:  # also TimeoutError, and invalid names
             if not exchange.is_abandoned:
                 why = str(error) or f"no connection within {self._connect_seconds:g} s"
                 exchange.on_failure(self._unreachable(why))
@@ -138,14 +138,14 @@ class Connections:
     def _drop_old(self) -> None:
         self._sweep = None
         oldest = self.loop.time() - self._max_age
-        for connection in [one for one in self.idle if one.opened_at <= oldest]:
+        for connection in [idle for idle in self.idle if idle.opened_at <= oldest]:
             self.end_use(connection)
             connection.close()
         if self.idle:
             self._sweep = self.loop.call_later(self._max_age, self._drop_old)
 
     def end_use(self, connection: Connection) -> None:
-        """Use a connection no more: it is ending."""
+        """Stop using a connection that is ending."""
         if connection in self.idle:
             self.idle.remove(connection)
 
@@ -163,14 +163,14 @@ class Connections:
             connection.close()
 
     def retire(self) -> None:
-        """Keep nothing any more; exchanges under way go on."""
+        """Keep nothing any more; exchanges in flight go on."""
         self._most_idle = 0
         self.drop_idle()
         if self._sweep is not None:
             self._sweep.cancel()
 
     async def aclose(self) -> None:
-        """Close everything; exchanges under way are forgotten."""
+        """Close everything; exchanges in flight are forgotten."""
         self._is_closed = True
         self.retire()
         for connection in [*self.open]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 AT_ONCE_SECONDS: Final = 0.1
-"""A connection lost so soon after a request was not lost over the work on it."""
+"""A connection lost this soon after a request was not lost because of the work on it."""
 _MAX_SIMPLE_BYTES: Final = 65_536
 _MAX_LENGTH_DIGITS: Final = 18
 _KEEPALIVE_SECONDS: Final = 10
@@ -64,7 +64,7 @@ class TritonResponse:
 
 
 class Exchange:
-    """One request under way; subclasses say what its end means."""
+    """One request in flight; subclasses say what its end means."""
 
     __slots__ = ("connection", "is_abandoned", "request")
 
@@ -82,7 +82,7 @@ class Exchange:
         raise NotImplementedError
 
     def drop(self) -> None:
-        """Have no callback any more; a connection in use cannot be used again and is closed."""
+        """Cancel the callbacks; a connection in use cannot be used again and is closed."""
         self.is_abandoned = True
         connection, self.connection = self.connection, None
         if connection is not None:
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._sent_at = 0.0
         self._is_answered = False
         self._is_unread = False
-        # It swallows what its callbacks raise, so none of them calls out.
+        # It swallows what its callbacks raise, so none of them calls other code.
         self._parser = httptools.HttpResponseParser(self)
         self._expect_response()
 
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(exchange.request)
 
     def close(self) -> None:
-        """Close it; an exchange under way is forgotten."""
+        """Close it; an exchange in flight is forgotten."""
         self._exchange = None
         if self._transport is not None:
             self._transport.abort()
@@ -136,17 +136,17 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._pool.open.add(self)
         self.opened_at = self._pool.loop.time()
-        made = transport.get_extra_info("socket")
-        if made is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         """Read a response, or a part of one."""
         exchange = self._exchange
         if exchange is None:
-            # Not asked for: what comes next could be taken for another exchange's response.
+            # Unsolicited: what comes next could be taken for another exchange's response.
             self._pool.end_use(self)
             self.close()
             return
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
             self._finish(exchange, response, keeps=self._keeps)
 
     def on_message_begin(self) -> None:
-        """Called by the parser, as those below."""
+        """Called by the parser, like the methods below."""
         if self._is_complete:
             self._keeps = False  # what follows a response was not asked for
 
@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
             self._is_unread = self._exchange is None or _unacknowledged(self._transport) > 0
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the exchange under way."""
+        """Fail the exchange in flight."""
         self._transport = None
         exchange, self._exchange = self._exchange, None
         self._pool.open.discard(self)
@@ -255,7 +255,7 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
     """Bytes written that the peer's kernel has not acknowledged; 0 where that is not known."""
     try:
         descriptor = transport.get_extra_info("socket").fileno()
-        found = fcntl.ioctl(descriptor, termios.TIOCOUTQ, struct.pack("i", 0))
+        packed = fcntl.ioctl(descriptor, termios.TIOCOUTQ, struct.pack("i", 0))
     except (AttributeError, OSError, ValueError):
         return 0
-    return int(struct.unpack("i", found)[0])
+    return int(struct.unpack("i", packed)[0])

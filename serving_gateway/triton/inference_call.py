@@ -1,4 +1,4 @@
-"""One inference under way: what is tried again, and what its outcome means."""
+"""One inference in flight: what is retried, and what its outcome means."""
 
 from __future__ import annotations
 
@@ -40,16 +40,17 @@ MODEL_FAILED: Final = "model_failed"
 """Code of the error of an inference that failed inside a READY version."""
 _RETRY_EARNED: Final = 0.1
 MAX_RETRIES: Final = 100.0
-"""Each answer earns a tenth of a retry, and so many are saved: what was under way on a server
-that ends is tried again, and an outage is not multiplied."""
+"""Each answer earns a tenth of a retry, and at most this many are saved: requests in flight on a
+server that ends are retried, and an outage is not amplified."""
 _PAUSES: Final = (0.0, 0.02, 0.08)
-"""Before the only server is tried again; together short, so that its loss is reported at once."""
+"""Pauses before the only server is retried; short in total, so that its loss is reported at
+once."""
 _MAX_ATTEMPTS: Final = 6
 VERIFY_SECONDS: Final = 1.0
 
 
 class InferenceCall(Exchange):
-    """One inference under way; see `TritonCluster.infer`."""
+    """One inference in flight; see `TritonCluster.infer`."""
 
     __slots__ = (
         "_at",
@@ -89,7 +90,7 @@ class InferenceCall(Exchange):
         self._timer: asyncio.TimerHandle | None = None
 
     def abandon(self, *, overdue: bool = False) -> bool:
-        """Call `done` no more; that it is overdue counts against the server's version."""
+        """Do not call `done` any more; being overdue counts against the server's version."""
         at, self._at = self._at, None
         self.drop()
         if self._timer is not None:
@@ -101,7 +102,7 @@ class InferenceCall(Exchange):
         return True
 
     def send(self, to: ServerVersion) -> None:
-        """Send the request to a server; again on a new connection."""
+        """Send the request to a server; a retry uses a new connection."""
         self._at = to
         to.in_flight += 1
         self._attempts += 1
@@ -111,7 +112,7 @@ class InferenceCall(Exchange):
             to.server.connections.start_fresh(self)
 
     def on_response(self, response: TritonResponse) -> None:
-        """Pass a good response on, and find out what another one means."""
+        """Pass a good response on, and find out what any other one means."""
         at, self._at = self._at, None
         if at is None:
             return
@@ -134,7 +135,7 @@ class InferenceCall(Exchange):
             self.finish(BadUpstreamAnswer("Triton's answer could not be processed; see the log."))
 
     def on_failure(self, error: GatewayError) -> None:
-        """Try again where that is safe and may help."""
+        """Retry where that is safe and may help."""
         at, self._at = self._at, None
         if at is None or self.is_abandoned:
             return
@@ -148,12 +149,11 @@ class InferenceCall(Exchange):
             self.finish(error)
 
     def _on_lost(self, at: ServerVersion, error: ConnectionLost) -> None:
-        # What may be sent again: a request that the server cannot have read goes to any server.
-        # One that it may have read could be what killed it, so that no other server gets it; it
-        # goes again once, pinned to the same server, if a kept connection ended right after the
-        # write, as idle limits, drains and balancers end them. A server that died refuses that
-        # new connection, and the request ends. For a sequence, which must not be executed twice,
-        # not even that is done.
+        # What may be resent: a request that the server cannot have read goes to any server. One
+        # that it may have read could be what killed it, so no other server gets it; it is resent
+        # once, pinned to the same server, if a kept connection ended right after the write, as idle
+        # limits, drains and balancers end them. A server that died refuses that new connection, and
+        # the request ends. A sequence must not be executed twice, so not even that is done for it.
         at.server.connections.drop_idle()
         if self._is_pinned:
             self.finish(error)
@@ -177,9 +177,9 @@ class InferenceCall(Exchange):
     def _retry(
         self, error: GatewayError, failed: ServerVersion | None, *, elsewhere: bool = False
     ) -> None:
-        """Send it again, to another server where one failed; end with `error` otherwise.
+        """Resend the request, to another server if one `failed`; else end with `error`.
 
-        `elsewhere` wants one that is known to be usable.
+        `elsewhere` requires one that is known to be usable.
         """
         state, cluster = self._state, self._cluster
         if failed is not None:
@@ -228,7 +228,7 @@ class InferenceCall(Exchange):
             self.finish(BadUpstreamAnswer(message, code=code))
 
     def finish(self, error: GatewayError) -> None:
-        """End with an error, unless it was abandoned."""
+        """End with an error, unless the call was abandoned."""
         if self.is_abandoned:
             return
         try:

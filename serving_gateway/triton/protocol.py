@@ -1,4 +1,4 @@
-"""What Triton says over HTTP beside inferences: metadata and errors."""
+"""What Triton says over HTTP besides inferences: metadata and errors."""
 
 from __future__ import annotations
 

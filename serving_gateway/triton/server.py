@@ -1,4 +1,4 @@
-"""One Triton server: its connections, and whether it is well."""
+"""One Triton server: its connections, and whether it is healthy."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _CONTROL_ATTEMPTS: Final = 3
 class TritonServer:
     """One server; `on_change` is called when its `problem` begins or ends.
 
-    While there is a `problem`, no request goes to it; with `is_silent` it is that it does not
-    answer. `heard_at` is `time.monotonic()` of its last response.
+    While there is a `problem`, no request goes to it; `is_silent` says that the problem is a lack
+    of answers. `heard_at` is `time.monotonic()` of its last response.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TritonServer:
         self.connections = connect(
             idle=settings.triton_connections, max_age_seconds=_INFERENCE_MAX_AGE_SECONDS
         )
-        # Neither inferences nor their number delay a probe.
+        # Separate, so that inferences never delay a probe.
         self._control = connect(idle=_CONTROL_CALLS, max_age_seconds=_CONTROL_MAX_AGE_SECONDS)
         self._turns = asyncio.Semaphore(_CONTROL_CALLS)
         self._on_change = on_change
@@ -59,7 +59,7 @@ class TritonServer:
         self.heard_at = monotonic()
 
     def note_problem(self, problem: str, *, silent: bool = False) -> None:
-        """Have no request go to the server, where there is another, until it is well again."""
+        """Send no requests to the server, if there is another, until it is healthy again."""
         is_new, self.problem, self.is_silent = self.problem is None, problem, silent
         self.connections.drop_idle()
         self._control.drop_idle()  # the next probe needs a new connection to succeed
@@ -99,14 +99,15 @@ class TritonServer:
             try:
                 return await self._control.fetch(request)
             except ConnectionLost as error:
-                # A GET may be repeated: the connection may have been as old as the server allows.
+                # A GET may be repeated: the connection may just have reached the server's age
+                # limit.
                 if error.answered:
                     raise
                 self._control.drop_idle()
         return await self._control.fetch(request)
 
     def retire(self) -> None:
-        """Keep no connection any more; exchanges under way go on."""
+        """Keep no connections any more; exchanges in flight go on."""
         self.connections.retire()
         self._control.retire()
 

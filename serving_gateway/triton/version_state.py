@@ -1,4 +1,4 @@
-"""What is known of one version on the servers behind an address, and how it is found out."""
+"""What is known about one version on the servers behind an address, and how it is found out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ MAX_MISSES: Final = 5
 TRIAL_SECONDS: Final = 1.0
 """Pause between two attempts to find out whether a hung version answers again."""
 SILENT_SECONDS: Final = 1.0
-"""A server that owes responses and sent none for so long, a probe's included, has stopped."""
+"""A server that owes responses and has sent none for this long, not even to a probe, has
+stopped."""
 _TRIAL_LIMIT_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 0.02
 
@@ -55,29 +56,31 @@ class VersionState:
         self.follow(servers)
 
     def follow(self, servers: Sequence[TritonServer]) -> list[ServerVersion]:
-        """Be on exactly these servers; the additions."""
-        known = {one.server: one for one in self.on_servers}
+        """Track exactly these servers; return the additions."""
+        known = {view.server: view for view in self.on_servers}
         self.on_servers = [known.get(server) or ServerVersion(server, self) for server in servers]
         self.refresh()
-        return [one for one in self.on_servers if one.server not in known]
+        return [view for view in self.on_servers if view.server not in known]
 
     def refresh(self) -> None:
-        """Combine what is known of the servers."""
+        """Combine what is known about the servers."""
         ready = False
-        for one in self.on_servers:
-            one.is_usable = one.is_ready is True and not one.is_hung and one.server.problem is None
-            ready = ready or one.is_usable
-            if one.is_usable and (self.confirmed_at or 0.0) < (one.confirmed_at or 0.0):
-                self.confirmed_at = one.confirmed_at
+        for view in self.on_servers:
+            view.is_usable = (
+                view.is_ready is True and not view.is_hung and view.server.problem is None
+            )
+            ready = ready or view.is_usable
+            if view.is_usable and (self.confirmed_at or 0.0) < (view.confirmed_at or 0.0):
+                self.confirmed_at = view.confirmed_at
         if ready and not self.ready:
             self.ready_since = monotonic()
         self.ready = ready
         self.reason = None if ready or not self.on_servers else self.on_servers[0].reason
 
     def was_ready_beside(self, other: VersionState) -> bool:
-        """Whether it was READY at a time since which `other` has been.
+        """Whether it was READY at some time since `other` last became READY.
 
-        A Triton that starts again may have one of two versions READY before the other.
+        A restarting Triton may have one of two versions READY before the other.
         """
         return self.confirmed_at is not None and self.confirmed_at >= other.ready_since
 
@@ -85,10 +88,10 @@ class VersionState:
         """Note that the version answers."""
         self.confirmed_at = monotonic()
         if not self.ready:
-            for one in self.on_servers:
-                one.server.mark_reachable()
-                one.is_hung = False
-                one.note(True)
+            for view in self.on_servers:
+                view.server.mark_reachable()
+                view.is_hung = False
+                view.note(True)
 
     def unavailable(self) -> VariantUnavailable:
         """The error of a request when there is no server to `choose`."""
@@ -98,34 +101,34 @@ class VersionState:
 
     async def probe(self, limit_seconds: float) -> list[GatewayError | None]:
         """Ask every server now and note the answers; why each does not have the version READY."""
-        return await asyncio.gather(*(one.probe(limit_seconds) for one in self.on_servers))
+        return await asyncio.gather(*(view.probe(limit_seconds) for view in self.on_servers))
 
     def choose(
         self, tried: tuple[ServerVersion, ...] = (), *, usable_only: bool = False
     ) -> ServerVersion | None:
-        """Where least are under way; if none is usable, one that may have recovered; else None."""
+        """The least busy usable server; if none is usable, one that may have recovered, or None."""
         on_servers = self.on_servers
         if len(on_servers) == 1 and on_servers[0].is_usable and not tried:
             return on_servers[0]
         best: ServerVersion | None = None
-        for one in on_servers:
+        for view in on_servers:
             if (
-                one.is_usable
-                and one not in tried
-                and (best is None or (one.in_flight, one.turn) < (best.in_flight, best.turn))
+                view.is_usable
+                and view not in tried
+                and (best is None or (view.in_flight, view.turn) < (best.in_flight, best.turn))
             ):
-                best = one
+                best = view
         if best is not None or usable_only:
             return best
-        return next((one for one in on_servers if one.is_possible and one not in tried), None)
+        return next((view for view in on_servers if view.is_possible and view not in tried), None)
 
 
 class ServerVersion:
     """One version on one server.
 
-    `is_ready` is the server's word, None before it was first asked; `is_hung` that it missed too
-    many deadlines in a row, without a trial answered since; `is_usable` that requests may go to it,
-    kept up to date by the state's `refresh`. `turn` grows with each choice.
+    `is_ready` is the server's answer, None before it was first asked; `is_hung` says that it missed
+    too many deadlines in a row, without a trial answered since; `is_usable` that requests may go to
+    it, kept up to date by the state's `refresh`. `turn` grows with each choice.
     """
 
     def __init__(self, server: TritonServer, state: VersionState) -> None:
@@ -164,7 +167,7 @@ class ServerVersion:
         return self._reason
 
     def note(self, ready: bool, reason: str | None = None) -> None:
-        """Note the server's word."""
+        """Note the server's answer."""
         self.is_ready = ready
         if ready:
             self.confirmed_at = monotonic()
@@ -192,14 +195,14 @@ class ServerVersion:
     async def probe(self, limit_seconds: float) -> GatewayError | None:
         """Ask the server now, note the answer, and say why the version is not READY.
 
-        A question without an answer counts against the server only when nothing else was
-        answered either: a busy Triton may be slow to say that it is ready.
+        An unanswered probe counts against the server only if nothing else was answered either: a
+        busy Triton may be slow to say that it is ready.
         """
         self.probed_at = monotonic()
         try:
             response = await self.server.get(self._path, limit_seconds)
         except (DeadlineExceeded, BadUpstreamAnswer) as error:
-            # After a stall of this process what had arrived in time is read only now.
+            # After a stall of this process, answers that arrived in time are read only now.
             await asyncio.sleep(_SETTLE_SECONDS)
             self._note_no_answer(error)
             return error
@@ -219,7 +222,7 @@ class ServerVersion:
             self.note(False, error.message)
 
     def verify(self, done: Verified, limit_seconds: float) -> None:
-        """Ask whether the version is READY after all; calls made meanwhile share one question."""
+        """Ask whether the version is READY after all; calls made meanwhile share one probe."""
         self._unverified.append(done)
         if self._verification is None:
             self._verification = asyncio.create_task(self._verify(limit_seconds))
@@ -245,11 +248,11 @@ class ServerVersion:
                 self._trial = asyncio.create_task(self._try())
 
     async def _try(self) -> None:
-        """Find out whether the version answers again, until it does or nothing needs it."""
+        """Try the version until it answers again, or nothing needs it."""
         await asyncio.sleep(TRIAL_SECONDS)
         while self.is_hung and (state := self._state()) is not None:
             request = state.probe_request
-            del state  # nothing else may hold it
+            del state  # no reference while it waits
             if request is None:
                 # The next request is the trial: one more miss, and it counts as hung again.
                 self.is_hung = False
