@@ -88,10 +88,10 @@ def _needs(module: str, extra: str) -> AfterValidator:
     """Refuses a setting whose optional dependency is not installed."""
 
     def check(value: Any) -> Any:
-        found = None
+        spec = None
         with suppress(ModuleNotFoundError):  # one of the module's parents
-            found = importlib.util.find_spec(module)
-        if found is None:
+            spec = importlib.util.find_spec(module)
+        if spec is None:
             raise ValueError(f"needs {module}: install the extra '{extra}', or unset it")
         return value
 
@@ -311,7 +311,7 @@ class Settings(BaseSettings):
     @property
     def triton_servers(self) -> dict[str, str | None]:
         """Addresses of Tritons, and every server behind each; None for a single one."""
-        found = {self.triton_url: self.triton_servers_url}
+        servers = {self.triton_url: self.triton_servers_url}
         if self.shadow_triton_url is not None:
-            found.setdefault(self.shadow_triton_url, self.shadow_triton_servers_url)
-        return found
+            servers.setdefault(self.shadow_triton_url, self.shadow_triton_servers_url)
+        return servers

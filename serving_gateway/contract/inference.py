@@ -45,7 +45,7 @@ class FeatureSource(StrEnum):
     OVERRIDE = "override"
     """The caller, for at least one feature that the feature store has."""
 
-    __hash__ = str.__hash__  # an enumeration's own costs a call in Python at each look-up
+    __hash__ = str.__hash__  # an enumeration's own costs a Python call at each look-up
 
 
 class PredictResponse(NativeType, msgspec.Struct):

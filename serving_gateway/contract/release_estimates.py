@@ -52,14 +52,14 @@ def check_phase(counted: PhaseEvidence) -> None:
         ValueError: One is negative or beyond 2**53, or they contradict each other.
     """
     sides = counted.candidate, counted.reference
-    for one in sides:
-        Trials(one.failed, one.requests)
+    for side in sides:
+        Trials(side.failed, side.requests)
     Trials(counted.disagreed, counted.rows)
     BoundedMean(counted.rows, counted.shift, counted.shift_squares, -1.0, 1.0)
-    timed = [count for one in sides for count in one.latencies.values()]
+    timed = [count for side in sides for count in side.latencies.values()]
     if min(timed, default=0) < 0:
         raise ValueError("A bucket of latencies has a negative count.")
-    if max(counted.rows, *(one.requests for one in sides), *timed) > _LARGEST_COUNT:
+    if max(counted.rows, *(side.requests for side in sides), *timed) > _LARGEST_COUNT:
         raise ValueError(f"A count is beyond {_LARGEST_COUNT:,}.")
 
 
@@ -87,7 +87,7 @@ def estimate_guard(
     of all steps, each at its share of `alpha`, hold at once, so that what all of them allow is
     left. Guards of mirrored rows compare both answers to the same row, and are summed.
     """
-    counted = add_phases(one.counted for one in strata)
+    counted = add_phases(stratum.counted for stratum in strata)
     match guard:
         case Guard.FAILURES:
             return _within_steps(_failures, strata, alpha)
@@ -109,23 +109,23 @@ def _within_steps(
     alpha: float,
 ) -> tuple[int, float | None, Interval]:
     """The estimates of all steps, weighted by observations, and what all their bounds allow."""
-    found = [measure(one.counted, alpha * one.share) for one in strata]
-    known = [(count, value) for count, value, _ in found if value is not None]
+    estimates = [measure(step.counted, alpha * step.share) for step in strata]
+    known = [(count, value) for count, value, _ in estimates if value is not None]
     total = sum(count for count, _ in known)
-    value = sum(count * one for count, one in known) / total if total else None
-    bounds = [one for _, _, one in found]
-    narrowest = Interval(max(one.low for one in bounds), min(one.high for one in bounds))
-    return sum(count for count, _, _ in found), value, narrowest
+    value = sum(count * part for count, part in known) / total if total else None
+    bounds = [interval for _, _, interval in estimates]
+    narrowest = Interval(max(part.low for part in bounds), min(part.high for part in bounds))
+    return sum(count for count, _, _ in estimates), value, narrowest
 
 
 def _failures(counted: PhaseEvidence, alpha: float) -> tuple[int, float | None, Interval]:
-    a, b = (Trials(one.failed, one.requests) for one in (counted.reference, counted.candidate))
+    a, b = (Trials(side.failed, side.requests) for side in (counted.reference, counted.candidate))
     value = None if a.share is None or b.share is None else b.share - a.share
     return b.trials, value, proportion_difference(a, b, alpha)
 
 
 def _latency(counted: PhaseEvidence, alpha: float) -> tuple[int, float | None, Interval]:
-    a, b = (_buckets(one.latencies) for one in (counted.reference, counted.candidate))
+    a, b = (_buckets(side.latencies) for side in (counted.reference, counted.candidate))
     ours, theirs = _quantile(a), _quantile(b)
     value = None if ours is None or theirs is None else theirs / ours
     return sum(b.counts), value, quantile_ratio(a, b, _ORDER, alpha)
@@ -154,19 +154,19 @@ def _quantile(values: BucketCounts) -> float | None:
     return LATENCY_EDGES[min(bisect_left(upto, _ORDER * upto[-1]), len(LATENCY_EDGES) - 1)]
 
 
-def _add_phases(one: PhaseEvidence, other: PhaseEvidence) -> PhaseEvidence:
+def _add_phases(a: PhaseEvidence, b: PhaseEvidence) -> PhaseEvidence:
     return PhaseEvidence(
-        _add_counts(one.candidate, other.candidate),
-        _add_counts(one.reference, other.reference),
-        one.rows + other.rows,
-        one.disagreed + other.disagreed,
-        one.shift + other.shift,
-        one.shift_squares + other.shift_squares,
+        _add_counts(a.candidate, b.candidate),
+        _add_counts(a.reference, b.reference),
+        a.rows + b.rows,
+        a.disagreed + b.disagreed,
+        a.shift + b.shift,
+        a.shift_squares + b.shift_squares,
     )
 
 
-def _add_counts(one: VersionCounts, other: VersionCounts) -> VersionCounts:
-    latencies = dict(one.latencies)
-    for bucket, count in other.latencies.items():
+def _add_counts(a: VersionCounts, b: VersionCounts) -> VersionCounts:
+    latencies = dict(a.latencies)
+    for bucket, count in b.latencies.items():
         latencies[bucket] = latencies.get(bucket, 0) + count
-    return VersionCounts(one.requests + other.requests, one.failed + other.failed, latencies)
+    return VersionCounts(a.requests + b.requests, a.failed + b.failed, latencies)

@@ -86,7 +86,7 @@ def decide(
     """
     if release.state not in ACTIVE:
         return Verdict.NOT_YET, f"the release has ended ({release.state.value})"
-    if broken := [one for one in guards if one.verdict is Verdict.STOP]:
+    if broken := [report for report in guards if report.verdict is Verdict.STOP]:
         return Verdict.STOP, "beyond its margin: " + "; ".join(map(describe_guard, broken))
     seconds = (now - datetime.fromisoformat(release.since)).total_seconds()
     match release.state:
@@ -102,7 +102,7 @@ def decide(
 def _decide_watch(
     wanted: float, guards: Sequence[GuardReport], seconds: float
 ) -> tuple[Verdict, str]:
-    # Not longer for want of evidence: what is quiet for so long may stay.
+    # No longer, even if evidence is lacking: what has been quiet for so long may stay.
     if seconds < wanted:
         return Verdict.NOT_YET, f"watched for {seconds:.0f} of {wanted:.0f} s"
     return Verdict.GO, f"watched for {seconds:.0f} s: {_summary(guards)}"
@@ -119,11 +119,11 @@ def _decide_step(
     if seconds < plan.seconds:
         missing.append(f"it has lasted for {seconds:.0f} of {plan.seconds:.0f} s")
     missing += [
-        f"not shown within its margin: {describe_guard(one)}"
-        for one in guards
-        if one.verdict is not Verdict.GO
-        and one.guard not in plan.unproven
-        and _is_last_chance(release, one.guard)
+        f"not shown within its margin: {describe_guard(report)}"
+        for report in guards
+        if report.verdict is not Verdict.GO
+        and report.guard not in plan.unproven
+        and _is_last_chance(release, report.guard)
     ]
     step = f"step {release.step + 1} of {len(plan.steps)}"
     if not missing:
@@ -156,7 +156,7 @@ def describe_guard(report: GuardReport) -> str:
 def _summary(guards: Sequence[GuardReport]) -> str:
     if not guards:
         return "there is no guardrail"
-    within = sum(one.verdict is Verdict.GO for one in guards)
+    within = sum(report.verdict is Verdict.GO for report in guards)
     return f"no guardrail is broken, and {within} of {len(guards)} are shown within their margin"
 
 
@@ -181,7 +181,8 @@ def _judge(
 
 
 def _verdict(guard: Guard, margin: float, bounds: Interval) -> Verdict:
-    # Scores may shift to either side; of everything else, less than production is harmless.
+    # A shift of scores counts in either direction; of anything else, less than production is
+    # harmless.
     least = -margin if guard is Guard.SCORE_SHIFT else -math.inf
     if bounds.low > margin or bounds.high < least:
         return Verdict.STOP

@@ -21,7 +21,7 @@ class DType(StrEnum):
     BYTES = "BYTES"
     """UTF-8 text; Triton's configuration calls it TYPE_STRING."""
 
-    __hash__ = str.__hash__  # an enumeration's own costs a call in Python at each look-up
+    __hash__ = str.__hash__  # an enumeration's own costs a Python call at each look-up
 
 
 _NULLABLE: Final = {DType.INT64: DType.FP64, DType.BOOL: DType.FP32}

@@ -85,11 +85,11 @@ class BoundedMean:
 
     def bounds(self, alpha: float) -> Interval:
         """Bounds of the expectation, as in `ConfidenceSequence`."""
-        # Each side takes half of the error rate.
+        # Each bound takes half of the error rate.
         limit, low, high = log_threshold(alpha) + math.log(2), self.low, self.high
         if not self.count:
             return Interval(low, high)
-        # Both distances to a limit are sums of what is not negative.
+        # Both distances to a limit are sums of nonnegative terms.
         total = max(0.0, self.total - self.count * low)
         squares = self.squares - 2 * low * self.total + self.count * low**2
         above = max(0.0, self.count * high - self.total)

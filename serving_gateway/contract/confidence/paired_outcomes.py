@@ -55,7 +55,7 @@ class PairedOutcomes:
 
     def bounds(self, alpha: float) -> Interval:
         """Bounds of the expected difference, as in `ConfidenceSequence`."""
-        # Each side takes half of the error rate.
+        # Each bound takes half of the error rate.
         limit, mean = log_threshold(alpha) + math.log(2), self.mean
         if mean is None:
             return Interval(-1.0, 1.0)

@@ -72,7 +72,7 @@ class BucketCounts:
         upto = (0, *accumulate(self.counts))
         low, high = _plausible_counts(upto[-1], order, limit)
         ends = (-math.inf, *self.edges, math.inf)
-        # Those that may hold the value up to which such a number of values lies.
+        # The buckets that may hold the quantile: those with a plausible number of values below it.
         possible = [
             bucket
             for bucket, (below, within) in zip(pairwise(ends), pairwise(upto), strict=True)

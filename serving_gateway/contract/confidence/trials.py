@@ -107,7 +107,7 @@ def proportion_difference(a: Trials, b: Trials, alpha: float) -> Interval:
 def _likeliest(a: Trials, b: Trials, distance: float) -> float:
     """A's probability of greatest likelihood, where B's is greater by `distance`."""
     low, high = max(0.0, -distance), min(1.0, 1.0 - distance)
-    # The likelihood is log-concave, so its slope falls: where it is 0 lies the maximum.
+    # The likelihood is log-concave, so its slope falls: the maximum is where the slope is 0.
     return boundary(low, high, lambda share: _slope(a, share) + _slope(b, share + distance) <= 0)
 
 
@@ -123,8 +123,8 @@ def _slope(trials: Trials, probability: float) -> float:
 def _log_likelihood(hits: int, misses: int, probability: float) -> float:
     if (hits and probability <= 0) or (misses and probability >= 1):
         return -math.inf
-    found = hits * math.log(probability) if hits else 0.0
-    return found + misses * math.log1p(-probability) if misses else found
+    log_hits = hits * math.log(probability) if hits else 0.0
+    return log_hits + misses * math.log1p(-probability) if misses else log_hits
 
 
 def _log_beta(a: float, b: float) -> float:
