@@ -14,14 +14,22 @@ from platform_assets.resources.samples import SamplesError
 from serving_gateway.contract import BoundedMean, PairedOutcomes
 
 _KNOWN: Final = "SELECT id, row, outcome FROM matched WHERE is_matured AND outcome IS NOT NULL"
+# Rows of a request may resemble each other: one of them counts, chosen by a hash, whether or not
+# its outcome is known yet.
+_PAIRS: Final = """WITH chosen AS (
+    SELECT * FROM matched WHERE version = $a AND b_version = $b
+    QUALIFY row_number() OVER (PARTITION BY id ORDER BY md5(concat(id, ' ', row)), row) = 1
+), pairs AS (
+    SELECT * FROM chosen WHERE is_matured AND outcome IS NOT NULL AND answer IS NOT NULL
+)"""
 _WRONG: Final = """SELECT
     count(*) FILTER (b_answer <> outcome AND answer = outcome),
     count(*) FILTER (b_answer = outcome AND answer <> outcome),
     count(*) FILTER ((b_answer = outcome) = (answer = outcome))
-FROM known WHERE version = $a AND b_version = $b AND b_answer IS NOT NULL"""
+FROM pairs WHERE b_answer IS NOT NULL"""
 _ERRORS: Final = """SELECT greatest(-1.0, least(1.0,
     (abs(b_answer - outcome) - abs(answer - outcome)) / $scale))::DOUBLE AS difference
-FROM known WHERE version = $a AND b_version = $b AND isfinite(answer) AND isfinite(b_answer)"""
+FROM pairs WHERE isfinite(answer) AND isfinite(b_answer)"""
 
 
 def matured_outcomes(
@@ -51,12 +59,13 @@ def paired_outcomes(
     now: datetime,
     score_scale: float = 1.0,
 ) -> PairedOutcomes | BoundedMean:
-    """Compare B's answers with A's on the mirrored rows whose outcome is matured.
+    """Compare B's answers with A's on mirrored requests whose outcome is matured.
 
     `folder` is the root of the prediction logs of all models; `since` the time of the oldest
-    answer that counts. Of a classifier the result counts the rows that B alone, A alone, both or
-    neither got wrong. Of a regression it holds the difference of the absolute errors, B's minus
-    A's, in units of `score_scale` and limited to -1 and 1. Without a log or outcomes it is empty.
+    answer that counts. A request counts once, by one of its rows. Of a classifier the result
+    counts the requests that B alone, A alone, both or neither got wrong. Of a regression it holds
+    the difference of the absolute errors, B's minus A's, in units of `score_scale` and limited to
+    -1 and 1. Without a log or outcomes it is empty.
 
     Raises:
         QualityError: the files cannot be read as a prediction log or as outcomes.
@@ -64,10 +73,11 @@ def paired_outcomes(
     versions = {"a": a_version, "b": b_version}
     with match(folder, spec, since=since, until=now, now=now) as found:
         if spec.task is not Task.REGRESSION:
-            [counts] = found.database.execute(_WRONG, versions).fetchall()
+            [counts] = found.database.execute(f"{_PAIRS} {_WRONG}", versions).fetchall()
             return PairedOutcomes(*counts)
         scale = {"scale": score_scale}
-        columns: dict[str, Any] = found.database.execute(_ERRORS, versions | scale).fetchnumpy()
+        query = f"{_PAIRS} {_ERRORS}"
+        columns: dict[str, Any] = found.database.execute(query, versions | scale).fetchnumpy()
     values = columns["difference"].tolist()
     # Of any order of the rows the sums are the same, to the last bit.
     total, squares = math.fsum(values), math.fsum(one * one for one in values)

@@ -174,12 +174,13 @@ class PhaseEvidence(Struct, frozen=True):
 
     candidate: VersionCounts = VersionCounts()
     reference: VersionCounts = VersionCounts()
-    rows: int = 0
-    """Mirrored rows that both answered."""
+    compared: int = 0
+    """Mirrored requests that both answered. Of several rows, which may resemble each other, one
+    that is chosen evenly says whether the answers disagree."""
     disagreed: int = 0
     shift: float = 0.0
-    """Sum over these rows of the candidate's score minus the reference's, in units of
-    `score_scale`, each limited to -1 and 1."""
+    """Sum over these requests of the mean of the candidate's scores minus the reference's, in units
+    of `score_scale`, each limited to -1 and 1."""
     shift_squares: float = 0.0
 
 

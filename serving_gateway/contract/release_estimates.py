@@ -54,12 +54,12 @@ def check_phase(counted: PhaseEvidence) -> None:
     sides = counted.candidate, counted.reference
     for side in sides:
         Trials(side.failed, side.requests)
-    Trials(counted.disagreed, counted.rows)
-    BoundedMean(counted.rows, counted.shift, counted.shift_squares, -1.0, 1.0)
+    Trials(counted.disagreed, counted.compared)
+    BoundedMean(counted.compared, counted.shift, counted.shift_squares, -1.0, 1.0)
     timed = [count for side in sides for count in side.latencies.values()]
     if min(timed, default=0) < 0:
         raise ValueError("A bucket of latencies has a negative count.")
-    if max(counted.rows, *(side.requests for side in sides), *timed) > _LARGEST_COUNT:
+    if max(counted.compared, *(side.requests for side in sides), *timed) > _LARGEST_COUNT:
         raise ValueError(f"A count is beyond {_LARGEST_COUNT:,}.")
 
 
@@ -85,7 +85,7 @@ def estimate_guard(
     same share all the time: if load or failures of both change from step to step, so do the shares,
     and sums over steps would show a difference that is not there (Simpson's paradox). The bounds
     of all steps, each at its share of `alpha`, hold at once, so that what all of them allow is
-    left. Guards of mirrored rows compare both answers to the same row, and are summed.
+    left. Guards of mirrored requests compare both answers to the same one, and are summed.
     """
     counted = add_phases(stratum.counted for stratum in strata)
     match guard:
@@ -94,10 +94,10 @@ def estimate_guard(
         case Guard.LATENCY_P99:
             return _within_steps(_latency, strata, alpha)
         case Guard.DISAGREEMENT:
-            rows = Trials(counted.disagreed, counted.rows)
-            return rows.trials, rows.share, rows.bounds(alpha)
+            requests = Trials(counted.disagreed, counted.compared)
+            return requests.trials, requests.share, requests.bounds(alpha)
         case Guard.SCORE_SHIFT:
-            shift = BoundedMean(counted.rows, counted.shift, counted.shift_squares, -1.0, 1.0)
+            shift = BoundedMean(counted.compared, counted.shift, counted.shift_squares, -1.0, 1.0)
             return shift.count, shift.mean, shift.bounds(alpha)
         case Guard.OUTCOME:
             return _outcome(outcome or PairedOutcomes(0, 0, 0), alpha)
@@ -158,7 +158,7 @@ def _add_phases(a: PhaseEvidence, b: PhaseEvidence) -> PhaseEvidence:
     return PhaseEvidence(
         _add_counts(a.candidate, b.candidate),
         _add_counts(a.reference, b.reference),
-        a.rows + b.rows,
+        a.compared + b.compared,
         a.disagreed + b.disagreed,
         a.shift + b.shift,
         a.shift_squares + b.shift_squares,

@@ -7,7 +7,7 @@ for the step in which it was sent. Without a release there is no counter, and no
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from math import isfinite
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ from serving_gateway.inference.shadow import AnswerComparison
 from serving_gateway.inference.traffic import B
 
 _DEFAULT_TOLERANCE: Final = 0.1
+_GOLDEN: Final = 0.6180339887498949
+"""Steps of this size spread choices evenly, and coincide with no rhythm of clients."""
 _KEPT_RELEASES: Final = 2
 """The present one, and the one before until its last counts are stored."""
 
@@ -85,8 +87,9 @@ class PhaseCounter:
     """
 
     __slots__ = (
+        "_compared",
         "_disagreed",
-        "_rows",
+        "_phase",
         "_scale",
         "_shift",
         "_sign",
@@ -105,8 +108,8 @@ class PhaseCounter:
         self._scale = plan.score_scale
         self._tolerance = plan.guardrails.get(Guard.SCORE_SHIFT, _DEFAULT_TOLERANCE)
         self._sign = -1.0 if is_watched else 1.0
-        self._rows = self._disagreed = 0
-        self._shift = self._squares = 0.0
+        self._compared = self._disagreed = 0
+        self._phase = self._shift = self._squares = 0.0
 
     def of(self, alias: str) -> VersionCounter:
         """The counter of a variant."""
@@ -117,25 +120,39 @@ class PhaseCounter:
         if not theirs.is_finite:  # a client would have had an error
             self.of(B).spoil()
             return
-        apart = set(labels.apart)
-        for number in range(len(ours.predictions)):
+        rows = len(ours.predictions)
+        apart, shifts = set(labels.apart), [0.0] * rows
+        for number in range(rows):
             a, b = _score(ours, number), _score(theirs, number)
-            shift = 0.0 if a is None or b is None else (b - a) / self._scale
-            if ours.probabilities is None and a is not None and b is not None:
-                self._disagreed += abs(shift) > self._tolerance
-            else:
-                self._disagreed += number in apart
-            shift = max(-1.0, min(1.0, shift)) * self._sign
-            self._shift += shift
-            self._squares += shift * shift
-        self._rows += len(ours.predictions)
+            if a is None or b is None:
+                continue
+            shift = (b - a) / self._scale
+            if ours.probabilities is None and abs(shift) > self._tolerance:
+                apart.add(number)
+            elif ours.probabilities is None:
+                apart.discard(number)
+            shifts[number] = max(-1.0, min(1.0, shift)) * self._sign
+        self._count(apart, shifts)
+
+    def _count(self, apart: Set[int], shifts: Sequence[float]) -> None:
+        """Count a request once: its rows may resemble each other.
+
+        Of the rows that disagree (`apart`) a share is no outcome of a trial, so that one row is
+        chosen for all; the shift is the mean of all rows.
+        """
+        self._phase = (self._phase + _GOLDEN) % 1.0
+        self._disagreed += int(self._phase * len(shifts)) in apart
+        shift = sum(shifts) / len(shifts)
+        self._shift += shift
+        self._squares += shift * shift
+        self._compared += 1
 
     def evidence(self) -> PhaseEvidence:
         """What was counted so far."""
         return PhaseEvidence(
             self.candidate.counts(),
             self.reference.counts(),
-            self._rows,
+            self._compared,
             self._disagreed,
             self._shift,
             self._squares,

@@ -219,7 +219,7 @@ def evidence_of(found: Releases, release: int) -> tuple[ReleaseEvidence, PairedO
     phase = PhaseEvidence(
         counts(found.failed_b, found.latencies_b),
         counts(found.failed_a, found.latencies_a),
-        rows=found.requests,
+        compared=found.requests,
         disagreed=int(found.disagreed[release]),
         shift=_SHIFT * (up - down),
         shift_squares=_SHIFT**2 * (up + down),

@@ -79,7 +79,9 @@ class Routing:
         assert release is not None
         good, bad = ({123: requests - number} for number in (0, failed))
         self.phases[phase or release.phase] = PhaseEvidence(
-            VersionCounts(requests, failed, bad), VersionCounts(requests, 0, good), rows=requests
+            VersionCounts(requests, failed, bad),
+            VersionCounts(requests, 0, good),
+            compared=requests,
         )
 
 

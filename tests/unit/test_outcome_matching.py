@@ -424,6 +424,28 @@ def test_pairs_are_mirrored_rows_with_matured_outcomes(tmp_path: Path) -> None:
     assert _paired(tmp_path, SPEC) == PairedOutcomes(only_b=2, only_a=1, alike=2)
 
 
+def test_rows_of_a_request_are_one_pair_whichever_outcomes_are_known(tmp_path: Path) -> None:
+    rows = [
+        Logged(id=f"p{n}", row=row, answer="yes", b_version=2, b_answer="no")
+        for n in range(20)
+        for row in range(5)
+    ]
+    write_log(tmp_path, "churn", rows)
+    counts = []
+    for part in range(5):
+        known = [
+            Sent(id=one.id, row=one.row, value="yes", at=BEGIN) for one in rows if one.row == part
+        ]
+        write_outcomes(tmp_path, "churn", known, f"part{part}")
+        pairs = _paired(tmp_path, SPEC)
+        assert isinstance(pairs, PairedOutcomes)
+        counts.append(pairs.only_b)
+
+    assert counts == sorted(counts)
+    assert counts[0] < 20
+    assert counts[-1] == 20
+
+
 def test_pairs_of_a_regression_are_limited_differences_of_errors(tmp_path: Path) -> None:
     rows = [(10.0, 12.0), (13.0, 11.0), (10.0, 60.0)]
     write_log(

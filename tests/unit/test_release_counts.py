@@ -88,7 +88,7 @@ async def test_a_mirror_step_counts_both_versions_and_how_their_answers_differ(
     await eventually(lambda: counted(plane, "0")["candidate"][0] == 1)
     assert counted(plane, "0") == {"candidate": (1, 0, 1), "reference": (1, 0, 1)}
     found = plane.router.counters.evidence("id").phases["0"]
-    assert (found.rows, found.disagreed) == (2, 2), "the label is the version"
+    assert (found.compared, found.disagreed) == (1, 1), "the label is the version"
     plane.triton.errors[2] = BadUpstreamAnswer("broken")
     await plane.predict(BODY)
     await eventually(lambda: counted(plane, "0")["candidate"][0] == 2)
@@ -215,7 +215,7 @@ def test_scores_are_the_largest_probability_and_roles_decide_the_sign() -> None:
     ours = ModelOutput([0, 1], [[0.75, 0.25], [0.5, 0.5]])
     theirs = ModelOutput([0, 0], [[0.5, 0.5], [0.75, 0.25]])
     found = compared(ours, theirs)
-    assert (found.rows, found.disagreed, found.shift, found.shift_squares) == (2, 1, 0.0, 0.125)
+    assert (found.compared, found.shift, found.shift_squares) == (1, 0.0, 0.0)
     one = ModelOutput([0], [[0.75, 0.25]]), ModelOutput([0], [[0.5, 0.5]])
     assert compared(*one).shift == -0.25
     assert compared(*one, is_watched=True).shift == 0.25
@@ -224,17 +224,32 @@ def test_scores_are_the_largest_probability_and_roles_decide_the_sign() -> None:
 def test_numbers_disagree_by_the_margin_of_the_shift_in_units_of_the_scale() -> None:
     ours, theirs = ModelOutput([10.0, 10.0, 0.0], None), ModelOutput([10.9, 11.1, 50.0], None)
     found = compared(ours, theirs, replace(PLAN, score_scale=10.0))
-    assert (found.rows, found.disagreed) == (3, 2)
-    assert found.shift == pytest.approx(0.09 + 0.11 + 1.0), "limited to 1"
-    wide = replace(PLAN, score_scale=10.0, guardrails={Guard.SCORE_SHIFT: 0.2})
-    assert compared(ours, theirs, wide).disagreed == 1
+    assert found.compared == 1
+    assert found.shift == pytest.approx((0.09 + 0.11 + 1.0) / 3), "limited to 1"
+    for change, margin, disagreed in ((0.9, 0.1, 0), (1.1, 0.1, 1), (1.1, 0.2, 0), (50.0, 0.2, 1)):
+        pair = ModelOutput([10.0], None), ModelOutput([10.0 + change], None)
+        plan = replace(PLAN, score_scale=10.0, guardrails={Guard.SCORE_SHIFT: margin})
+        assert compared(*pair, plan).disagreed == disagreed
+
+
+def test_rows_of_a_request_that_resemble_each_other_count_once() -> None:
+    """Its share of disagreeing rows is right on average, whatever the rhythm of the requests."""
+    phase = PhaseCounter(PLAN, is_watched=False, on_failure=lambda: None)
+    for request in range(3_000):
+        rows = 1 + request % 4  # of which the first disagrees
+        ours = ModelOutput(["a"] * rows, None)
+        theirs = ModelOutput(["b", *["a"] * (rows - 1)], None)
+        phase.compare(ours, theirs, compare(ours, theirs))
+    found = phase.evidence()
+    assert found.compared == 3_000
+    assert found.disagreed / 3_000 == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4, abs=0.01)
 
 
 def test_labels_without_a_score_have_no_shift_and_nan_is_a_failure() -> None:
     found = compared(ModelOutput(["a"], None), ModelOutput(["b"], None))
-    assert (found.rows, found.disagreed, found.shift) == (1, 1, 0.0)
+    assert (found.compared, found.disagreed, found.shift) == (1, 1, 0.0)
     found = compared(ModelOutput([1.0], None), ModelOutput([float("nan")], None, is_finite=False))
-    assert (found.rows, found.candidate.failed) == (0, 1)
+    assert (found.compared, found.candidate.failed) == (0, 1)
 
 
 def test_latencies_are_counted_by_the_edges_of_the_contract() -> None:
@@ -290,10 +305,10 @@ async def test_counts_of_a_release_are_bounded_and_go_after_it(
         PhaseEvidence(VersionCounts(5, 0, {3: -50})),
         PhaseEvidence(VersionCounts(5, 0, {3: 2**60})),
         PhaseEvidence(VersionCounts(2**60)),
-        PhaseEvidence(rows=-5),
-        PhaseEvidence(rows=5, disagreed=6),
-        PhaseEvidence(rows=5, shift=4_000.0, shift_squares=5.0),
-        PhaseEvidence(rows=5, shift_squares=-1.0),
+        PhaseEvidence(compared=-5),
+        PhaseEvidence(compared=5, disagreed=6),
+        PhaseEvidence(compared=5, shift=4_000.0, shift_squares=5.0),
+        PhaseEvidence(compared=5, shift_squares=-1.0),
     ],
 )
 async def test_counts_that_no_process_can_have_made_are_named_and_spoil_no_report(

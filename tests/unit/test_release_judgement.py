@@ -69,7 +69,7 @@ def phase(
 ) -> PhaseEvidence:
     """As many requests of both, answered alike."""
     return PhaseEvidence(
-        counts(requests, failed, bucket), counts(requests, 0, reference_bucket), rows=requests
+        counts(requests, failed, bucket), counts(requests, 0, reference_bucket), compared=requests
     )
 
 
@@ -107,9 +107,9 @@ def test_a_candidate_like_production_is_within_every_margin() -> None:
     [
         (Guard.FAILURES, phase(500, failed=40), None),
         (Guard.LATENCY_P99, phase(3_000, bucket=MS_40), None),
-        (Guard.DISAGREEMENT, PhaseEvidence(rows=300, disagreed=60), None),
-        (Guard.SCORE_SHIFT, PhaseEvidence(rows=600, shift=180.0, shift_squares=54.0), None),
-        (Guard.SCORE_SHIFT, PhaseEvidence(rows=600, shift=-180.0, shift_squares=54.0), None),
+        (Guard.DISAGREEMENT, PhaseEvidence(compared=300, disagreed=60), None),
+        (Guard.SCORE_SHIFT, PhaseEvidence(compared=600, shift=180.0, shift_squares=54.0), None),
+        (Guard.SCORE_SHIFT, PhaseEvidence(compared=600, shift=-180.0, shift_squares=54.0), None),
         (Guard.OUTCOME, PhaseEvidence(), PairedOutcomes(200, 20, 1_800)),
         (Guard.OUTCOME, PhaseEvidence(), BoundedMean(2_000, 200.0, 60.0, -1.0, 1.0)),
     ],
@@ -157,7 +157,7 @@ def test_without_observations_nothing_is_shown_and_bounds_are_left_out() -> None
 def test_what_changes_for_both_versions_between_steps_is_no_difference() -> None:
     """Half of the first step failed, and was slow, for both; then B gets one request in 100."""
     trouble = VersionCounts(500, 250, {MS_40: 250})
-    mirrored = PhaseEvidence(trouble, trouble, rows=250)
+    mirrored = PhaseEvidence(trouble, trouble, compared=250)
     split = PhaseEvidence(counts(500), counts(50_000))
     found = judged(evidence(first=mirrored, second=split))
     assert found[Guard.FAILURES].value == 0

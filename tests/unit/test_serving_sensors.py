@@ -247,7 +247,12 @@ def test_a_look_that_died_halfway_is_finished_by_the_next_one(
 def test_manual_switches_before_one_that_a_run_reported_are_entered_too(
     instance: dg.DagsterInstance,
 ) -> None:
-    metadata = {"version": 3, "previous_version": 1, "generation": 4, "reason": BY_RUN}
+    metadata: dict[str, Any] = {
+        "version": 3,
+        "previous_version": 1,
+        "generation": 4,
+        "reason": BY_RUN,
+    }
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
     watch(instance, gateway=answering(switched(1, 2, 1, 3, last=BY_RUN)))
@@ -259,7 +264,12 @@ def test_a_late_entry_by_a_clock_that_is_ahead_stands_where_it_belongs(
     instance: dg.DagsterInstance,
 ) -> None:
     key = dg.AssetKey(IRIS.key("gateway_reload"))
-    metadata = {"version": 1, "previous_version": 2, "generation": 3, "reason": BY_RUN}
+    metadata: dict[str, Any] = {
+        "version": 1,
+        "previous_version": 2,
+        "generation": 3,
+        "reason": BY_RUN,
+    }
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
     ahead = switched(1, 2, 1, last=BY_RUN)
     switches = tuple(
