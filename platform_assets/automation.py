@@ -1,4 +1,4 @@
-"""What runs of one model, and when it runs by itself."""
+"""The jobs, schedules and sensors of one model or feature table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SWITCH: Final = "gateway_reload"
 
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from raw data to production, or to the gates before a release."""
-    return _job(spec, "chain", _upto_release(spec), f"raw data to {_end(spec)}")
+    return _job(spec, "chain", _assets_before_release(spec), f"raw data to {_end(spec)}")
 
 
 def table_job(spec: FeatureTableSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -55,7 +55,7 @@ def table_job(spec: FeatureTableSpec) -> dg.UnresolvedAssetJobDefinition:
 def table_schedules(
     spec: FeatureTableSpec, job: dg.UnresolvedAssetJobDefinition
 ) -> list[dg.ScheduleDefinition]:
-    """Build the schedule that the file of a table asks for, if any."""
+    """Build the schedule that a table's file asks for, if any."""
     what = "reads the table at the times of its file"
     return _schedules(f"{spec.name}_reading", spec, job, spec.schedule, "UTC", what)
 
@@ -63,16 +63,16 @@ def table_schedules(
 def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from the exported version to production."""
     what = f"the exported version, packaged and loaded, to {_end(spec)}"
-    return _job(spec, "serving", _upto_release(spec, "triton_model_entry"), what)
+    return _job(spec, "serving", _assets_before_release(spec, "triton_model_entry"), what)
 
 
 def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
-    """Build the job that takes a version registered by others from its export to production."""
+    """Build the job that takes a third-party version from its export to production."""
     what = (
         "a version that another training job registered, through the same gates. Name it in the "
         f"configuration of {spec.model_name}__onnx_model."
     )
-    return _job(spec, "adoption", _upto_release(spec, "onnx_model"), what)
+    return _job(spec, "adoption", _assets_before_release(spec, "onnx_model"), what)
 
 
 def promotion_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -80,7 +80,7 @@ def promotion_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     assets = [spec.key(name) for name in CHAIN[CHAIN.index(_SWITCH) :]]
     return dg.define_asset_job(
         f"{spec.model_name}_promotion",
-        # By prefix: of a model whose definitions cannot be built there are none.
+        # By prefix: the assets do not exist if the model's definitions cannot be built.
         selection=dg.AssetSelection.key_prefixes(*assets),
         tags=urgent_tags(spec.model_name),
         description=f"{spec.model_name}: switches production to the version whose release reached "
@@ -88,8 +88,8 @@ def promotion_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     )
 
 
-def _upto_release(spec: ModelSpec, first: str = CHAIN[0]) -> Sequence[str]:
-    """Assets of the chain that one run makes: a release goes on for longer than a run should."""
+def _assets_before_release(spec: ModelSpec, first: str = CHAIN[0]) -> Sequence[str]:
+    """Return the assets of one run of the chain: a release takes longer than a run should."""
     end = CHAIN.index(_SWITCH) if spec.release else len(CHAIN)
     return CHAIN[CHAIN.index(first) : end]
 
@@ -101,13 +101,13 @@ def _end(spec: ModelSpec) -> str:
 
 
 def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
-    """Build the job that compares what was answered with what was trained on."""
+    """Build the job that compares the gateway's answers with the training data."""
     what = "the sampled answers against the training set."
     return _job(spec, "drift", ["drift_report"], what, report_tags)
 
 
 def scoring_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
-    """Build the job that scores all entities, or a file, by the version in production."""
+    """Build the job that scores all entities, or a file, with the version in production."""
     what = (
         "the answers of the version in production for all entities, or for the file that is "
         "named in the configuration."
@@ -116,7 +116,7 @@ def scoring_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
 
 
 def quality_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
-    """Build the job that measures the answers of a day by their outcomes."""
+    """Build the job that measures a day's answers by their outcomes."""
     what = "the predictions of a day, measured by their outcomes."
     return _job(spec, "quality", ["live_quality"], what, report_tags)
 
@@ -216,7 +216,7 @@ def _source_sensor(
         except SourceError as error:
             return dg.SkipReason(f"the source cannot be read: {error}")
         _, _, last = (context.cursor or "").rpartition(" ")
-        seen = [] if fingerprint == last else [source_event(spec, fingerprint)]
+        events = [] if fingerprint == last else [source_event(spec, fingerprint)]
         decision: dg.RunRequest | dg.SkipReason
         try:
             content = current_content(spec, fingerprint, context.instance)
@@ -225,8 +225,8 @@ def _source_sensor(
         else:
             decision = request_run(made_by, content, context.instance)
         if isinstance(decision, dg.SkipReason):
-            return dg.SensorResult(skip_reason=decision, cursor=cursor, asset_events=seen)
-        return dg.SensorResult([decision], cursor=cursor, asset_events=seen)
+            return dg.SensorResult(skip_reason=decision, cursor=cursor, asset_events=events)
+        return dg.SensorResult([decision], cursor=cursor, asset_events=events)
 
     return new_data
 
@@ -234,7 +234,7 @@ def _source_sensor(
 def _check_seconds(source: Source) -> int:
     if source.check_every is not None:
         return int(source.check_every.total_seconds())
-    # Without a cheap question all rows of a query are read to see whether they have changed.
+    # Without a cheap query for changes, all rows have to be read to detect them.
     reads_all = source.sql is not None and source.sql.changed is None
     return sensor_seconds(3600 if reads_all else 60)
 
@@ -242,7 +242,7 @@ def _check_seconds(source: Source) -> int:
 def foreign_version_sensor(
     spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.SensorDefinition:
-    """Build the sensor that takes in versions which other training jobs registered."""
+    """Build the sensor that adopts versions registered by other training jobs."""
 
     @dg.sensor(
         name=f"{spec.model_name}_registry",

@@ -1,4 +1,4 @@
-"""The Dagster code location: the models of all model files, what watches them, the resources."""
+"""The Dagster code location: the models of all model files, their sensors, the resources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from platform_assets.shared_definitions import resources, watching
 
 @cache
 def models() -> Models:
-    """The models of all model files, read once by each process."""
+    """Return the models of all model files, read once per process."""
     return read_models()
 
 

@@ -1,4 +1,4 @@
-"""How often sensors look, and how soon a step is tried again."""
+"""Intervals of sensors, and delays of retries."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import os
 from typing import Final
 
 SENSOR_SECONDS: Final = "SENSOR_SECONDS"
-"""Environment variable: seconds from one look of a sensor to its next, for every sensor whose
-model file sets no `source.check_every`. Fewer make the platform quicker to notice, at the price of
-work; read when definitions are loaded."""
+"""Environment variable: seconds between two evaluations of a sensor, for every sensor whose model
+file sets no `source.check_every`. Fewer seconds mean quicker detection but more work; read when
+definitions are loaded."""
 RETRY_SECONDS: Final = "RETRY_SECONDS"
-"""Environment variable: seconds before a step whose server was away is tried again."""
+"""Environment variable: seconds before a step whose server was unavailable is retried."""
 
 
 def sensor_seconds(usual: int) -> int:
-    """Return the seconds between two looks of a sensor that usually has `usual` of them.
+    """Return the seconds between two evaluations of a sensor, by default `usual`.
 
     Raises:
-        ValueError: the variable is set to something else than a whole number from 1.
+        ValueError: the variable is set to something other than an integer from 1 up.
     """
     return _seconds(SENSOR_SECONDS, usual, least=1)
 
 
 def retry_seconds() -> int:
-    """Return the seconds before a step's first retry; each one after it waits twice as long.
+    """Return the seconds before a step's first retry; each further one waits twice as long.
 
     Raises:
-        ValueError: the variable is set to something else than a whole number from 0.
+        ValueError: the variable is set to something other than an integer from 0 up.
     """
     return _seconds(RETRY_SECONDS, 10, least=0)
 

@@ -1,8 +1,8 @@
 """The Dagster code location on Kubernetes: the same definitions, each step in a pod of its own.
 
-The run launcher (`dagster.yaml`) gives all pods what they share. Here stands what one step gets
-beyond that: resources by the model file, and the volumes and secrets of the resources it uses.
-The code that trains has no key to Triton, and only what changes the model repository can write it.
+The run launcher (`dagster.yaml`) gives all pods what they share. This module adds what a step
+gets beyond that: compute by the model file, and the volumes and secrets of the resources it uses.
+Training code has no key to Triton, and only steps that change the model repository can write it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from platform_assets.model_spec import ComputeResources, FeatureTableSpec, Kuber
 from platform_assets.shared_definitions import resources
 
 _LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
-"""Steps that ask servers and move files; the most of it are the imports."""
+"""Steps that call servers and move files; most of the memory is for the imports."""
 _HEAVY: Final = ComputeResources(cpu="1", memory="2Gi")
 """Steps that hold all rows in memory, or score them."""
 _DEFAULTS: Final = dict.fromkeys(
@@ -30,11 +30,11 @@ _DEFAULTS: Final = dict.fromkeys(
     _HEAVY,
 )
 _LEAST_CPU_LIMIT: Final = 1000
-"""Thousandths of a core that every step may use: with less the imports alone take a minute."""
+"""Thousandths of a core that every step may use: with less, the imports alone take a minute."""
 
 _ACCOUNT: Final = "dagster-step"
-"""Account without any right: a step reports to Dagster's storage, and only the run that starts it
-asks Kubernetes. It has a token, because Dagster looks for one wherever it opens its instance."""
+"""Account without any rights: a step reports to Dagster's storage, and only the run that starts it
+calls Kubernetes. It has a token, because Dagster looks for one wherever it opens its instance."""
 
 _STATE: Final = "platform-state"
 _REPOSITORY: Final = "model-repository"
@@ -45,8 +45,8 @@ def _secret(variable: str, name: str, key: str, **more: bool) -> dict[str, Any]:
     return {"name": variable, "value_from": {"secret_key_ref": reference}}
 
 
-# By name of the Dagster resource. The variables have empty values in the common environment,
-# because Dagster resolves those of all resources in every pod of a job.
+# By name of the Dagster resource. The variables are empty in the common environment, because
+# Dagster resolves those of all resources in every pod of a job.
 _SECRETS: Final = {
     "triton": _secret("TRITON_CONTROL_KEY", "triton-control", "key"),
     "gateway": _secret("GATEWAY_CONTROL_TOKEN", "gateway-control", "token"),
@@ -55,19 +55,19 @@ _SECRETS: Final = {
     "ledger": _secret("LEDGER_KEY", "ledger-key", "pem", optional=True),
 }
 _SOURCE_SECRETS: Final = {"secret_ref": {"name": "model-sources", "optional": True}}
-"""What `${SOURCE_NAME}` in the sources of model files stands for, where that is secret."""
+"""Secret values of `${SOURCE_NAME}` in the sources of model files."""
 
 
 def step_config(
     uses: Iterable[str], asked: ComputeResources, *, changes_repository: bool
 ) -> dict[str, Any]:
-    """Return what the pod of a step has beyond what the run launcher gives to all.
+    """Return the configuration of a step's pod beyond what the run launcher gives to all.
 
-    `uses` names the Dagster resources that the step uses. Its limits are what it asks for, save
+    `uses` names the Dagster resources that the step uses. Its limits equal its requests, except
     that every step may use a core.
     """
     used = frozenset(uses)
-    # Steps hand their values on below /state.
+    # Steps pass their values on through /state.
     mounts: list[dict[str, Any]] = [{"name": _STATE, "mount_path": "/state"}]
     if "model_repository" in used:
         protected = {} if changes_repository else {"read_only": True}
@@ -97,36 +97,36 @@ def step_configs(
 ) -> dict[str, Any]:
     """Return `step_config` of every step that `definitions` can run, by the name of its op."""
     by_name = {spec.name: spec for spec in specs}
-    found = {}
+    configs = {}
     for assets in (*(definitions.assets or ()), *(definitions.asset_checks or ())):
-        if not isinstance(assets, dg.AssetsDefinition):  # the asset that shows a broken file
+        if not isinstance(assets, dg.AssetsDefinition):  # the placeholder of a broken file
             continue
         op = assets.op
         checked = isinstance(assets, dg.AssetChecksDefinition)
         key = next(iter(assets.check_keys)).asset_key if checked else assets.key
         model_name, asset = key.path
-        found[op.name] = step_config(
+        configs[op.name] = step_config(
             op.required_resource_keys,
             _compute(by_name[model_name].kubernetes, asset),
             changes_repository=not checked,
         )
     for op in _ops_of_jobs(definitions):
-        found[op.name] = step_config(
+        configs[op.name] = step_config(
             op.required_resource_keys, _LIGHT, changes_repository=op.name != MAINTENANCE_OP
         )
-    return found
+    return configs
 
 
-def _compute(wanted: Kubernetes, asset: str) -> ComputeResources:
-    """What a model file asks for an asset and its checks, completed by the defaults."""
-    asked, default = wanted.resources.get(asset), _DEFAULTS.get(asset, _LIGHT)
-    if asked is None:
+def _compute(settings: Kubernetes, asset: str) -> ComputeResources:
+    """Return a model file's requests for an asset and its checks, completed by defaults."""
+    requests, default = settings.resources.get(asset), _DEFAULTS.get(asset, _LIGHT)
+    if requests is None:
         return default
-    return ComputeResources(asked.cpu or default.cpu, asked.memory or default.memory)
+    return ComputeResources(requests.cpu or default.cpu, requests.memory or default.memory)
 
 
 def _ops_of_jobs(definitions: dg.Definitions) -> Iterator[dg.OpDefinition]:
-    """The steps of the jobs that materialize nothing: rollback, reconciliation, maintenance."""
+    """Yield the steps of jobs without assets: rollback, reconciliation, maintenance."""
     for job in definitions.jobs or ():
         if isinstance(job, dg.JobDefinition):
             yield from (node for node in job.graph.node_defs if isinstance(node, dg.OpDefinition))

@@ -1,4 +1,4 @@
-"""Memory that libraries keep for later, released between large steps of one process."""
+"""Release the memory that libraries retain, between large steps of one process."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = (-1, 64 << 20)
 _MMAP_THRESHOLD: Final = (-3, 4 << 20)
-"""Options of GNU's `mallopt`: how much may stay unused at the end of the heap, and the size
-from which a piece of memory is mapped by itself and released as soon as it is freed."""
+"""Options of glibc's `mallopt`: how much may stay unused at the end of the heap, and the size
+from which an allocation is mapped on its own and released as soon as it is freed."""
 
 
 def release() -> None:
-    """Give back to the system what Arrow and the C library hold without using it.
+    """Return to the system the memory that Arrow and the C library hold without using it.
 
-    A run is one process, and its steps need their memory one after the other: without this,
-    what the join of a million rows needed for a moment would stay beside what the training
-    needs. From then on the C library also releases large arrays as soon as they are freed; by
-    itself it learns from each to keep the room of the next, and ends with room in pieces.
+    A run is one process, and its steps need their memory one after the other: without this, the
+    temporary memory of joining a million rows would stay beside that of the training. From then
+    on the C library also releases large arrays as soon as they are freed; by default it adapts to
+    keep their memory for reuse, which ends in fragmentation.
     """
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
-    process = ctypes.CDLL(None)  # the C library that this process has loaded already
-    if hasattr(process, "malloc_trim"):  # the GNU one has it, others release memory by themselves
+    process = ctypes.CDLL(None)  # the C library that this process has already loaded
+    if hasattr(process, "malloc_trim"):  # glibc has it, others release memory by themselves
         for option, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
             process.mallopt(option, value)
         process.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""All definitions of one model, or of one feature table: the slices, and what runs them."""
+"""All definitions of one model, or of one feature table: assets, checks and automation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _model(spec: ModelSpec) -> dg.Definitions:
         *([release_asset(spec)] if spec.release else []),
     ]
     return dg.Definitions(
-        assets=dg.map_asset_specs(partial(_described, spec.description), assets),
+        assets=dg.map_asset_specs(partial(_describe, spec.description), assets),
         asset_checks=[
             *feature_checks(spec),
             *training_checks(spec),
@@ -94,7 +94,7 @@ def _table(spec: FeatureTableSpec) -> dg.Definitions:
     )
 
 
-def _described(what_for: str, asset: dg.AssetSpec) -> dg.AssetSpec:
-    """Say what the model is for, after what the asset is."""
+def _describe(what_for: str, asset: dg.AssetSpec) -> dg.AssetSpec:
+    """Append what the model is for to the asset's description."""
     parts = (asset.description, what_for)
     return asset.replace_attributes(description="\n\n".join(part for part in parts if part))

@@ -1,8 +1,8 @@
-"""Sensors that report, to a webhook, runs that failed or were canceled, and checks that warn.
+"""Sensors that report failed and canceled runs, and warnings of checks, to a webhook.
 
-Dagster's own run status sensors move on when their function fails, so a message that did not
-reach the webhook would be lost. These keep their place in the event log themselves: while the
-webhook is away they wait, and a message that it rejects holds up no other.
+Dagster's own run status sensors move on if their function fails, so a message that did not reach
+the webhook would be lost. These keep their own cursor in the event log: they wait while the
+webhook is unavailable, and a message that it rejects does not block others.
 """
 
 import os
@@ -26,12 +26,12 @@ UI_VARIABLE: Final = "DAGSTER_UI_URL"
 
 _OFF: Final = f"notifications are off: set {URL_VARIABLE} to the address of a webhook"
 _AT_A_TIME: Final = 10
-"""Runs per tick: with 5 s for each message a tick stays below the daemon's 60 s."""
+"""Runs per tick: at 5 s per message, a tick stays below the daemon's 60 s."""
 _STALE_S: Final = 24 * 3600.0
 _MAX_REASON: Final = 600
 _MAX_LINES: Final = 15
 _MAX_CHARS: Final = 3500
-"""Of all lines between the first and the last: Slack wants messages below 4,000 characters."""
+"""Length of the lines between first and last: Slack requires less than 4,000 characters."""
 _FAILED: Final = dg.DagsterEventType.RUN_FAILURE
 _CANCELED: Final = dg.DagsterEventType.RUN_CANCELED
 _SUCCEEDED: Final = dg.DagsterEventType.RUN_SUCCESS
@@ -73,11 +73,11 @@ def _notify(
 ) -> dg.SensorResult:
     instance = context.instance
     if context.cursor is None or not webhook.address:
-        # Nothing of the past is reported: neither of before the first tick nor of while it was off.
+        # The past is not reported: neither before the first tick nor while the webhook was off.
         newest = [instance.fetch_run_status_changes(one, limit=1).records for one in messages]
         reason = _OFF if not webhook.address else "reports what happens from now on"
         return _result(
-            max((one.storage_id for found in newest for one in found), default=0), reason
+            max((one.storage_id for records in newest for one in records), default=0), reason
         )
     place, sent = int(context.cursor), 0
     changes = _changes(instance, messages, place)
@@ -101,8 +101,8 @@ def _notify(
 def _changes(
     instance: dg.DagsterInstance, messages: Mapping[_RunEvent, _Message], place: int
 ) -> list[tuple[dg.EventLogRecord, _Message]]:
-    """The next few of these events after a place in the event log, in order."""
-    found = [
+    """Return the next few of these events after a place in the event log, in order."""
+    changes = [
         (record, message)
         for event_type, message in messages.items()
         for record in instance.fetch_run_status_changes(
@@ -111,7 +111,7 @@ def _changes(
             ascending=True,
         ).records
     ]
-    return sorted(found, key=lambda one: one[0].storage_id)[:_AT_A_TIME]
+    return sorted(changes, key=lambda change: change[0].storage_id)[:_AT_A_TIME]
 
 
 def _result(place: int, reason: str) -> dg.SensorResult:
@@ -119,27 +119,29 @@ def _result(place: int, reason: str) -> dg.SensorResult:
 
 
 def failure_message(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """Return what is reported of a failed run."""
+    """Return the report of a failed run."""
     steps = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     lines = []
     for record in steps.records:
         event = record.event_log_entry.get_dagster_event()
-        lines.append(f"Step `{event.step_key}`: {_escaped(_reason(event))}")
+        lines.append(f"Step `{event.step_key}`: {_escape(_reason(event))}")
     if not lines:
-        lines = [f"No step failed: {said}" for said in _last_words(instance, run, _FAILED)]
+        lines = [
+            f"No step failed: {message}" for message in _final_messages(instance, run, _FAILED)
+        ]
     gates = [check for check in _failed_checks(instance, run) if check.blocking]
-    # Gates first: many steps that only pass an error on must not push them out of the message.
+    # Gates first: many steps that only propagate an error must not push them out of the message.
     return _text(":red_circle:", "failed", [*_checks("Gate", gates), *lines], instance, run)
 
 
 def canceled_message(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """Return what is reported of a run that a person or a time limit ended."""
-    said = _last_words(instance, run, _CANCELED)
-    return _text(":no_entry_sign:", "was canceled", said, instance, run)
+    """Return the report of a run that a person or a time limit ended."""
+    messages = _final_messages(instance, run, _CANCELED)
+    return _text(":no_entry_sign:", "was canceled", messages, instance, run)
 
 
 def warning_message(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
-    """Return what is reported of a run that succeeded; None when no check failed."""
+    """Return the report of a run that succeeded; None if no check failed."""
     failed = _failed_checks(instance, run)
     if not failed:
         return None
@@ -158,17 +160,17 @@ def _text(
         shown.append(line)
     left = len(lines) - len(shown)
     more = [f"… and {left} more, which the run shows"] if left else []
-    head = f"{icon} *{_escaped(run.job_name)}* {what}{_models(instance, run)}"
+    head = f"{icon} *{_escape(run.job_name)}* {what}{_models(instance, run)}"
     return "\n".join([head, *shown, *more, _link(run)])
 
 
-def _last_words(
+def _final_messages(
     instance: dg.DagsterInstance, run: dg.DagsterRun, event_type: _RunEvent
 ) -> list[str]:
-    """Dagster's own words for how a run ended."""
+    """Return Dagster's own message on how a run ended."""
     ended = instance.get_records_for_run(run.run_id, of_type=event_type).records
     events = [record.event_log_entry.get_dagster_event() for record in ended[-1:]]
-    return [_escaped(event.message or "") for event in events]
+    return [_escape(event.message or "") for event in events]
 
 
 def _failed_checks(
@@ -176,7 +178,7 @@ def _failed_checks(
 ) -> list[dg.AssetCheckEvaluation]:
     evaluated = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     records = instance.get_records_for_run(run.run_id, of_type=evaluated).records
-    # A step that was tried again judged twice: its last word counts.
+    # A retried step has judged twice: its last verdict counts.
     newest: dict[dg.AssetCheckKey, dg.AssetCheckEvaluation] = {}
     for record in records:
         evaluation = record.event_log_entry.asset_check_evaluation
@@ -188,7 +190,7 @@ def _failed_checks(
 def _checks(word: str, failed: Iterable[dg.AssetCheckEvaluation]) -> list[str]:
     return [
         f"{word} `{check.check_name}` of {check.asset_key.to_user_string()}: "
-        f"{_escaped(check.description or 'failed, without a description')}"
+        f"{_escape(check.description or 'failed, without a description')}"
         for check in failed
     ]
 
@@ -200,7 +202,7 @@ def _models(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
             instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).asset_selection
         )
     models = sorted({key.path[0] for key in keys if len(key.path) > 1})
-    return f" (model {_escaped(', '.join(models))})" if models else ""
+    return f" (model {_escape(', '.join(models))})" if models else ""
 
 
 def _reason(event: dg.DagsterEvent) -> str:
@@ -209,7 +211,7 @@ def _reason(event: dg.DagsterEvent) -> str:
         return str(data.user_failure_data.description)
     if data.error is None:
         return "no reason was recorded"
-    # The first error that was raised says more than those that only passed it on.
+    # The original error says more than those that only propagated it.
     error = data.error
     while error.cause is not None:
         error = error.cause
@@ -221,9 +223,9 @@ def _link(run: dg.DagsterRun) -> str:
     return f"<{pages}/runs/{run.run_id}|Run {run.run_id[:8]}>" if pages else f"Run {run.run_id}"
 
 
-def _escaped(text: str) -> str:
-    """Return text in the form that Slack shows as it is, without secrets and not too long."""
-    # Before it is cut and escaped: neither half a secret nor an escaped one would be known.
+def _escape(text: str) -> str:
+    """Escape text so that Slack shows it verbatim, without secrets and not too long."""
+    # Before cutting and escaping: a truncated or escaped secret would not be recognized.
     text = without_secrets(text.strip(), os.environ)
     text = text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"
     return escape(text)

@@ -1,4 +1,4 @@
-"""What all models of a code location share: what watches them, and the resources."""
+"""What all models of a code location share: sensors that watch them, and resources."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def watching(specs: Sequence[ModelSpec], tables: Sequence[FeatureTableSpec] = ()
 
 
 def _releases(specs: Sequence[ModelSpec]) -> list[dg.SensorDefinition]:
-    """The pilot of the models that are released in steps, with the jobs that it launches."""
+    """Build the pilot of the models that are released in steps, with the jobs that it launches."""
     released = [spec for spec in specs if spec.release is not None]
     if not released:
         return []
@@ -52,9 +52,9 @@ def _releases(specs: Sequence[ModelSpec]) -> list[dg.SensorDefinition]:
 
 
 def declarative_automation() -> dg.SensorDefinition:
-    """Build the sensor that carries out the assets' automation conditions: the switch has one."""
+    """Build the sensor for the assets' automation conditions, such as the switch's."""
     return dg.AutomationConditionSensorDefinition(
-        # Dagster's own name for it, and its own default: stopped.
+        # Dagster's own name and default status: stopped.
         "default_automation_condition_sensor",
         target=dg.AssetSelection.all(),
         minimum_interval_seconds=sensor_seconds(30),
@@ -64,7 +64,7 @@ def declarative_automation() -> dg.SensorDefinition:
 
 
 def resources(executor: dg.ExecutorDefinition = dg.in_process_executor) -> dg.Definitions:
-    """The resources; the environment at the time of a run says where everything is.
+    """Return the resources; the environment at run time says where everything is.
 
     `executor` runs the steps: by default one process per run, so that MLflow and Feast are
     imported once, not once per step.

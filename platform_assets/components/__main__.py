@@ -1,4 +1,4 @@
-"""Makes model files, checks them, or describes them: `python -m platform_assets.components`."""
+"""Create, check or describe model files: `python -m platform_assets.components`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from platform_assets.training.own_code import MODELS_DIR
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 1 when a model file has a problem, else 0."""
+    """Run one command; return 1 if a model file has a problem, else 0."""
     parser = argparse.ArgumentParser(prog="python -m platform_assets.components")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="print each problem as file:line: field: message")
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser(
         "reference", help="print the fields of a model file, as REFERENCE.md has them"
     )
-    given = parser.parse_args(arguments)
-    if given.command == "check":
-        return _check(given.folder)
-    if given.command == "new":
-        return run(given)
-    schema = given.command == "schema"
+    options = parser.parse_args(arguments)
+    if options.command == "check":
+        return _check(options.folder)
+    if options.command == "new":
+        return run(options)
+    schema = options.command == "schema"
     print(json.dumps(file_schema(), indent=2) if schema else reference_table())
     return 0
 
@@ -55,12 +55,14 @@ def _check(folder: Path | None) -> int:
         return _report(read_models(folders))
     if folder.name in FILE_NAMES:
         folder = folder.parent
-    # The others are read as well: their names are taken.
+    # The other folders are read as well, since their names are taken.
     models, inside = read_models((folder, *folders)), folder.resolve()
     specs = {file: s for file, s in models.specs.items() if file.resolve().is_relative_to(inside)}
     tables = {file: t for file, t in models.tables.items() if file.resolve().is_relative_to(inside)}
-    found = (one for one in models.problems if one.file.resolve().is_relative_to(inside))
-    return _report(Models(specs, tuple(found), tables))
+    problems = (
+        problem for problem in models.problems if problem.file.resolve().is_relative_to(inside)
+    )
+    return _report(Models(specs, tuple(problems), tables))
 
 
 def _report(models: Models) -> int:
@@ -82,7 +84,7 @@ def _report(models: Models) -> int:
 
 
 def _with_headers(models: Models) -> Models:
-    """Look at the column names of the files that are there; others may come later."""
+    """Check the column names of existing files; others may be created later."""
     wrong: dict[Path, Diagnostic] = {}
     for file, spec in {**models.tables, **models.specs}.items():
         for part, table in _sources(spec):
@@ -106,12 +108,12 @@ def _with_headers(models: Models) -> Models:
 
 
 def _sources(spec: SourceSpec) -> Iterator[tuple[tuple[str, ...], SourceSpec]]:
-    """Yield what is read, with the field of the file that its source is in."""
+    """Yield the tables that are read, with the field of the model file that has the source."""
     if not isinstance(spec, ModelSpec):
         yield (), spec
         return
     yield ("labels",) if spec.labels else (), spec
-    # The label table has the columns of the outcomes, which are its own.
+    # With `outcomes: labels` the columns are those of the label table, already checked.
     if spec.outcome_table is not None and spec.outcomes and spec.outcomes.source:
         yield ("outcomes",), spec.outcome_table
 

@@ -1,4 +1,4 @@
-"""The Dagster components that model files and table files are instances of."""
+"""The Dagster components of model files and table files."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from platform_assets.components.scaffold.scaffolder import TableScaffolder
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 
 
-def _by_names_of_files(kind: type) -> BeforeValidator:
-    """Take fields by the names that files give them, and by no other."""
+def _by_file_names(kind: type) -> BeforeValidator:
+    """Accept fields only by their names in files."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     return BeforeValidator(
-        lambda given: adapter.validate_python(given, by_alias=True, by_name=False)
+        lambda value: adapter.validate_python(value, by_alias=True, by_name=False)
     )
 
 
-class Attributes(RootModel[Annotated[ModelSpec, _by_names_of_files(ModelSpec)]]):
+class Attributes(RootModel[Annotated[ModelSpec, _by_file_names(ModelSpec)]]):
     """The attributes of a model file, as Dagster wants to have them described."""
 
 
-class TableAttributes(RootModel[Annotated[FeatureTableSpec, _by_names_of_files(FeatureTableSpec)]]):
+class TableAttributes(RootModel[Annotated[FeatureTableSpec, _by_file_names(FeatureTableSpec)]]):
     """The attributes of a table file, as Dagster wants to have them described."""
 
 
 def build_definitions(spec: ModelSpec | FeatureTableSpec) -> dg.Definitions:
-    """Return the whole chain of a model, or the assets of a feature table and what reads them."""
-    # Here: the slices are imported once a model is built, not to check or document files.
+    """Return the definitions of a model's whole chain, or of a feature table."""
+    # Imported here: building a model needs the slices; checking and documenting files does not.
     from platform_assets.model_definitions import build
 
     return build(spec)

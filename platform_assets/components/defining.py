@@ -1,4 +1,4 @@
-"""The definitions of all models; a broken file becomes an asset that says why."""
+"""The definitions of all models; a broken file becomes an asset that shows its problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def define_models(models: Models, build: Build = build_definitions) -> dg.Definitions:
-    """Merge the definitions of every good file; a broken one becomes an asset that says why.
+    """Merge the definitions of all valid files; a broken one becomes an asset that says why.
 
     A file whose `build` raises counts as broken too.
     """
@@ -32,29 +32,29 @@ def define_models(models: Models, build: Build = build_definitions) -> dg.Defini
     for file, spec in good.items():
         try:
             parts.append(build(spec))
-        except Exception as error:  # of any kind: the others load
+        except Exception as error:  # any kind, so that the other files still load
             message = f"{type(error).__name__}: {error}"
             broken[file] = [Diagnostic(file, 1, "definitions", message)]
             _log.exception("the definitions of %s cannot be built", file)
-    for found in broken.values():
-        for problem in found:
+    for problems in broken.values():
+        for problem in problems:
             _log.error("%s", problem)
     return dg.Definitions.merge(*parts, dg.Definitions(assets=[*_placeholders(broken)]))
 
 
 def _placeholders(broken: dict[Path, list[Diagnostic]]) -> Iterator[dg.AssetSpec]:
     folders: Counter[str] = Counter()
-    for file, found in broken.items():
+    for file, problems in broken.items():
         folder = file.parent.name if file.name in FILE_NAMES else file.name
         folders[folder] += 1
-        # Two folders of one name, in two places, are two assets.
+        # Two folders of the same name, in two places, are two assets.
         key = folder if folders[folder] == 1 else f"{folder} ({folders[folder]})"
         yield dg.AssetSpec(
             [key, "model_file"],
             group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",
             description="This model file is broken, so nothing of it is defined.\n\n"
-            + "\n\n".join(str(problem) for problem in found),
+            + "\n\n".join(str(problem) for problem in problems),
             kinds={"yaml", "broken"},
             tags={"serving/model_file": "broken"},
-            metadata={"problems": len(found), "file": dg.MetadataValue.path(str(file))},
+            metadata={"problems": len(problems), "file": dg.MetadataValue.path(str(file))},
         )

@@ -1,4 +1,4 @@
-"""What is wrong with a model file, and where."""
+"""Problems of a model file, with their places."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FieldPath = tuple[object, ...]
-"""Keys and list indices from the top of a file, or from its `attributes`, down to a field."""
+"""Keys and list indices from the root of a file, or from its `attributes`, to a field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """What is wrong with a line of a model file; `line` counts from 1."""
+    """A problem in a line of a model file; `line` counts from 1."""
 
     file: Path
     line: int
@@ -32,7 +32,7 @@ class ModelFileError(Exception):
 
 
 def field_name(path: FieldPath) -> str:
-    """Write a path as a person would: `features[2].type`."""
+    """Format a path for display: `features[2].type`."""
     name = ""
     for part in path:
         if isinstance(part, int) and not isinstance(part, bool):

@@ -1,7 +1,7 @@
-"""A YAML document with the line of each of its fields, by Dagster's own reader.
+"""A YAML document with the line of each field, read by Dagster's own reader.
 
-What that reader accepts in silence (fields that are given twice) or does not survive (values that
-no constructor takes, very deep or very large documents) is refused first.
+Documents that this reader silently accepts (duplicate fields) or does not survive (values that no
+constructor accepts, very deep or very large documents) are refused first.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dagster_shared.yaml_utils.source_position import SourcePositionTree
 from platform_assets.components.diagnostics import Diagnostic, FieldPath, ModelFileError, field_name
 
 _MOST_VALUES: Final = 50_000
-"""Values of one file, aliases and merges expanded: no model needs more."""
+"""Maximum values of a file, aliases and merges expanded: no model needs more."""
 _DEEPEST: Final = 100
-"""Values inside each other. PyYAML's own composer ends the process when there are very many."""
+"""Maximum nesting. PyYAML's own composer crashes the process on very deep documents."""
 
 _FEATURES: Final = frozenset({"features", "request", "columns"})
 """Fields that are lists or mappings of features."""
@@ -27,14 +27,14 @@ _MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.CSafeLoader):
-    """The fast safe loader, which resolves scalars as Dagster's does: dates stay text."""
+    """The fast safe loader that resolves scalars like Dagster's: dates stay text."""
 
     yaml_implicit_resolvers = DagsterYamlLoader.yaml_implicit_resolvers
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's bytes, its value as YAML reads it, and where everything stands (None: nowhere)."""
+    """A file's bytes, its YAML value, and the places of all parts (None if unknown)."""
 
     path: Path
     content: bytes
@@ -42,26 +42,26 @@ class Document:
     places: SourcePositionTree | None
 
     def line(self, path: FieldPath) -> int:
-        """Line of the field at `path`, or of the nearest one that holds it."""
+        """Return the line of the field at `path`, or of the nearest enclosing one."""
         if self.places is None:
             return 1
         nearest, _ = self.places.lookup_closest_and_path(path, None)  # type: ignore[arg-type] # it reads any sequence
         return nearest.start.line
 
     def diagnostic(self, path: FieldPath, message: str) -> Diagnostic:
-        """Give what is wrong at `path` its line; of features in a mapping the key is the name."""
+        """Add the line to a problem at `path`; features in a mapping are named by their keys."""
         place = path[1:] if path[:1] == ("attributes",) and len(path) > 1 else path
         if len(place) > 1 and place[0] in _FEATURES and isinstance(place[1], int) and self.places:
             features = self.value["attributes"][place[0]]
             if isinstance(features, dict):
                 rest = place[2:] if place[2:] != ("name",) else ()
-                place = (place[0], *_mapped(features)[place[1]], *rest)
+                place = (place[0], *_places_in_mapping(features)[place[1]], *rest)
                 path = ("attributes", *place)
         return Diagnostic(self.path, self.line(path), field_name(place) or "file", message)
 
 
-def _mapped(features: dict[object, Any]) -> list[tuple[object, ...]]:
-    """Return the place of each feature of a mapping: of a name, or of a table's list of names."""
+def _places_in_mapping(features: dict[object, Any]) -> list[tuple[object, ...]]:
+    """Return the place of each feature in a mapping: by name, or in a table's list of names."""
     return [
         place
         for name, columns in features.items()
@@ -74,7 +74,7 @@ def _mapped(features: dict[object, Any]) -> list[tuple[object, ...]]:
 
 
 class _InvalidError(Exception):
-    """What is wrong with a document, and the node or event at which it is."""
+    """A problem of a document, and the node or event where it is."""
 
     def __init__(self, at: yaml.Node | yaml.Event, message: str, field: str = "file") -> None:
         super().__init__(message)
@@ -85,8 +85,8 @@ def read_document(path: Path) -> Document:
     """Read one YAML file.
 
     Raises:
-        ModelFileError: for a file that cannot be read, is not UTF-8, is not YAML, holds
-            several documents, or gives one field twice.
+        ModelFileError: the file cannot be read, is not UTF-8 or not YAML, holds several
+            documents, or has a duplicate field.
     """
 
     def refused(line: int, message: str, field: str = "file") -> ModelFileError:
@@ -136,14 +136,14 @@ def _only_document(text: str) -> yaml.Node:
 
 
 class _Inspection:
-    """Walks over all values, those that aliases and merges repeat as often as they do."""
+    """Walks over all values, including every repetition by aliases and merges."""
 
     def __init__(self) -> None:
-        self._left, self._loader = _MOST_VALUES, _Loader("")
+        self._remaining, self._loader = _MOST_VALUES, _Loader("")
 
     def inspect(self, node: yaml.Node) -> None:
-        self._left -= 1
-        if self._left < 0:
+        self._remaining -= 1
+        if self._remaining < 0:
             raise _InvalidError(node, f"holds more than {_MOST_VALUES} values")
         if isinstance(node, yaml.MappingNode):
             self._check_keys([key for key, _ in node.value])
@@ -172,7 +172,7 @@ class _Inspection:
         except yaml.YAMLError:
             raise
         except Exception as error:
-            # PyYAML's constructors let any exception through: for 0x_, `!!int a`, 5000 digits.
+            # PyYAML's constructors may raise anything: for 0x_, `!!int a`, 5000 digits.
             kind = node.tag.rpartition(":")[2]
             message = f"{node.value[:40]!r} is not valid {kind}: write a value, or quote it"
             raise _InvalidError(node, message) from error

@@ -1,4 +1,4 @@
-"""The models of some folders; one broken file never takes the others down."""
+"""The models of some folders; a broken file does not affect the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models and feature tables of good files by file, and what is wrong with the others."""
+    """The models and feature tables of valid files by file, and the problems of the others."""
 
     specs: dict[Path, ModelSpec]
     problems: tuple[Diagnostic, ...]
@@ -37,7 +37,7 @@ class Models:
 
     @property
     def broken(self) -> dict[Path, list[Diagnostic]]:
-        """The problems of each file that has some."""
+        """The problems by broken file."""
         by_file: dict[Path, list[Diagnostic]] = {}
         for problem in self.problems:
             by_file.setdefault(problem.file, []).append(problem)
@@ -45,14 +45,14 @@ class Models:
 
 
 def model_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Return the shipped folder and those of `MODELS_DIR`."""
+    """Return the built-in folder and those of `MODELS_DIR`."""
     return (SHIPPED, *own_folders(environ))
 
 
 def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
     """Read `<folder>/<model>/defs.yaml` of every folder; None: of `model_folders()`."""
     problems: list[Diagnostic] = []
-    files: dict[Path, Path] = {}  # a file that two folders show is one file
+    files: dict[Path, Path] = {}  # a file reachable through two folders is one file
     if folders is None:
         folders = model_folders()
     for folder in [folders] if isinstance(folders, Path) else folders:
@@ -71,12 +71,14 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
                 files.setdefault(file.resolve(), file)
     documents = _read_all({file: file for file in files.values()}, read_document, problems)
     tables = _read_all(
-        {file: one for file, one in documents.items() if is_table(one)}, parse_table, problems
+        {file: document for file, document in documents.items() if is_table(document)},
+        parse_table,
+        problems,
     )
     claimed = {problem.file for problem in _clashes(tables)}
     by_name = {table.name: table for file, table in tables.items() if file not in claimed}
     specs = _read_all(
-        {file: one for file, one in documents.items() if not is_table(one)},
+        {file: document for file, document in documents.items() if not is_table(document)},
         partial(parse_model, tables=by_name),
         problems,
     )
@@ -97,14 +99,14 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
 def _read_all(
     inputs: Mapping[Path, _In], read: Callable[[_In], _Out], problems: list[Diagnostic]
 ) -> dict[Path, _Out]:
-    """Return what `read` makes of each file; what is wrong with the others joins `problems`."""
+    """Return the result of `read` by file; the problems of the others are added to `problems`."""
     good: dict[Path, _Out] = {}
-    for file, given in inputs.items():
+    for file, value in inputs.items():
         try:
-            good[file] = read(given)
+            good[file] = read(value)
         except ModelFileError as error:
             problems += error.problems
-        except Exception as error:  # of any kind: the others load
+        except Exception as error:  # any kind, so that the other files still load
             message = f"cannot be read: {type(error).__name__}: {error}"
             problems.append(Diagnostic(file, 1, "file", message))
             _log.exception("%s cannot be read", file)
@@ -122,15 +124,15 @@ def _unreadable(folder: Path, error: OSError) -> Diagnostic:
 
 
 def _clashes(specs: Mapping[Path, ModelSpec | FeatureTableSpec]) -> list[Diagnostic]:
-    """Find names that several files claim: the file whose folder has the name keeps it.
+    """Find names claimed by several files: the file whose folder has the name keeps it.
 
-    Models and tables share the names: those are groups of assets.
+    Models and tables share one namespace, that of asset groups.
     """
     claims: dict[str, list[Path]] = {}
     for file, spec in specs.items():
-        # MySQL and the disks of some laptops take Cars and cars for one.
+        # MySQL and the disks of some laptops do not distinguish Cars and cars.
         claims.setdefault(spec.name.casefold(), []).append(file)
-    found = []
+    diagnostics = []
     for files in claims.values():
         owners = [file for file in files if file.parent.name == specs[file].name]
         losers = [file for file in files if len(owners) != 1 or file != owners[0]]
@@ -142,21 +144,21 @@ def _clashes(specs: Mapping[Path, ModelSpec | FeatureTableSpec]) -> list[Diagnos
                 f"{kind}_name"
             )
             line = read_document(file).line(("attributes", f"{kind}_name"))
-            found.append(Diagnostic(file, line, f"{kind}_name", message))
-    return found
+            diagnostics.append(Diagnostic(file, line, f"{kind}_name", message))
+    return diagnostics
 
 
 def explain_missing_model(models: Models, model_name: str) -> str | None:
-    """Say what keeps a model from being there; None when nothing does."""
+    """Say why a model is missing; None if it is not."""
     known = sorted(spec.model_name for spec in models.specs.values())
     if model_name in known:
         return None
     broken = models.broken
     own = [
         str(problem)
-        for file, found in broken.items()
+        for file, problems in broken.items()
         if model_name in _names(file)
-        for problem in found
+        for problem in problems
     ]
     if own:
         return "\n".join((f"the model file of {model_name} is broken; correct it:", *own))
@@ -167,7 +169,7 @@ def explain_missing_model(models: Models, model_name: str) -> str | None:
 
 
 def _names(file: Path) -> set[object]:
-    """The names under which a person may look for a broken file."""
+    """Return the names under which a person may look for a broken file."""
     try:
         written = read_document(file).value["attributes"]["model_name"]
     except (ModelFileError, LookupError, TypeError):

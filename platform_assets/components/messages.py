@@ -1,4 +1,4 @@
-"""What is said of fields that are not valid, and where each of them stands."""
+"""Messages about invalid fields, with their places."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WANTED: Final = {
 def explain(
     error: ValidationError, file: type[ModelFile | TableFile] = ModelFile
 ) -> Iterator[tuple[FieldPath, str]]:
-    """Yield the place in a file of this kind, and the message, of each error."""
+    """Yield the place in a file of this kind and the message of each error."""
     for detail in error.errors(include_url=False):
         loc = tuple(part for part in detail["loc"] if part != "[key]")
         if detail["type"] != FOLLOWS:
@@ -38,7 +38,7 @@ def explain(
 
 
 def _fields(record: type) -> dict[str, FieldInfo]:
-    """Return the fields of a record that a file may have, by the names that it calls them."""
+    """Return the fields of a record that a file may have, by their names in the file."""
     fields: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined] # pydantic sets it
     named = {str(field.validation_alias or name): field for name, field in fields.items()}
     return {name: field for name, field in named.items() if not name.startswith(LOADER_ONLY)}
@@ -48,8 +48,8 @@ def _record_in(annotation: Any) -> type | None:
     """Return the record that an annotation is or holds, if any."""
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return annotation
-    found = (_record_in(part) for part in get_args(annotation))
-    return next((record for record in found if record is not None), None)
+    records = (_record_in(part) for part in get_args(annotation))
+    return next((record for record in records if record is not None), None)
 
 
 def _message(detail: Mapping[str, Any], loc: FieldPath, file: type) -> str:
@@ -65,7 +65,7 @@ def _message(detail: Mapping[str, Any], loc: FieldPath, file: type) -> str:
         return str(detail["ctx"]["error"])
     if kind.endswith(("too_short", "too_long")):
         return "needs" + str(detail["msg"]).partition("should have")[2]
-    # Of literals and bounds pydantic's words are good.
+    # pydantic's messages on literals and bounds are good.
     wanted = _WANTED.get(kind) or detail["msg"].removeprefix("Input should be ")
     if value is None:
         required = field is None or field.is_required()

@@ -1,4 +1,4 @@
-"""One model file, read: the model, or all that is wrong with the file."""
+"""Read one model file: return the model, or raise all problems of the file."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _File = TypeVar("_File", ModelFile, TableFile)
 _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.txt"
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
 _BOOSTING: Final = ("lightgbm", "xgboost", "xgboost-cpu", "onnxmltools", "optuna")
-"""What decides on a trained model, the latter where it is installed; counts where there is no lock
+"""Packages that affect a trained model, the latter if installed; used where there is no lock
 file."""
 _TRAINING_CODE: Final = ("model_spec", "features", "training", "export")
-"""Packages of this one that decide on a trained model."""
+"""Subpackages of this package that affect a trained model."""
 _CANDIDATE: Final = re.compile(r"candidates\[(?P<number>\d+)\] \(.*?\): (?P<message>.*)", re.DOTALL)
 
 
 def is_table(document: Document) -> bool:
-    """Whether a file is that of a feature table."""
+    """Whether a file describes a feature table."""
     value = document.value
     return isinstance(value, dict) and value.get("type") == TABLE_TYPE
 
 
 def read_model(path: Path) -> ModelSpec:
-    """Return the model of the file at `path`, which may name the tables beside it.
+    """Return the model of the file at `path`, which may refer to the tables beside it.
 
     Raises:
         ModelFileError: with every problem of the file, each with its line and field.
@@ -52,7 +52,7 @@ def read_model(path: Path) -> ModelSpec:
 
 
 def parse_model(document: Document, tables: Tables) -> ModelSpec:
-    """Return the model of a file; `tables` are those that it may name.
+    """Return the model of a file; `tables` are those that it may refer to.
 
     Raises:
         ModelFileError: with every problem of the file, each with its line and field.
@@ -75,62 +75,64 @@ def _validated(adapter: TypeAdapter[_File], document: Document, kind: type[_File
     try:
         return adapter.validate_python(document.value, by_alias=True, by_name=False)
     except ValidationError as error:
-        found = [document.diagnostic(*one) for one in explain(error, kind)]
-        raise ModelFileError(sorted(found, key=lambda one: one.line)) from error
+        diagnostics = [document.diagnostic(*problem) for problem in explain(error, kind)]
+        raise ModelFileError(sorted(diagnostics, key=lambda problem: problem.line)) from error
 
 
 def complete_table(spec: FeatureTableSpec, document: Document) -> FeatureTableSpec:
-    """Add what follows from where a table is written: name, absolute path, code version.
+    """Add what follows from the location of a table's file: name, absolute path, code version.
 
     Raises:
-        ModelFileError: for a folder whose name a table cannot have.
+        ModelFileError: the folder's name is not valid for a table.
     """
     folder = document.path.parent.absolute()
     try:
         return replace(
             spec,
             table_name=spec.table_name or folder.name,
-            source=_placed(spec.source, folder),
+            source=_with_absolute_paths(spec.source, folder),
             code_version=code_version(document.content),
         )
     except ValidationError as error:
-        raise _misnamed(document, "table_name", error) from error
+        raise _name_error(document, "table_name", error) from error
 
 
 def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
-    """Add what follows from where a model is written: name, absolute path, types, code version.
+    """Add what follows from a model file's location: name, absolute path, types, code version.
 
     Raises:
-        ModelFileError: for a folder whose name a model cannot have, a candidate that does not
-            exist, or a feature table, column or key that does not.
+        ModelFileError: the folder's name is not valid for a model, or a candidate, a feature
+            table, a column or a key does not exist.
     """
     folder, outcomes = document.path.parent.absolute(), spec.outcomes
     if outcomes is not None and outcomes.source is not None:
-        outcomes = replace(outcomes, source=_placed(outcomes.source, folder))
-    found = problems_of_tables(spec, tables, partial(_is_written, folder.parent))
-    if unknown := [document.diagnostic(*one) for one in found]:
-        raise ModelFileError(sorted(unknown, key=lambda one: one.line))
+        outcomes = replace(outcomes, source=_with_absolute_paths(outcomes.source, folder))
+    problems = problems_of_tables(spec, tables, partial(_is_written, folder.parent))
+    if unknown := [document.diagnostic(*problem) for problem in problems]:
+        raise ModelFileError(sorted(unknown, key=lambda problem: problem.line))
     try:
         named = replace(
             spec,
             model_name=spec.model_name or folder.name,
-            source=_placed(spec.source, folder),
+            source=_with_absolute_paths(spec.source, folder),
             outcomes=outcomes,
         )
         typed = with_tables(named, tables)
         check_candidates(typed)
     except ValidationError as error:
-        raise _misnamed(document, "model_name", error) from error
+        raise _name_error(document, "model_name", error) from error
     except CandidateError as error:
         raise ModelFileError([_candidate_problem(document, str(error))]) from error
-    functions = [one.own_code for one in typed.candidates if one.own_code is not None]
-    # Of the tables only what the model reads of them decides on it.
+    functions = [
+        candidate.own_code for candidate in typed.candidates if candidate.own_code is not None
+    ]
+    # Only the parts of the tables that the model reads affect it.
     content = document.content + typed.contract.encode() if typed.tables else document.content
     return replace(typed, code_version=code_version(content, functions))
 
 
 def _is_written(folder: Path, table: str) -> bool:
-    """Whether a file describes a table of that name, be it wrong."""
+    """Whether a file describes a table of that name, valid or not."""
     for file in (folder / table / name for name in FILE_NAMES):
         if file.is_file():
             try:
@@ -140,17 +142,17 @@ def _is_written(folder: Path, table: str) -> bool:
     return False
 
 
-def _misnamed(document: Document, field: str, error: ValidationError) -> ModelFileError:
+def _name_error(document: Document, field: str, error: ValidationError) -> ModelFileError:
     [(_, message)] = explain(error)
     advice = f"{message} (this is the folder's name: give another `{field}`)"
     return ModelFileError([document.diagnostic(("attributes", field), advice)])
 
 
 def document_at(path: Path) -> Document:
-    """Return the model file in or at `path`; for a component that Python code made, its file.
+    """Return the model file in or at `path`; for a component made by Python code, its file.
 
     Raises:
-        ModelFileError: for a model file that is not YAML.
+        ModelFileError: the model file is not YAML.
     """
     file = next((path / name for name in FILE_NAMES if (path / name).is_file()), path)
     if file.suffix in {".yaml", ".yml"}:
@@ -159,11 +161,11 @@ def document_at(path: Path) -> Document:
 
 
 def tables_beside(path: Path) -> dict[str, FeatureTableSpec]:
-    """Return the good feature tables beside a model's folder or file, by name."""
+    """Return the valid feature tables beside a model's folder or file, by name."""
     folder = path if path.is_dir() else path.parent
     tables = {}
     for file in (file for name in FILE_NAMES for file in folder.parent.glob(f"*/{name}")):
-        with suppress(ModelFileError):  # a broken one is reported as itself
+        with suppress(ModelFileError):  # a broken one is reported for its own file
             document = read_document(file)
             if is_table(document):
                 table = parse_table(document)
@@ -172,14 +174,14 @@ def tables_beside(path: Path) -> dict[str, FeatureTableSpec]:
 
 
 def code_version(content: bytes, functions: Sequence[str] = (), lock: Path = _LOCK) -> str:
-    """Digest of a model file and of the code that trains by it; 64 hexadecimal digits.
+    """Return the digest of a model file and of the training code; 64 hexadecimal digits.
 
-    Of `functions` of candidates, as `module:name`, the sources of their modules count. Where the
-    project's lock file is not beside the package, the versions of the packages that decide on a
-    trained model take its place.
+    For `functions` of candidates, as `module:name`, the sources of their modules are included.
+    Without the project's lock file beside the package, the versions of the packages that affect a
+    trained model are used instead.
     """
     modules = sorted({function.partition(":")[0] for function in functions})
-    parts = [content, _locked(lock), _own_code(), *map(_source_of, modules)]
+    parts = [content, _lock_content(lock), _own_code(), *map(_source_of, modules)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -191,13 +193,13 @@ def _own_code() -> bytes:
 
 
 def _source_of(module: str) -> bytes:
-    found = find_module(module)
-    file = Path(found.origin) if found and found.origin else None
+    module_spec = find_module(module)
+    file = Path(module_spec.origin) if module_spec and module_spec.origin else None
     return file.read_bytes() if file is not None and file.is_file() else module.encode()
 
 
 @cache
-def _locked(lock: Path) -> bytes:
+def _lock_content(lock: Path) -> bytes:
     if lock.is_file():
         return lock.read_bytes()
     return "\n".join(filter(None, map(_pin, (*_PACKAGES, *_BOOSTING)))).encode()
@@ -210,7 +212,7 @@ def _pin(name: str) -> str:
         return ""
 
 
-def _placed(source: Source, folder: Path) -> Source:
+def _with_absolute_paths(source: Source, folder: Path) -> Source:
     duckdb = source.duckdb
     if duckdb is not None:
         files = {name: _absolute(path, folder) for name, path in duckdb.files.items()}
@@ -223,7 +225,7 @@ def _absolute(file: str, folder: Path) -> str:
         return file
     path = Path(file).expanduser()
     while path.parts[:1] == ("..",):
-        # Above a folder that is a link is what is above its target.
+        # The parent of a symbolic link is that of its target.
         folder, path = folder.resolve().parent, Path(*path.parts[1:])
     return str(folder / path)
 
@@ -231,7 +233,7 @@ def _absolute(file: str, folder: Path) -> str:
 def _candidate_problem(document: Document, message: str) -> Diagnostic:
     if message.startswith(f"{SEARCH}: "):
         return document.diagnostic(("attributes", SEARCH), message.removeprefix(f"{SEARCH}: "))
-    place, found = ("attributes", "candidates"), _CANDIDATE.fullmatch(message)
-    if found is None:
+    place, match = ("attributes", "candidates"), _CANDIDATE.fullmatch(message)
+    if match is None:
         return document.diagnostic(place, message)
-    return document.diagnostic((*place, int(found["number"])), found["message"])
+    return document.diagnostic((*place, int(match["number"])), match["message"])

@@ -1,4 +1,4 @@
-"""The Dagster component that brings what all models of a code location share."""
+"""The Dagster component with what all models of a code location share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Platform(dg.Component, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return resources, sensors and schedules for the models beside this component."""
-        # Here, as in `build_definitions`: to check model files needs none of it.
+        # Imported here, as in `build_definitions`: checking model files does not need it.
         from platform_assets.shared_definitions import resources, watching
 
         own = context.path if context.path.is_dir() else context.path.parent

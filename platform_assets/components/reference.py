@@ -1,4 +1,4 @@
-"""The reference of a model file's fields, as a table in Markdown, from its schema."""
+"""The reference of a model file's fields, as a Markdown table generated from the schema."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BOUNDS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "
 
 
 def reference_table() -> str:
-    """Return a row for each field of a model: name, type, default, meaning.
+    """Return a table with a row for each field of a model: name, type, default, meaning.
 
-    A group that several fields have is listed once, at the field of the model that has it.
+    A group shared by several fields is listed once, at the model's own field.
     """
     definitions = file_schema()["$defs"]
     model = definitions["ModelSpec"]
@@ -25,7 +25,7 @@ def reference_table() -> str:
 
 
 def table_reference() -> str:
-    """Return the same of a feature table; groups that a model has too are not repeated."""
+    """Return the same for a feature table, without the groups that a model also has."""
     definitions = file_schema()["$defs"]
     shared = {name: {} for name in definitions} | {
         "FeatureTableSpec": definitions["FeatureTableSpec"]
@@ -38,7 +38,7 @@ def _table(rows: Iterator[str]) -> str:
 
 
 def _homes(record: Schema, definitions: Schema) -> dict[int, str]:
-    """Return the field of a record that lists a group, by the identity of the group."""
+    """Return the field at which a group is listed, by the `id` of the group."""
     homes: dict[int, str] = {}
     for name, field in record["properties"].items():
         if group := _record(field, definitions):
@@ -64,30 +64,34 @@ def _rows(
 
 
 def _record(field: Schema, definitions: Schema, entry: str = "") -> tuple[Schema, str] | None:
-    """Return the group of fields that a field is or holds, and how an entry of it is written."""
+    """Return the group of fields that a field is or contains, and how its entries are written."""
     if "$ref" in field:
-        group = _resolved(field, definitions)
+        group = _resolve(field, definitions)
         return (group, entry) if "properties" in group else None
-    parts = [(one, entry) for one in field.get("anyOf", ())]
+    parts = [(option, entry) for option in field.get("anyOf", ())]
     parts += [(field[name], "*.") for name in ("items", "additionalProperties") if name in field]
-    found = (_record(one, definitions, mark) for one, mark in parts if isinstance(one, dict))
-    return next((one for one in found if one), None)
+    records = (
+        _record(option, definitions, mark) for option, mark in parts if isinstance(option, dict)
+    )
+    return next((record for record in records if record), None)
 
 
-def _resolved(field: Schema, definitions: Schema) -> Schema:
+def _resolve(field: Schema, definitions: Schema) -> Schema:
     group: Schema = definitions[field["$ref"].rpartition("/")[2]]
     return group
 
 
 def _type(field: Schema, definitions: Schema) -> str:
     if "$ref" in field:
-        field = _resolved(field, definitions)
+        field = _resolve(field, definitions)
         return "fields" if "properties" in field else _type(field, definitions)
     if "anyOf" in field:
-        kinds = [_type(one, definitions) for one in field["anyOf"] if one.get("type") != "null"]
+        kinds = [
+            _type(option, definitions) for option in field["anyOf"] if option.get("type") != "null"
+        ]
         return " or ".join(dict.fromkeys(kinds))
     if "enum" in field:
-        return ", ".join(f"`{one}`" for one in field["enum"])
+        return ", ".join(f"`{value}`" for value in field["enum"])
     kind: str = field.get("format") or field.get("type", "any")
     bounds = [f"{sign} {field[name]}" for name, sign in _BOUNDS.items() if name in field]
     return ", ".join([_TYPES.get(kind, kind), *bounds])

@@ -1,4 +1,4 @@
-"""The shape of a whole model file, and its JSON schema for editors."""
+"""The structure of a complete model file, and its JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ TABLE_FILE: Final = TypeAdapter(TableFile)
 
 
 def file_schema() -> dict[str, Any]:
-    """Return the schema of a whole file, of either kind, each field with its meaning."""
+    """Return the schema of a complete file of either kind, with the meaning of each field."""
     schema = TypeAdapter[ModelFile | TableFile](ModelFile | TableFile).json_schema()
     for group in schema["$defs"].values():
         for field in group.get("properties", {}).values():
-            if isinstance(field.get("default"), dict):  # that of a group is those of its fields
+            if isinstance(field.get("default"), dict):  # a group's default is that of its fields
                 del field["default"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

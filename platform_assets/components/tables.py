@@ -1,4 +1,4 @@
-"""Feature tables as a model names them: their columns, types and keys."""
+"""Feature tables as used by a model: their columns, types and keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Problem = tuple[FieldPath, str]
 def problems_of_tables(
     spec: ModelSpec, tables: Tables, broken: Callable[[str], bool]
 ) -> Iterator[Problem]:
-    """Yield what a model of several tables names that the tables do not have.
+    """Yield a model's references to tables, columns or keys that do not exist.
 
-    `broken` says whether a table has a file, which is then wrong.
+    `broken` says whether a table has a file, which must then be invalid.
     """
     if spec.labels is None:
         return
-    keys = {one.column for one in spec.labels.entities}
+    keys = {entity.column for entity in spec.labels.entities}
     known: dict[str, list[FeatureSpec]] = {}
     for index, feature in enumerate(spec.features):
         place = ("attributes", "features", index)
@@ -38,7 +38,7 @@ def problems_of_tables(
                     f"{feature.table} is read by {table.join_key.name}: list this key under "
                     "labels.entities",
                 )
-        names = [one.name for one in known[feature.table]]
+        names = [column.name for column in known[feature.table]]
         if table is not None and feature.name not in names:
             hint = suggestion(feature.name, names)
             message = f"{feature.table} has no column {feature.name}.{hint} It has "
@@ -75,19 +75,19 @@ def _unequal_keys(spec: ModelSpec, tables: Tables) -> Iterator[Problem]:
 
 
 def with_tables(spec: ModelSpec, tables: Tables) -> ModelSpec:
-    """Give the columns and the keys of a model of several tables the types of the tables."""
+    """Set the types of a multi-table model's columns and keys to those of the tables."""
     if spec.labels is None:
         return spec
-    used = [tables[name] for name in dict.fromkeys(one.table for one in spec.features)]
-    columns = {table.name: {one.name: one for one in table.features} for table in used}
+    used = [tables[name] for name in dict.fromkeys(feature.table for feature in spec.features)]
+    columns = {table.name: {feature.name: feature for feature in table.features} for table in used}
     types = {table.join_key.name: table.join_key.dtype for table in used}
     stored = [
-        replace(columns[one.table][one.name], source_column="", table=one.table)
-        for one in spec.features
+        replace(columns[feature.table][feature.name], source_column="", table=feature.table)
+        for feature in spec.features
     ]
     entities = tuple(
-        LabelKey(one.column, types.get(one.column, one.dtype), one.source_column)
-        for one in spec.labels.entities
+        LabelKey(entity.column, types.get(entity.column, entity.dtype), entity.source_column)
+        for entity in spec.labels.entities
     )
     return replace(
         spec,

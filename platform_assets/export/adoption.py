@@ -1,8 +1,8 @@
 """Adopts a version that another training job registered, so that it can pass the same gates.
 
-Its graph must read and answer what the model file says. It is judged on the evaluation rows of
-the newest version that the pipeline trained, as production is. Whether its own training held the
-same rows out is known to that training alone.
+Its graph must have the inputs and outputs of the model file. It is judged on the evaluation rows
+of the newest version that the pipeline trained, as production is. Whether its own training held
+out the same rows is not known here.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from serving_gateway.contract import (
 )
 
 FOREIGN_DATA = "unknown: trained elsewhere"
-"""Data fingerprint of a version whose training the pipeline did not do."""
+"""Data fingerprint of a version that the pipeline did not train."""
 
 
 class AdoptionError(Exception):
-    """The version cannot enter the chain; the message says why."""
+    """The version cannot be adopted; the message says why."""
 
 
 def is_foreign(entry: VersionEntry) -> bool:
@@ -48,15 +48,15 @@ def _is_own(entry: VersionEntry) -> bool:
 def adopt(
     spec: ModelSpec, version: int, mlflow: MlflowResource, artifact: str
 ) -> tuple[RegisteredVersion, bytes]:
-    """Check a foreign version's graph, and record in MLflow what the chain needs of it.
+    """Check a foreign version's graph, and record in MLflow what the chain needs to know.
 
-    Returns the version as the chain knows it, and the bytes of its graph, which its run then keeps
-    as `artifact`.
+    Returns the adopted version, and the bytes of its graph, which its run then keeps as
+    `artifact`.
 
     Raises:
         AdoptionError: the version has no run, or there is nothing to judge it by.
-        InvalidGraph: its graph is not what the model file says, or needs too much.
-        RegistryError: MLflow does not answer or does not have it.
+        InvalidGraph: its graph does not match the model file, or needs too many resources.
+        RegistryError: MLflow does not answer, or does not have the version.
     """
     entries = {entry.version: entry for entry in mlflow.versions(spec.model_name)}
     entry = entries.get(version)
@@ -79,7 +79,7 @@ def adopt(
     outputs = run_sandboxed(graph, signature, model_inputs(signature, evaluation.features))
     labels, probabilities = answers_in(outputs, signature)
     labels = labels.astype(evaluation.labels.dtype)
-    # The threshold is that of the version that was trained here.
+    # The threshold is that of the version trained by the pipeline.
     answered = replace(evaluation, labels=labels, probabilities=probabilities, threshold=None)
     mlflow.log_artifact_bytes(entry.run_id, EVALUATION_ARTIFACT, write_evaluation(answered))
     reference = mlflow.artifact_bytes(known_run, REFERENCE_ARTIFACT)
@@ -92,7 +92,7 @@ def adopt(
             RUN_ID_TAG: entry.run_id,
             DATA_FINGERPRINT_TAG: FOREIGN_DATA,
             ONNX_DIGEST_TAG: sha256(graph),
-            # Last: with it the version counts as adopted.
+            # Last: these make the version count as adopted.
             **mlflow.record_signature(entry.run_id, signature),
         },
     )
@@ -100,7 +100,7 @@ def adopt(
 
 
 def _require_own_run(entry: VersionEntry, entries: Iterable[VersionEntry]) -> None:
-    """Refuse a run that keeps the graph and the evaluation of a version that the chain knows."""
+    """Refuse a run that already belongs to a version that the chain knows."""
     for other in entries:
         if (
             other.run_id == entry.run_id
@@ -117,9 +117,9 @@ def _require_own_run(entry: VersionEntry, entries: Iterable[VersionEntry]) -> No
 def _yardstick(
     spec: ModelSpec, entries: dict[int, VersionEntry], version: int, mlflow: MlflowResource
 ) -> tuple[Signature, EvaluationSet, str]:
-    """Signature, evaluation rows and run of the newest version that the pipeline trained.
+    """Return signature, evaluation rows and run of the newest version trained by the pipeline.
 
-    One whose run is gone is passed over.
+    Versions whose run is gone are skipped.
     """
     for other in sorted(entries, reverse=True):
         entry = entries[other]

@@ -66,7 +66,7 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
         **spec.asset("onnx_model"),
         kinds={"onnx", "scikitlearn"},
-        # Loaded in the body: a version that was trained elsewhere has neither.
+        # Loaded in the body: a version trained elsewhere has neither.
         deps=[trained, registered],
         description="The registered version as an ONNX graph, kept with its run under its digest.",
     )
@@ -75,7 +75,7 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[OnnxModel]:
         if config.adopt_version:
             return _adopt(spec, config.adopt_version, mlflow)
-        return _exported(
+        return _export(
             mlflow,
             context.load_asset_value(trained, python_type=TrainedModel),
             context.load_asset_value(registered, python_type=RegisteredVersion),
@@ -94,10 +94,12 @@ def _adopt(
         as_failure(what, "mend what MLflow says, then run this again.", RegistryError),
     ):
         registered, graph = adopt(spec, version, mlflow, ONNX_ARTIFACT)
-    return _described(registered, graph, inspect_graph(graph), mlflow, evaluated_on=_EVALUATED_ON)
+    return _graph_result(
+        registered, graph, inspect_graph(graph), mlflow, evaluated_on=_EVALUATED_ON
+    )
 
 
-def _exported(
+def _export(
     mlflow: MlflowResource, trained_model: TrainedModel, registered: RegisteredVersion
 ) -> dg.MaterializeResult[OnnxModel]:
     """Export the estimator and record the graph and its digest in MLflow."""
@@ -111,10 +113,10 @@ def _exported(
         graph = export(trained_model.estimator, registered.signature, registered.model_name)
         summary = inspect_graph(graph)
     _record_graph(registered, graph, mlflow)
-    return _described(registered, graph, summary, mlflow)
+    return _graph_result(registered, graph, summary, mlflow)
 
 
-def _described(
+def _graph_result(
     registered: RegisteredVersion,
     graph: bytes,
     summary: GraphSummary,
@@ -153,7 +155,7 @@ def _record_graph(registered: RegisteredVersion, graph: bytes, mlflow: MlflowRes
                 f"exports the same estimator as {digest}",
                 "a version never changes: train and register a new one.",
             )
-        # The bytes before the digest: a tag is only there when what it names is.
+        # The bytes before the digest: a tag must never name bytes that are not there.
         mlflow.log_artifact_bytes(registered.run_id, ONNX_ARTIFACT, graph)
         mlflow.add_onnx_model(registered.run_id, graph)
         mlflow.set_version_tags(name, version, {ONNX_DIGEST_TAG: digest})
@@ -214,19 +216,19 @@ def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
             config.triton_instance_group_count,
             serving.max_batch_size,
         )
-        return _packaged(context, options, mlflow, model_repository, onnx_model)
+        return _package(context, options, mlflow, model_repository, onnx_model)
 
     return triton_model_entry
 
 
-def _packaged(
+def _package(
     context: dg.AssetExecutionContext,
     options: ServingOptions,
     mlflow: MlflowResource,
     model_repository: ModelRepository,
     onnx_model: OnnxModel,
 ) -> dg.MaterializeResult[PackagedVersion]:
-    """Copy the graph out of MLflow by its digest into a version directory."""
+    """Copy the graph by its digest from MLflow into a version directory."""
     registered = onnx_model.registered
     name, version, run_id = registered.model_name, registered.version, registered.run_id
     provenance = Provenance(

@@ -1,4 +1,4 @@
-"""What is handed to onnxmltools in the place of models of LightGBM and XGBoost."""
+"""Exactly convertible substitutes of LightGBM and XGBoost models for onnxmltools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from platform_assets.export.inspection import ExportError
 _CLASSES: Final = frozenset({"binary", "multiclass"})
 _PLAIN: Final = frozenset({"regression", "regression_l1", "huber", "fair", "quantile", "mape"})
 _LOGARITHMIC: Final = frozenset({"poisson", "gamma", "tweedie"})
-"""LightGBM's objectives, by what they make of the sum of the leaves."""
+"""LightGBM's objectives, by the function they apply to the sum of the leaves."""
 _NUMBERS: Final = re.compile(r"^(threshold|leaf_value)=(.+)$", re.MULTILINE)
 _ZERO_IS_MISSING: Final = 4
 """Bit of LightGBM's `decision_type`."""
@@ -27,30 +27,30 @@ Change = Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]]
 
 
 def boosted(estimator: Any) -> Convertible | None:
-    """Return what is converted exactly in the place of a fitted estimator; None for other ones.
+    """Return the exactly convertible substitute of a fitted estimator; None for other kinds.
 
     - LightGBM: onnxmltools rounds thresholds to the nearest single-precision number, which may
-      lie above a value that is on the right of them. Runtimes add up leaves in single precision,
-      so those of a regression come without their mean.
-    - The wrappers of `training.boosting`: of a target that is moved by its mean, and of the
-      labels that XGBoost knows by their places.
+      lie above a value to the right of the threshold. Runtimes add up leaves in single precision,
+      so those of a regression are passed without their mean.
+    - The wrappers of `training.boosting`: a target centred on its mean, and labels that XGBoost
+      knows by position.
 
     Raises:
-        ExportError: a variant that onnxmltools converts wrongly.
+        ExportError: onnxmltools converts this variant wrongly.
     """
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.ensemble import VotingClassifier
 
     match estimator := as_known(estimator):
         case _ if _is_of("lightgbm", "LGBMModel", estimator):
-            return _light(estimator)
+            return _convert_lightgbm(estimator)
         case _ if _is_of("xgboost", "XGBModel", estimator):
-            # The weights of dropped trees are left out.
+            # onnxmltools ignores the weights of dropped trees.
             if (kind := estimator.booster or "gbtree") != "gbtree":
                 raise ExportError(f"XGBoost with booster={kind} has no exact ONNX converter")
             return Convertible(estimator)
         case TransformedTargetRegressor():
-            return _of_moved_target(estimator)
+            return _convert_centred_target(estimator)
         case VotingClassifier(estimators_=[only], voting="soft") if model := boosted(only):
             return replace(model, classes=estimator.classes_)
         case _:
@@ -58,11 +58,11 @@ def boosted(estimator: Any) -> Convertible | None:
 
 
 def _is_of(library: str, name: str, estimator: Any) -> bool:
-    # Only a library that is imported can have made it.
+    # Only an imported library can have made the estimator.
     return library in sys.modules and isinstance(estimator, getattr(sys.modules[library], name))
 
 
-def _of_moved_target(estimator: Any) -> Convertible:
+def _convert_centred_target(estimator: Any) -> Convertible:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -81,7 +81,7 @@ def _of_moved_target(estimator: Any) -> Convertible:
     return replace(inner, offset=inner.offset + float(mean.mean_[0]))
 
 
-def _light(estimator: Any) -> Convertible:
+def _convert_lightgbm(estimator: Any) -> Convertible:
     from lightgbm import Booster
 
     text = estimator.booster_.model_to_string()
@@ -96,17 +96,17 @@ def _light(estimator: Any) -> Convertible:
 
     same = copy.copy(estimator)
     if objective in _CLASSES:
-        same._Booster = Booster(model_str=_changed(text, lambda leaves: leaves))
+        same._Booster = Booster(model_str=_rewrite_model_text(text, lambda leaves: leaves))
         return Convertible(same)
-    # What follows the sum is done in double precision, after it.
+    # Whatever follows the sum is computed afterwards, in double precision.
     plain = re.sub(r"^objective=.*$", "objective=regression", text, count=1, flags=re.MULTILINE)
-    same._Booster = Booster(model_str=_changed(plain, centred))
+    same._Booster = Booster(model_str=_rewrite_model_text(plain, centred))
     return Convertible(same, sum(means), objective in _LOGARITHMIC)
 
 
 def _objective(header: str, *, classes: bool) -> str:
-    found = re.search(r"^objective=(.*)$", header, re.MULTILINE)
-    objective, *more = found[1].split() if found else ["of its own"]
+    match = re.search(r"^objective=(.*)$", header, re.MULTILINE)
+    objective, *more = match[1].split() if match else ["of its own"]
     known = _CLASSES if classes else _PLAIN | _LOGARITHMIC
     if objective not in known or "sqrt" in more:
         raise ExportError(f"LightGBM with the objective {objective} has no exact ONNX converter")
@@ -126,14 +126,14 @@ def _require_plain_trees(header: str, trees: str) -> None:
             raise ExportError(f"LightGBM with {name} has no exact ONNX converter")
 
 
-def _changed(text: str, leaves: Change) -> str:
-    """A model's text with thresholds of single precision and other leaves."""
+def _rewrite_model_text(text: str, leaves: Change) -> str:
+    """Return a model's text with thresholds in single precision and changed leaves."""
     changes: dict[str, Change] = {"threshold": rounded_down, "leaf_value": leaves}
 
-    def written(found: re.Match[str]) -> str:
-        values = changes[found[1]](np.array(found[2].split(), dtype=np.float64))
-        return f"{found[1]}={' '.join(map(repr, values.astype(np.float64).tolist()))}"
+    def rewrite_line(match: re.Match[str]) -> str:
+        values = changes[match[1]](np.array(match[2].split(), dtype=np.float64))
+        return f"{match[1]}={' '.join(map(repr, values.astype(np.float64).tolist()))}"
 
-    # Without the sizes of the trees, LightGBM looks for their beginnings itself.
+    # Without the sizes of the trees, LightGBM finds where each one starts.
     sizeless = re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE)
-    return _NUMBERS.sub(written, sizeless)
+    return _NUMBERS.sub(rewrite_line, sizeless)

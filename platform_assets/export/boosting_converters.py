@@ -1,4 +1,4 @@
-"""The converters of LightGBM and XGBoost, which are those of onnxmltools."""
+"""Registration of onnxmltools' converters of LightGBM and XGBoost."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _LEARNERS: Final = {
     "XGBClassifier": ("xgboost", "XGBoostXGBClassifier"),
     "XGBRegressor": ("xgboost", "XGBoostXGBRegressor"),
 }
-"""Class -> its library, and the name by which skl2onnx shall know it."""
+"""Class -> its library, and its alias for skl2onnx."""
 
 
 def register() -> None:
-    """Let skl2onnx convert the learners of the libraries that have been imported.
+    """Register converters with skl2onnx for the learners of the imported libraries.
 
-    An estimator of another library cannot be there.
+    There can be no estimator of a library that is not imported.
 
     Raises:
-        ExportError: such a library is there, and onnxmltools is not.
+        ExportError: such a library is imported, but onnxmltools is not installed.
     """
     used = {library for library, _ in _LEARNERS.values() if library in sys.modules}
     if not used:

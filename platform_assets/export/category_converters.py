@@ -1,4 +1,4 @@
-"""Converters of encoders of texts that skl2onnx lacks, or converts wrongly."""
+"""Converters of text encoders for which skl2onnx has none, or a wrong one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _is_grouped(encoder: Any) -> bool:
 def _reads_texts(operator: Any) -> bool:
     from skl2onnx.common.data_types import StringTensorType
 
-    return all(isinstance(one.type, StringTensorType) for one in operator.inputs)
+    return all(isinstance(variable.type, StringTensorType) for variable in operator.inputs)
 
 
 def convert_one_hot(scope: Any, operator: Any, container: Any) -> None:
@@ -58,16 +58,16 @@ def convert_one_hot(scope: Any, operator: Any, container: Any) -> None:
         rare = np.isin(known, [] if infrequent is None else infrequent)
         group = int(np.count_nonzero(~rare))
         width = group + int(rare.any())
-        # A place beyond the last column leaves all of them 0.
+        # A position beyond the last column leaves all columns 0.
         otherwise = group if encoder.handle_unknown == "infrequent_if_exist" else width
         places = np.where(rare, group, np.cumsum(~rare) - 1)
         listed = places != otherwise
-        place = _looked_up(scope, container, column, known[listed], places[listed], otherwise)
+        place = _lookup(scope, container, column, known[listed], places[listed], otherwise)
         depth, values = (scope.get_unique_variable_name(name) for name in ("depth", "values"))
         container.add_initializer(depth, TensorProto.INT64, [1], [width])
         container.add_initializer(values, TensorProto.FLOAT, [2], [0.0, 1.0])
-        parts.append(_made(scope, container, "OneHot", [place, depth, values], axis=1))
-    _put_together(scope, operator, container, parts)
+        parts.append(_add_node(scope, container, "OneHot", [place, depth, values], axis=1))
+    _concatenate(scope, operator, container, parts)
 
 
 def convert_target(scope: Any, operator: Any, container: Any) -> None:
@@ -84,27 +84,27 @@ def convert_target(scope: Any, operator: Any, container: Any) -> None:
     for number, column in enumerate(_columns(scope, operator, container)):
         known = encoder.categories_[number]
         encodings = encoder.encodings_[number * len(means) : (number + 1) * len(means)]
-        # A row of the table for each category; the last one is for a text never seen.
+        # One row of the table per category; the last one is for unseen texts.
         table = np.append(np.column_stack(encodings), means[np.newaxis], axis=0).astype(np.float32)
-        place = _looked_up(scope, container, column, known, np.arange(len(known)), len(known))
+        place = _lookup(scope, container, column, known, np.arange(len(known)), len(known))
         values = scope.get_unique_variable_name("encodings")
         container.add_initializer(values, TensorProto.FLOAT, [*table.shape], table.ravel())
-        parts.append(_made(scope, container, "Gather", [values, place], axis=0))
-    _put_together(scope, operator, container, parts)
+        parts.append(_add_node(scope, container, "Gather", [values, place], axis=0))
+    _concatenate(scope, operator, container, parts)
 
 
 def _columns(scope: Any, operator: Any, container: Any) -> Iterator[str]:
-    """The columns of all inputs, each as a tensor of its texts, shape [rows, 1]."""
+    """Yield the columns of all inputs, each as a tensor of texts, shape [rows, 1]."""
     from onnx import TensorProto
 
-    for given in operator.inputs:
-        for number in range(given.get_second_dimension()):
+    for variable in operator.inputs:
+        for number in range(variable.get_second_dimension()):
             place = scope.get_unique_variable_name("column")
             container.add_initializer(place, TensorProto.INT64, [1], [number])
-            yield _made(scope, container, "Gather", [given.full_name, place], axis=1)
+            yield _add_node(scope, container, "Gather", [variable.full_name, place], axis=1)
 
 
-def _looked_up(
+def _lookup(
     scope: Any,
     container: Any,
     column: str,
@@ -112,28 +112,28 @@ def _looked_up(
     places: NDArray[np.int64],
     otherwise: int,
 ) -> str:
-    """The place of each text, shape [rows]; `otherwise` of one that is not listed."""
+    """Add nodes that map each text to its place, shape [rows]; `otherwise` if not listed."""
     from onnx import TensorProto
 
     shape = scope.get_unique_variable_name("rows")
     container.add_initializer(shape, TensorProto.INT64, [1], [-1])
-    flat = _made(scope, container, "Reshape", [column, shape])
-    if not len(texts):  # the operator needs a key: one that leads where all others do
+    flat = _add_node(scope, container, "Reshape", [column, shape])
+    if not len(texts):  # the operator needs a key: one that maps where all others do
         texts, places = np.array([""], dtype=object), np.array([otherwise])
-    return _made(
+    return _add_node(
         scope,
         container,
         "LabelEncoder",
         [flat],
         op_domain="ai.onnx.ml",
         op_version=2,
-        keys_strings=[str(one) for one in texts],
-        values_int64s=[int(one) for one in places],
+        keys_strings=[str(text) for text in texts],
+        values_int64s=[int(place) for place in places],
         default_int64=otherwise,
     )
 
 
-def _made(scope: Any, container: Any, kind: str, inputs: list[str], **attributes: Any) -> str:
+def _add_node(scope: Any, container: Any, kind: str, inputs: list[str], **attributes: Any) -> str:
     """Add a node; return the name of its only output."""
     output: str = scope.get_unique_variable_name(kind.lower())
     name = scope.get_unique_operator_name(kind)
@@ -141,7 +141,7 @@ def _made(scope: Any, container: Any, kind: str, inputs: list[str], **attributes
     return output
 
 
-def _put_together(scope: Any, operator: Any, container: Any, parts: list[str]) -> None:
+def _concatenate(scope: Any, operator: Any, container: Any, parts: list[str]) -> None:
     from skl2onnx.common._apply_operation import apply_concat
 
     apply_concat(scope, parts, operator.outputs[0].full_name, container, axis=1)

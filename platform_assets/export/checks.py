@@ -1,4 +1,4 @@
-"""What a graph and an entry must be before Triton sees them."""
+"""The requirements for a graph and a repository entry before Triton sees them."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -46,9 +46,9 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             graph = mlflow.artifact_bytes(onnx_model.registered.run_id, ONNX_ARTIFACT)
             evaluation = mlflow.evaluation_set(onnx_model.registered.run_id)
         if sha256(graph) != onnx_model.sha256:
-            # What others put there has not had its first run in a process with bounds.
-            said = "MLflow holds other bytes than were recorded; they were not run"
-            return dg.AssetCheckResult(passed=False, description=said)
+            # Replaced bytes have not had their first run in the sandbox.
+            problem = "MLflow holds other bytes than were recorded; they were not run"
+            return dg.AssetCheckResult(passed=False, description=problem)
         signature = onnx_model.registered.signature
         if reason := _blank_row_failure(graph, signature):
             return dg.AssetCheckResult(passed=False, description=reason)
@@ -66,10 +66,10 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
 
 
 def _blank_row_failure(graph: bytes, signature: Signature) -> str | None:
-    """Say that the gateways would refuse the version, if they would."""
+    """Return why the gateways would refuse the version's trial row, else None."""
     try:
         run_graph(graph, model_inputs(signature, blank_row(signature)))
-    # ONNX Runtime's exceptions have no common root of their own.
+    # ONNX Runtime's exceptions have no common base class of their own.
     except Exception as error:
         return (
             f"the model cannot answer {BLANK_ROW}: let its pipeline take them (an encoder of texts "
@@ -92,28 +92,28 @@ def _reproducible(spec: ModelSpec) -> dg.AssetChecksDefinition:
             entries = mlflow.versions(spec.model_name)
             twin = latest_equivalent_version(onnx_model.registered.version, entries)
             if twin is None:
-                said = "no other version has the same data, model file and packages"
-                return dg.AssetCheckResult(passed=True, description=said)
+                description = "no other version has the same data, model file and packages"
+                return dg.AssetCheckResult(passed=True, description=description)
             tags = [
                 mlflow.run_tags(run_id) for run_id in (onnx_model.registered.run_id, twin.run_id)
             ]
         digest = twin.tags[ONNX_DIGEST_TAG]
-        here, there = (one.get(ENVIRONMENT_TAG, "{}") for one in tags)
+        here, there = (tags_.get(ENVIRONMENT_TAG, "{}") for tags_ in tags)
         same = digest == onnx_model.sha256
-        other = differences(here, there)
+        diff = differences(here, there)
         return dg.AssetCheckResult(
             passed=same,
             severity=dg.AssetCheckSeverity.WARN,
             description=None
             if same
             else f"version {twin.version} was made from the same data, model file and packages, "
-            f"but its graph differs: {'; '.join(other) or 'nothing that is recorded explains it'}",
+            f"but its graph differs: {'; '.join(diff) or 'nothing that is recorded explains it'}",
             metadata={
                 "sha256": onnx_model.sha256,
                 "other_version": twin.version,
                 "other_sha256": digest,
                 "environment": here,
-                "environment_differences": dg.MetadataValue.json(other),
+                "environment_differences": dg.MetadataValue.json(diff),
             },
         )
 

@@ -21,18 +21,18 @@ from platform_assets.export.wiring import wired
 from serving_gateway.contract import DType, Signature, feature_contract
 
 _Options = dict[int, dict[str, bool]]
-"""By the identity of a step."""
+"""Conversion options by the `id` of a step."""
 OPSET: Final = 18
 MAX_IR_VERSION: Final = 9
-"""Of our graphs: below what the serving image reads, so that older images are usable."""
+"""Of our graphs: lower than what the serving image reads, so that older images are usable."""
 
 
 def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     """Express a fitted estimator in ONNX.
 
     Args:
-        estimator: a pipeline of `training.preprocessing`; or, for a packed signature, any
-            estimator over the float32 matrix of the features.
+        estimator: a pipeline of `training.preprocessing`; for a packed signature, any estimator
+            over the float32 matrix of the features.
         signature: the inputs and outputs of the graph: a tensor [rows, 1] per feature of its
             tensor type, or the packed one; `label` INT64 or text, [rows], and `probabilities`
             FP32, [rows, classes], or `prediction` FP64, [rows].
@@ -40,7 +40,7 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
 
     Raises:
         ExportError: a part of the estimator has no counterpart in ONNX, or the signature
-            promises what the estimator does not answer.
+            promises outputs that the estimator does not have.
     """
     from onnx import helper
 
@@ -58,38 +58,38 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
         graph = _convert_custom(scoring, steps, signature, graph_name, options)
     else:
         graph = _convert(steps, _inputs(signature), graph_name, options)
-    made = helper.make_model(
+    onnx_model = helper.make_model(
         wired(graph, model, signature, decision),
         producer_name="readygate",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
     )
-    made.ir_version = MAX_IR_VERSION
+    onnx_model.ir_version = MAX_IR_VERSION
     features = msgspec.json.encode(signature.features).decode()
     contract = feature_contract(signature.features)
-    helper.set_model_props(made, {CONTRACT_KEY: contract, FEATURES_KEY: features})
-    return _bytes(made)
+    helper.set_model_props(onnx_model, {CONTRACT_KEY: contract, FEATURES_KEY: features})
+    return _serialize(onnx_model)
 
 
 def _check_names(signature: Signature) -> None:
     outputs = {signature.label_output, signature.probabilities_output}
-    taken = [one.name for one in signature.features if one.name in outputs]
-    if taken and signature.packed_input is None:
+    clashes = [feature.name for feature in signature.features if feature.name in outputs]
+    if clashes and signature.packed_input is None:
         raise ExportError(
-            f"a feature is called {taken[0]}, like an output of every model: rename the feature"
+            f"a feature is called {clashes[0]}, like an output of every model: rename the feature"
         )
 
 
 def _steps(estimator: Any, signature: Signature) -> list[Any]:
-    """The steps of a pipeline and of the pipelines in it, in order; an estimator alone is one."""
-    first, *others = _flat(estimator)
+    """Return the steps of a pipeline, with nested ones flattened; a lone estimator is one step."""
+    first, *others = _flatten(estimator)
     ours = not is_custom(estimator) and hasattr(first, "transformers_")
     if signature.packed_input is not None and ours:
-        # The packed matrix has no names to choose columns by: all go through one transformer.
-        return [*_flat(first.transformers_[0][1]), *others]
+        # The packed matrix has no column names to select by: all go through one transformer.
+        return [*_flatten(first.transformers_[0][1]), *others]
     return [first, *others]
 
 
-def _flat(step: Any) -> list[Any]:
+def _flatten(step: Any) -> list[Any]:
     from sklearn.pipeline import Pipeline
 
     return [inner for _, inner in flat(step)] if isinstance(step, Pipeline) else [step]
@@ -98,12 +98,12 @@ def _flat(step: Any) -> list[Any]:
 def _convert_custom(
     estimator: Any, steps: list[Any], signature: Signature, name: str, options: _Options
 ) -> Any:
-    """Convert a pipeline of the user's; ExportError names the step that cannot be converted."""
+    """Convert a user's pipeline; ExportError names the step that cannot be converted."""
     own = estimator.named_steps[CUSTOM_STEP]
     require_converters(own)
     paths = [path for path, _ in flat(own)]
     named, columns = over_columns(list(zip(paths, steps, strict=True)), signature)
-    inputs = [(one.name, _tensor_type(one.dtype)([None, 1])) for one in columns]
+    inputs = [(column.name, _tensor_type(column.dtype)([None, 1])) for column in columns]
 
     def converts(first: Sequence[Any]) -> bool:
         try:
@@ -128,7 +128,7 @@ def _convert(steps: list[Any], inputs: list[Any], name: str, options: _Options) 
     kind = type(steps[-1]).__name__
     try:
         with warnings.catch_warnings():
-            # Protobuf deprecates the booleans that skl2onnx gives it as numbers.
+            # Protobuf deprecates booleans passed as numbers, as skl2onnx does.
             warnings.simplefilter("ignore", DeprecationWarning)
             return convert_sklearn(
                 pipeline,
@@ -145,7 +145,7 @@ def _convert(steps: list[Any], inputs: list[Any], name: str, options: _Options) 
         ) from error
     except ExportError:
         raise
-    # Converters have no common exception.
+    # Converters have no common exception class.
     except Exception as error:
         raise ExportError(
             f"skl2onnx failed to convert {kind}: {type(error).__name__}: {_first_line(error)}"
@@ -160,7 +160,10 @@ def _inputs(signature: Signature) -> list[tuple[str, Any]]:
     if signature.packed_input is not None:
         kind = _tensor_type(signature.features[0].tensor_dtype)
         return [(signature.packed_input, kind([None, len(signature.features)]))]
-    return [(one.name, _tensor_type(one.tensor_dtype)([None, 1])) for one in signature.features]
+    return [
+        (feature.name, _tensor_type(feature.tensor_dtype)([None, 1]))
+        for feature in signature.features
+    ]
 
 
 def _tensor_type(dtype: DType) -> Any:
@@ -175,7 +178,7 @@ def _tensor_type(dtype: DType) -> Any:
     }[dtype]
 
 
-def _bytes(model: Any) -> bytes:
+def _serialize(model: Any) -> bytes:
     from google.protobuf.message import EncodeError
 
     try:

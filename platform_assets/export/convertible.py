@@ -1,4 +1,4 @@
-"""What is handed to skl2onnx in the place of estimators that it converts inexactly."""
+"""Exactly convertible substitutes of estimators that skl2onnx converts inexactly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from platform_assets.export.inspection import ExportError
 
 @dataclass(frozen=True, slots=True)
 class Convertible:
-    """An estimator to convert, and what the graph does to its answers, in double precision.
+    """An estimator to convert, and how the graph completes its answers, in double precision.
 
     The prediction of a regression is `exp(converted + offset)` with `exponential`, else
-    `converted + offset`. `classes` are the labels of a classifier that knows their places alone.
+    `converted + offset`. `classes` are the labels of a classifier that only knows their positions.
     """
 
     estimator: Any
@@ -27,18 +27,17 @@ class Convertible:
 
 
 def convertible(estimator: Any) -> Convertible:
-    """Return what skl2onnx converts exactly in the place of a fitted estimator, left as it is.
+    """Return the exactly convertible substitute of a fitted estimator, which is not modified.
 
-    - It fails on the plain 0.0 of a linear model without an intercept.
-    - It gives linear discriminant analysis of two classes twice the score.
-    - It rounds the thresholds of histogram boosting to the nearest single-precision number,
-      which may lie above a value that is on the right of it, and leaves out the exponential of
-      its Poisson and gamma losses.
-    - Runtimes add up leaves in single precision: of a regression they get the leaves without
-      the mean, which is added in double precision afterwards.
+    skl2onnx fails on the plain 0.0 of a linear model without an intercept. It doubles the score
+    of linear discriminant analysis of two classes. It rounds the thresholds of histogram boosting
+    to the nearest single-precision number, which may lie above a value to the right of the
+    threshold, and omits the exponential of its Poisson and gamma losses. Runtimes add up leaves
+    in single precision: those of a regression come without the mean, which is added afterwards
+    in double precision.
 
     Raises:
-        ExportError: histogram boosting over categorical features, which it converts wrongly.
+        ExportError: histogram boosting over categorical features, which skl2onnx converts wrongly.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.ensemble import (
@@ -56,7 +55,7 @@ def convertible(estimator: Any) -> Convertible:
         case HistGradientBoostingClassifier() | HistGradientBoostingRegressor():
             return _histogram(copy.deepcopy(estimator))
         case DecisionTreeRegressor() | RandomForestRegressor() | ExtraTreesRegressor():
-            return _centred(copy.deepcopy(estimator))
+            return _without_mean(copy.deepcopy(estimator))
         case GradientBoostingRegressor() if hasattr(estimator.init_, "constant_"):
             boosted = copy.deepcopy(estimator)
             offset = float(boosted.init_.constant_.item())
@@ -71,7 +70,7 @@ def convertible(estimator: Any) -> Convertible:
 
 
 def as_known(estimator: Any) -> Any:
-    """An estimator of a class of its own as the nearest class that skl2onnx knows."""
+    """Return an estimator of an unknown class as the nearest base class that skl2onnx knows."""
     from skl2onnx._supported_operators import sklearn_operator_name_map
 
     kinds = (kind for kind in type(estimator).__mro__ if kind in sklearn_operator_name_map)
@@ -114,7 +113,7 @@ def rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-def _centred(estimator: Any) -> Convertible:
+def _without_mean(estimator: Any) -> Convertible:
     trees = [member.tree_ for member in getattr(estimator, "estimators_", [estimator])]
     offset = sum(float(tree.value.mean()) for tree in trees) / len(trees)
     for tree in trees:

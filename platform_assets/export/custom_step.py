@@ -1,13 +1,13 @@
-"""How a pipeline of the user's is told from one of the platform's."""
+"""How a user's pipeline is distinguished from one of the platform's."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 CUSTOM_STEP: Final = "pipeline"
-"""The one step of a pipeline that leaves everything to one of the user's."""
+"""Name of the only step of a pipeline that wraps a user's pipeline."""
 
 
 def is_custom(estimator: Any) -> bool:
-    """Whether an estimator is a pipeline of the user's, in its wrapper."""
+    """Whether an estimator is a user's pipeline in its wrapper."""
     return [name for name, _ in getattr(estimator, "steps", ())] == [CUSTOM_STEP]

@@ -1,4 +1,4 @@
-"""What follows an estimator's own scores in a graph: calibration, and the threshold."""
+"""What follows an estimator's own scores in a graph: calibration and threshold."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How scores of an estimator become probabilities, and these a label."""
+    """How an estimator's scores become probabilities, and these a label."""
 
     calibrators: tuple[Any, ...] = ()
-    """Of each class in the estimator's order, or of the second one of two; () keeps its own
-    probabilities."""
+    """One per class in the estimator's order, or only that of the second of two; () keeps the
+    estimator's probabilities."""
     reads_scores: bool = False
     """Whether calibrators read the decision function instead of probabilities."""
     threshold: float | None = None
-    """Least probability of `positive` that is answered with it; None answers the likeliest."""
+    """Least probability from which `positive` is answered; None answers the likeliest class."""
     positive: Any = None
 
     @property
@@ -33,13 +33,13 @@ class Decision:
 
 
 def separated(estimator: Any) -> tuple[Any, Decision]:
-    """Return an estimator without what only decides on its scores, and that decision.
+    """Split an estimator from what only decides on its scores; return both.
 
-    Taken apart are scikit-learn's `FixedThresholdClassifier` over probabilities, and
+    Handles scikit-learn's `FixedThresholdClassifier` over probabilities, and
     `CalibratedClassifierCV` with one estimator: skl2onnx does not interpolate isotonic calibration.
 
     Raises:
-        ExportError: the graph of a calibrated estimator cannot answer what the calibration reads.
+        ExportError: the graph of a calibrated estimator lacks the output that calibration reads.
     """
     from sklearn.pipeline import Pipeline
 
@@ -101,27 +101,29 @@ class DecisionNodes:
         self.constants: list[Any] = []
 
     def probabilities(self, scores: str, decision: Decision, classes: int) -> str:
-        """Calibrate scores, [rows, classes] in the estimator's order; the same of probabilities."""
+        """Calibrate scores into probabilities, both [rows, classes] in the estimator's order."""
         scores = self._cast(scores, np.float64)
         if not decision.calibrators:
             return scores
         columns = range(classes) if classes > 2 else [1]
         parts = [
-            self._calibrated(self._node("Gather", scores, self._constant([place]), axis=1), one)
-            for place, one in zip(columns, decision.calibrators, strict=True)
+            self._calibrate(
+                self._node("Gather", scores, self._constant([place]), axis=1), calibrator
+            )
+            for place, calibrator in zip(columns, decision.calibrators, strict=True)
         ]
         if classes == 2:
             parts.insert(0, self._node("Sub", self._constant(1.0), parts[0]))
             return self._node("Concat", *parts, axis=1)
         together = self._node("Concat", *parts, axis=1)
         total = self._node("ReduceSum", together, self._constant([1]))
-        # As scikit-learn has it: where no class is likely at all, each is as likely as another.
+        # As in scikit-learn: where all probabilities are 0, all classes are equally likely.
         none = self._node("Equal", total, self._constant(0.0))
         divided = self._node("Div", together, self._node("Where", none, self._constant(1.0), total))
         return self._node("Where", none, self._constant(1.0 / classes), divided)
 
     def label(self, probabilities: str, decision: Decision, classes: list[Any]) -> str:
-        """Answer, [rows], by the threshold, or with the first of the likeliest classes."""
+        """Return labels, [rows], by the threshold, or the first of the likeliest classes."""
         if decision.threshold is None:
             place = self._node("ArgMax", probabilities, axis=1, keepdims=0)
         else:
@@ -133,10 +135,10 @@ class DecisionNodes:
         kind = np.dtype(object) if isinstance(classes[0], str) else np.dtype(np.int64)
         return self._node("Gather", self._constant(np.array(classes, dtype=kind)), place, axis=0)
 
-    def _calibrated(self, score: str, calibrator: Any) -> str:
-        """One class's probability by its calibrator, [rows, 1]."""
+    def _calibrate(self, score: str, calibrator: Any) -> str:
+        """Return one class's probability by its calibrator, [rows, 1]."""
         if hasattr(calibrator, "X_thresholds_"):
-            return self._interpolated(score, calibrator.X_thresholds_, calibrator.y_thresholds_)
+            return self._interpolate(score, calibrator.X_thresholds_, calibrator.y_thresholds_)
         if not hasattr(calibrator, "a_"):
             raise ExportError(f"{type(calibrator).__name__} is not a calibrator with a converter")
         scaled = self._node("Mul", score, self._constant(float(calibrator.a_)))
@@ -144,8 +146,8 @@ class DecisionNodes:
         odds = self._node("Add", self._node("Exp", shifted), self._constant(1.0))
         return self._node("Div", self._constant(1.0), odds)
 
-    def _interpolated(self, score: str, places: NDArray[Any], values: NDArray[Any]) -> str:
-        """A function that is linear between places, and constant beyond them."""
+    def _interpolate(self, score: str, places: NDArray[Any], values: NDArray[Any]) -> str:
+        """Interpolate linearly between places, constant beyond them."""
         places, values = np.asarray(places, np.float64), np.asarray(values, np.float64)
         if len(places) == 1:
             return self._node(
@@ -156,14 +158,14 @@ class DecisionNodes:
         slopes = np.append(np.diff(values) / np.diff(places), 0.0)
         first, last = (self._constant(float(places[end])) for end in (0, -1))
         inside = self._node("Max", self._node("Min", score, last), first)
-        # The last place that is not above the score: where it begins to be linear.
+        # The last place that is not above the score: where its linear piece begins.
         reached = self._cast(
             self._node("Not", self._node("Less", inside, self._constant(places[1:]))), np.int64
         )
         place = self._node("ReduceSum", reached, self._constant([1]))
         begin, value, slope = (
-            self._node("Gather", self._constant(one), place, axis=0)
-            for one in (places, values, slopes)
+            self._node("Gather", self._constant(column), place, axis=0)
+            for column in (places, values, slopes)
         )
         distance = self._node("Sub", inside, begin)
         return self._node("Add", value, self._node("Mul", slope, distance))

@@ -1,6 +1,6 @@
-"""What the graph of another training job must be, and what it must answer.
+"""The requirements for another training job's graph, and for its answers.
 
-`sandbox` calls this where a hostile graph does no harm.
+`sandbox` calls this where a hostile graph can do no harm.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from serving_gateway.contract import Signature, feature_contract
 
 _DOMAINS: Final = ("", "ai.onnx", ML)
 _ENDLESS: Final = "Loop"
-"""The one operator that runs as often as a number says; Scan ends with its tensors."""
+"""The only operator whose iterations are set by a number; Scan ends with its tensors."""
 _CHANCE: Final = (
     *("Bernoulli", "Multinomial"),
     *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
 )
-"""What the first run of a graph with one of these took says nothing of the next run."""
+"""With one of these, the cost of a graph's first run says nothing about the next run."""
 _UNSERVED: Final = {
     "ZipMap": "whose maps Triton does not serve: convert with options={'zipmap': False}",
     "TreeEnsemble": f"which the serving image does not have yet: convert with {ML} 3",
 }
-"""Operators of `ML` that are valid, and yet no use."""
+"""Operators of `ML` that are valid but cannot be served."""
 
 
 class InvalidGraph(Exception):
-    """The graph cannot enter the chain; the message says why."""
+    """The graph cannot be adopted; the message says why."""
 
 
 class InferenceFailed(InvalidGraph):
-    """ONNX Runtime failed on the graph, perhaps for want of memory."""
+    """ONNX Runtime failed on the graph, perhaps for lack of memory."""
 
 
 def run_and_validate(
     graph: bytes, signature: Signature, inputs: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Check a graph, run it on rows of `model_inputs`, return the answers that the signature names.
+    """Check a graph, run it on rows of `model_inputs`, and return the signature's outputs.
 
     Raises:
-        InvalidGraph: it has other operators, another interface or other features, or answers
-            in another form.
+        InvalidGraph: its operators are not allowed, or its interface, features or answers do not
+            match the signature.
         ExportError: it is not a valid ONNX model.
     """
     _require_operators(graph)
@@ -64,7 +64,7 @@ def run_and_validate(
     try:
         outputs = run_graph(graph, inputs)
     except Exception as error:
-        # ONNX Runtime's exceptions have no common root of their own.
+        # ONNX Runtime's exceptions have no common base class of their own.
         raise InferenceFailed(f"its graph cannot answer the evaluation rows: {error}") from error
     answers = {name: outputs[name] for name in output_names(signature)}
     _require_answers(signature, *answers_in(answers, signature), max(map(len, inputs.values())))
@@ -72,9 +72,9 @@ def run_and_validate(
 
 
 def _require_operators(graph: bytes) -> None:
-    """Refuse what may behave otherwise in the serving image, or never end.
+    """Refuse operators that may behave differently in the serving image, or never end.
 
-    Before the checker: functions that call functions make a small file an endless graph.
+    Call it before the checker: functions that call functions make a small file an endless graph.
     """
     import onnx
 
@@ -107,7 +107,7 @@ def _require_interface(signature: Signature, graph: GraphSummary) -> None:
 
 
 def _require_contract(signature: Signature, graph: bytes) -> None:
-    """Refuse a graph that names no features, or others: its tensors alone cannot tell."""
+    """Refuse a graph that names no or other features: its tensors alone do not identify them."""
     contract = feature_contract(signature.features)
     try:
         if graph_contract(graph) == contract:
@@ -145,7 +145,7 @@ def _require_answers(
     probabilities: np.ndarray[Any, Any] | None,
     rows: int,
 ) -> None:
-    """Refuse answers of another form than the signature promises; no gate would look at it."""
+    """Refuse answers whose form differs from the signature's: no gate checks the form."""
     classes = signature.classes
     text = bool(classes) and isinstance(classes[0], str)
     kinds, wanted = ("OU", "text") if text else ("i", "INT64") if classes else ("f", "FP64 or FP32")

@@ -19,22 +19,22 @@ ML: Final = "ai.onnx.ml"
 IMAGE_OPSET: Final = 21
 IMAGE_ML_OPSET: Final = 5
 IMAGE_IR_VERSION: Final = 10
-"""What ONNX Runtime 1.19 reads, in the container of Triton 2.51 (24.10)."""
+"""Limits of ONNX Runtime 1.19, in the container of Triton 2.51 (24.10)."""
 CONTRACT_KEY: Final = "serving.feature_contract"
-"""Metadata of a graph: the digest of what it reads."""
+"""Metadata key of a graph: the digest of its features."""
 FEATURES_KEY: Final = "serving.features"
-"""Metadata of a graph: names, types and nullability of its features, as JSON."""
+"""Metadata key of a graph: names, types and nullability of its features, as JSON."""
 ML_OPSET: Final = 3
-"""What exporters should target: ONNX Runtime in the image lacks operators of later versions."""
+"""Opset that exporters should target: the image's ONNX Runtime lacks later operators."""
 
 
 class ExportError(Exception):
-    """The estimator cannot be expressed in ONNX, or the graph is not what was promised."""
+    """The estimator cannot be expressed in ONNX, or the graph is not as promised."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphSummary:
-    """What an ONNX graph declares."""
+    """The declarations of an ONNX graph."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -49,7 +49,7 @@ def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
     Raises:
         ExportError: the bytes are not a valid ONNX model, or beyond what the serving image reads.
     """
-    model = _checked(onnx_bytes)
+    model = _parse_checked(onnx_bytes)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     summary = GraphSummary(
         inputs=tuple(_tensor(value) for value in model.graph.input),
@@ -60,7 +60,7 @@ def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
     )
     versions = (summary.opset, summary.ml_opset, summary.ir_version)
     most = (IMAGE_OPSET, IMAGE_ML_OPSET, IMAGE_IR_VERSION)
-    if any(one > limit for one, limit in zip(versions, most, strict=True)):
+    if any(number > limit for number, limit in zip(versions, most, strict=True)):
         raise ExportError(
             "opset {}, {} {}, IR {}: ".format(versions[0], ML, *versions[1:])
             + "the serving image reads at most {}, {} and {}: ".format(*most)
@@ -71,16 +71,16 @@ def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
 
 
 def graph_contract(onnx_bytes: bytes) -> str:
-    """Return the feature contract of a graph, computed from what it declares that it reads.
+    """Return the feature contract of a graph, computed from its own declarations.
 
-    The graph's metadata says which features these are and of what types; its own inputs have
-    to agree, and so has the contract that the metadata records.
+    The graph's metadata lists its features and their types; its inputs must agree with them, and
+    so must the contract that the metadata records.
 
     Raises:
-        ExportError: no valid graph, one that names no features, or one that contradicts
-            itself; the message says where.
+        ExportError: the graph is invalid, names no features, or contradicts itself; the message
+            says where.
     """
-    model = _checked(onnx_bytes)
+    model = _parse_checked(onnx_bytes)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if FEATURES_KEY not in metadata:
         raise ExportError(f"the graph has no {FEATURES_KEY} in its metadata")
@@ -100,17 +100,19 @@ def graph_contract(onnx_bytes: bytes) -> str:
 
 def _require_agreement(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> None:
     declared = [(tensor.name, tensor.dtype, tensor.shape) for tensor in inputs]
-    each = [(one.name, one.tensor_dtype, (None, 1)) for one in features]
+    each = [(feature.name, feature.tensor_dtype, (None, 1)) for feature in features]
     packed = len(declared) == 1 and declared[0][1:] == (DType.FP32, (None, len(features)))
-    if declared != each and not (packed and all(one.dtype is DType.FP32 for one in features)):
+    if declared != each and not (
+        packed and all(feature.dtype is DType.FP32 for feature in features)
+    ):
         raise ExportError(
             f"the graph reads {[tensor.name for tensor in inputs]}, which are not the features "
-            f"{[one.name for one in features]} of its metadata with their types"
+            f"{[feature.name for feature in features]} of its metadata with their types"
         )
 
 
 def parse_graph(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
-    """Return a graph as it is written, unchecked; ExportError where it is not an ONNX model."""
+    """Parse a graph without checking it; ExportError if it is not an ONNX model."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -121,7 +123,7 @@ def parse_graph(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
 
 
 def parts(message: Message, kind: Any) -> Iterator[Any]:  # so are the other messages of onnx
-    """Find the messages of one kind in a graph, however deep they are."""
+    """Yield the messages of one kind in a graph, at any depth."""
     from google.protobuf.message import Message
 
     for field, value in message.ListFields():
@@ -133,13 +135,13 @@ def parts(message: Message, kind: Any) -> Iterator[Any]:  # so are the other mes
             yield from parts(part, kind)
 
 
-def _checked(onnx_bytes: bytes) -> Any:
+def _parse_checked(onnx_bytes: bytes) -> Any:
     import onnx
 
     model = parse_graph(onnx_bytes)
     tensors = parts(model, onnx.TensorProto)
     if any(map(onnx.external_data_helper.uses_external_data, tensors)):
-        # A version is one file with one digest, and no path in it may name a server's file.
+        # A version is one file with one digest; no path in it may refer to a server's file.
         raise ExportError(
             "the graph keeps its weights in other files: save it whole (MLflow's ONNX "
             "flavour does with save_as_external_data=False)"
@@ -167,7 +169,7 @@ def _tensor(value: Any) -> TensorSpec:  # onnx.ValueInfoProto is untyped here
 
 
 def element_types() -> dict[DType, int]:
-    """Return ONNX's number of each type that the platform serves."""
+    """Return ONNX's number for each type that the platform serves."""
     from onnx import TensorProto
 
     return {
@@ -180,5 +182,5 @@ def element_types() -> dict[DType, int]:
 
 
 def sha256(data: bytes) -> str:
-    """Return the hexadecimal digest by which a graph is known everywhere."""
+    """Return the hexadecimal digest that identifies a graph everywhere."""
     return hashlib.sha256(data).hexdigest()

@@ -28,22 +28,22 @@ class Parity:
 
     rows: int
     label_mismatches: int
-    """Rows with another label; in a regression, with a prediction beyond the tolerance."""
+    """Rows with a different label; in a regression, with a prediction beyond the tolerance."""
     rows_tied: int
-    """Rows whose label is not compared: their two likeliest classes differ by no more than the
-    tolerance, or the probability is as near to the threshold, so that rounding decides. Their
+    """Rows whose label is not compared, since rounding decides it: their two likeliest classes
+    differ by no more than the tolerance, or the probability is that close to the threshold. Their
     probabilities are compared."""
     largest_probability_difference: float
     """0.0 when the model has no probabilities."""
     largest_prediction_difference: float
-    """Of a regression, as a part of the spread of what is expected; else 0.0."""
+    """For a regression, relative to the spread of the expected values; else 0.0."""
     tolerance: float
     differing_rows: tuple[int, ...]
     """Positions of the first rows that differ, ascending, at most a thousand."""
 
     @property
     def holds(self) -> bool:
-        """Whether every answer is equal, numbers within the tolerance."""
+        """Whether all answers are equal, numbers within the tolerance."""
         return (
             self.rows > 0
             and self.label_mismatches == 0
@@ -84,26 +84,26 @@ def compare(
         expected_labels: [n].
         expected_probabilities: as `probabilities`.
         tolerance: largest allowed difference of a probability (absolute) or of a prediction
-            (as a part of the standard deviation of those expected; where all are equal, of
+            (relative to the standard deviation of the expected ones; where all are equal, to
             their size).
-        threshold: probability from which on the second of two classes is answered; None where the
+        threshold: probability from which the second of two classes is answered; None where the
             likeliest class is.
 
     Raises:
-        ValueError: the answers have another number of rows or classes than expected, or only
-            one side has probabilities.
+        ValueError: the number of rows or classes differs from what is expected, or only one side
+            has probabilities.
     """
-    got = _plain(labels.reshape(-1))
-    if got.shape != expected_labels.shape:
-        raise ValueError(f"{got.shape[0]} answers for {expected_labels.shape[0]} rows")
+    answered = _plain(labels.reshape(-1))
+    if answered.shape != expected_labels.shape:
+        raise ValueError(f"{answered.shape[0]} answers for {expected_labels.shape[0]} rows")
     if (probabilities is None) != (expected_probabilities is None):
         raise ValueError("only one side has probabilities")
-    off, tied = np.zeros(len(got)), np.zeros(len(got), dtype=bool)
+    off, tied = np.zeros(len(answered)), np.zeros(len(answered), dtype=bool)
     if expected_labels.dtype.kind == "f":
-        off = _distance(got, expected_labels) / _spread(expected_labels)
+        off = _distance(answered, expected_labels) / _spread(expected_labels)
         label_differs = off > tolerance
     else:
-        label_differs = np.asarray(got != expected_labels, dtype=bool)
+        label_differs = np.asarray(answered != expected_labels, dtype=bool)
     differs = label_differs
     largest = 0.0
     if probabilities is not None and expected_probabilities is not None:
@@ -117,7 +117,7 @@ def compare(
         label_differs &= ~tied
         differs = label_differs | (distance.max(axis=1, initial=0.0) > tolerance)
     return Parity(
-        rows=len(got),
+        rows=len(answered),
         label_mismatches=int(label_differs.sum()),
         rows_tied=int(tied.sum()),
         largest_probability_difference=largest,
@@ -144,16 +144,16 @@ def _spread(expected: np.ndarray[Any, Any]) -> float:
 
 def _plain(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if labels.dtype.kind == "S" or (len(labels) and isinstance(labels[0], bytes)):
-        return np.array([one.decode() for one in labels.tolist()], dtype=object)
+        return np.array([text.decode() for text in labels.tolist()], dtype=object)
     return labels
 
 
 def _distance(
-    got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]
+    answered: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     # A NaN must not slip through a comparison: it counts as infinitely far away.
     with np.errstate(invalid="ignore"):
-        distance = np.abs(got.astype(np.float64) - expected)
+        distance = np.abs(answered.astype(np.float64) - expected)
     return np.where(np.isnan(distance), np.inf, distance)
 
 
@@ -163,7 +163,7 @@ def differing_frame(
     labels: np.ndarray[Any, Any],
     probabilities: np.ndarray[Any, Any] | None,
 ) -> pd.DataFrame:
-    """Return the rows that differ by `parity`, the result of `compare` for the same answers.
+    """Return the rows that differ according to `parity`, the result of `compare`.
 
     Each has `row` (position in the evaluation set), `entity`, the features, `expected` and
     `answered`, and `expected_probability_<i>` and `answered_probability_<i>` of each class.

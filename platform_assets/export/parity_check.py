@@ -25,8 +25,8 @@ def parity_check(
 ) -> dg.AssetCheckResult:
     """Compare answers with those of scikit-learn, as `parity.compare_with` does.
 
-    The rows that differ are kept as `parity/<name>.parquet` with the MLflow run `run_id`, which
-    the evaluation set is of; `metadata` is shown beside the numbers.
+    The rows that differ are stored as `parity/<name>.parquet` in the evaluation set's MLflow run
+    `run_id`; `metadata` is shown beside the numbers.
     """
     parity = compare_with(evaluation, answers, tolerance)
     shown = {**(metadata or {}), **parity.metadata()}

@@ -1,7 +1,7 @@
-"""A pipeline of the user's, which reads each column itself, in the form that skl2onnx converts.
+"""A user's pipeline, which reads each column itself, in a form that skl2onnx converts.
 
-skl2onnx puts columns side by side only if they have one type, which scikit-learn gives them: here
-all numbers become double precision as soon as one of them is not of single precision.
+skl2onnx concatenates columns only if they have one type, as scikit-learn's concatenation yields:
+all numbers become double precision here as soon as one of them is not single precision.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _SINGLE_PRECISION: Final = (
     *("sklearn.tree.", "sklearn.ensemble._forest", "sklearn.ensemble._gb"),
     *("sklearn.ensemble._hist_gradient_boosting", "lightgbm.", "xgboost."),
 )
-"""Modules of estimators that read single precision, or are converted so."""
+"""Modules of estimators that read single precision, or are converted that way."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawColumn:
-    """An input of the graph that skl2onnx makes: a feature, perhaps in another type."""
+    """An input of the graph made by skl2onnx: a feature, perhaps with another type."""
 
     name: str
     feature: Feature
@@ -36,47 +36,47 @@ class RawColumn:
 def over_columns(
     named: Sequence[NamedStep], signature: Signature
 ) -> tuple[list[NamedStep], tuple[RawColumn, ...]]:
-    """Return the steps of a fitted pipeline over a frame of the signature's features, to convert.
+    """Return convertible steps of a fitted pipeline over a frame of the signature's features.
 
-    The first one chooses among the columns, which are returned as well, by their names. The fitted
-    steps are left as they are.
+    The first step selects among the columns, which are returned as well, by name. The fitted
+    steps are not modified.
 
     Raises:
-        ExportError: columns of text and of numbers go into one step.
+        ExportError: one step reads both text and number columns.
     """
     (path, first), *others = named
-    features = {one.name: one for one in signature.features}
+    features = {feature.name: feature for feature in signature.features}
     branches = _branches(first, list(features))
     if branches is None:
-        path, first, others = "columns", _passing(signature), list(named)
+        path, first, others = "columns", _passthrough(signature), list(named)
         branches = [("all", first.transformers_[0][1], list(features))]
     numbers = {
-        features[one].tensor_dtype
+        features[name].tensor_dtype
         for _, _, names in branches
-        for one in names
-        if features[one].dtype is not DType.BYTES
+        for name in names
+        if features[name].dtype is not DType.BYTES
     }
     double = numbers - {DType.FP32} != set()
     columns: dict[str, RawColumn] = {}
     chosen = []
     for name, step, names in branches:
-        wanted = [_column(features[one], double=double) for one in names]
-        if len({one.dtype is DType.BYTES for one in wanted}) > 1:
+        wanted = [_column(features[column], double=double) for column in names]
+        if len({column.dtype is DType.BYTES for column in wanted}) > 1:
             raise ExportError(
                 f"step {name!r} reads texts and numbers together: give each a step of its own in a "
                 "ColumnTransformer"
             )
-        columns |= {one.name: one for one in wanted}
-        chosen.append((name, _followed(step, double=double), [one.name for one in wanted]))
+        columns |= {column.name: column for column in wanted}
+        chosen.append((name, _with_cast(step, double=double), [column.name for column in wanted]))
     selector = copy.copy(first)
     selector.transformers_ = chosen
     if double and type(others[-1][1]).__module__.startswith(_SINGLE_PRECISION):
-        others.insert(-1, ("single precision", _as("float32")))
+        others.insert(-1, ("single precision", _cast("float32")))
     return [(path, selector), *others], tuple(columns.values())
 
 
 def _branches(first: Any, names: list[str]) -> list[tuple[str, Any, list[str]]] | None:
-    """The steps of a fitted column transformer with their columns; None for another step."""
+    """Return the steps of a fitted column transformer with their columns; None for other steps."""
     from sklearn.compose import ColumnTransformer
 
     if not isinstance(first, ColumnTransformer):
@@ -89,12 +89,12 @@ def _branches(first: Any, names: list[str]) -> list[tuple[str, Any, list[str]]] 
     ]
 
 
-def _passing(signature: Signature) -> Any:
-    """A fitted column transformer that lets all columns through, side by side."""
+def _passthrough(signature: Signature) -> Any:
+    """Return a fitted column transformer that passes all columns through."""
     import pandas as pd
     from sklearn.compose import ColumnTransformer
 
-    names = [one.name for one in signature.features]
+    names = [feature.name for feature in signature.features]
     row = pd.DataFrame([[0.0] * len(names)], columns=names)
     return ColumnTransformer([("all", "passthrough", names)]).fit(row)
 
@@ -106,26 +106,26 @@ def _column(feature: Feature, *, double: bool) -> RawColumn:
     )
 
 
-def _followed(step: Any, *, double: bool) -> Any:
-    """A step whose result has the type of all others'."""
+def _with_cast(step: Any, *, double: bool) -> Any:
+    """Return the step, followed by a cast to double precision if the others have it."""
     from sklearn.pipeline import Pipeline
 
-    return Pipeline([("step", step), (ADDED_STEP, _as("float64"))]) if double else step
+    return Pipeline([("step", step), (ADDED_STEP, _cast("float64"))]) if double else step
 
 
-def _as(dtype: str) -> Any:
+def _cast(dtype: str) -> Any:
     from sklearn.preprocessing import FunctionTransformer
 
     return FunctionTransformer(np.asarray, kw_args={"dtype": dtype})
 
 
 def fed_by(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> Any:
-    """Let a graph whose inputs are `columns`, in this order, read what the signature says."""
+    """Connect a graph whose inputs are `columns`, in this order, to the signature's inputs."""
     from onnx import helper, numpy_helper
 
     nodes, constants = [], []
     types = element_types()
-    inner = [one.name for one in graph.input]
+    inner = [value.name for value in graph.input]
     for place, feature in enumerate(signature.features):
         source = feature.name
         used = [(n, c) for n, c in zip(inner, columns, strict=True) if c.feature is feature]
@@ -135,7 +135,7 @@ def fed_by(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> An
             packed = [signature.packed_input, index]
             nodes.append(helper.make_node("Gather", packed, [source], axis=1))
         nodes += [
-            helper.make_node("Cast", [source], [name], to=types[one.dtype]) for name, one in used
+            helper.make_node("Cast", [source], [name], to=types[kind.dtype]) for name, kind in used
         ]
     return helper.make_graph(
         [*nodes, *graph.node],
@@ -150,10 +150,10 @@ def _inputs(signature: Signature) -> list[Any]:
     from onnx import helper
 
     features, packed, types = signature.features, signature.packed_input, element_types()
-    given = [(one.name, one.tensor_dtype, 1) for one in features]
+    specs = [(feature.name, feature.tensor_dtype, 1) for feature in features]
     if packed is not None:
-        given = [(packed, features[0].tensor_dtype, len(features))]
+        specs = [(packed, features[0].tensor_dtype, len(features))]
     return [
         helper.make_tensor_value_info(name, types[dtype], [None, width])
-        for name, dtype, width in given
+        for name, dtype, width in specs
     ]

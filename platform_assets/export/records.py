@@ -1,4 +1,4 @@
-"""What the export assets hand on."""
+"""Records that the export assets pass on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from platform_assets.resources.records import RegisteredVersion
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """A registered version's graph, kept in MLflow under its digest."""
+    """A registered version's graph, stored in MLflow under its digest."""
 
     registered: RegisteredVersion
     sha256: str
@@ -24,4 +24,4 @@ class PackagedVersion:
     run_id: str
     sha256: str
     config_text: str
-    """`config.pbtxt` for this version alone; it reaches the disk when the version is READY."""
+    """`config.pbtxt` for this version alone; written to disk once the version is READY."""

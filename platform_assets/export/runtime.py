@@ -1,4 +1,4 @@
-"""How a graph is run: by ONNX Runtime in this process."""
+"""Run a graph with ONNX Runtime in this process."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ROWS_AT_ONCE: Final = 10_000
-"""What the runtime holds between two nodes grows with the rows, and is never released."""
+"""The runtime's memory between nodes grows with the rows, and is never released."""
 
 ModelAnswers = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 """Labels or predictions, shape (rows,), and probabilities, shape (rows, classes), if any."""
 
 
 def answers_in(outputs: Mapping[str, np.ndarray[Any, Any]], signature: Signature) -> ModelAnswers:
-    """Return what a model answered, out of its outputs by name."""
+    """Extract a model's answers from its outputs by name."""
     labels = outputs[signature.label_output].reshape(-1)
     return labels, outputs.get(signature.probabilities_output or "")
 
 
 def output_names(signature: Signature) -> list[str]:
-    """Return the outputs that hold a version's answers: labels, and probabilities if it has any."""
+    """Return the outputs with a version's answers: labels, and probabilities if it has any."""
     names = (signature.label_output, signature.probabilities_output)
     return [name for name in names if name is not None]
 
 
 def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
-    """Turn rows in tensor form, with at least the signature's columns, into what the graph reads.
+    """Turn rows in tensor form, with at least the signature's columns, into graph inputs.
 
     Returns:
         {input name: [n, width] array} for a packed input, else one [n, 1] array per feature.
@@ -59,7 +59,7 @@ BLANK_ROW: Final = (
     "a row of zeros, False and empty texts, which gateways send as a trial before they route to a "
     "version"
 )
-"""What `blank_row` is, for people."""
+"""Display name of `blank_row`."""
 
 
 def blank_row(signature: Signature) -> pd.DataFrame:
@@ -67,13 +67,15 @@ def blank_row(signature: Signature) -> pd.DataFrame:
     import pandas as pd
 
     blank: dict[DType, Any] = {DType.BYTES: "", DType.BOOL: False}
-    return pd.DataFrame({one.name: [blank.get(one.tensor_dtype, 0)] for one in signature.features})
+    return pd.DataFrame(
+        {feature.name: [blank.get(feature.tensor_dtype, 0)] for feature in signature.features}
+    )
 
 
 def import_onnxruntime() -> Any:
-    """Import ONNX Runtime with its telemetry off, which by default names models to its vendor.
+    """Import ONNX Runtime with its telemetry off, which by default reports models to its vendor.
 
-    It looks at the environment once, when it is imported. A variable that the user set wins.
+    It reads the environment once, at import. A variable set by the user wins.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -84,12 +86,14 @@ def import_onnxruntime() -> Any:
 def run_graph(
     onnx_bytes: bytes, inputs: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Run a graph with ONNX Runtime on the CPU, part by part; return its outputs by name."""
+    """Run a graph with ONNX Runtime on the CPU, in batches; return its outputs by name."""
     session = import_onnxruntime().InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     rows = max(map(len, inputs.values()))
     parts = [
-        session.run(names, {key: one[start : start + _ROWS_AT_ONCE] for key, one in inputs.items()})
+        session.run(
+            names, {key: array[start : start + _ROWS_AT_ONCE] for key, array in inputs.items()}
+        )
         for start in range(0, max(rows, 1), _ROWS_AT_ONCE)
     ]
     return {name: np.concatenate(values) for name, *values in zip(names, *parts, strict=True)}

@@ -1,7 +1,7 @@
-"""Runs an untrusted graph for the first time in a process of its own.
+"""First run of an untrusted graph, in a process of its own.
 
-A small file can ask for any amount of memory and time. Therefore the graph is parsed, checked
-and run within bounds that the system enforces, without the secrets of the run, before anything
+A small file can demand any amount of memory and time. Therefore the graph is parsed, checked and
+run within limits enforced by the operating system, without the run's secrets, before anything
 else reads it.
 """
 
@@ -26,16 +26,16 @@ from serving_gateway.contract import Signature
 
 _INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 _GRAPH_COPIES: Final = 10
-"""Parser, checker and runtime each hold the graph, some of them twice."""
+"""Parser, checker and runtime each hold the graph, some even twice."""
 _MOST_SAID: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the first run of a graph may take."""
+    """Resource limits of the first run of a graph."""
 
     memory_bytes: int = 2 << 30
-    """Beside the libraries, the rows, and room for copies of the graph."""
+    """Memory beyond the libraries, the rows, and room for copies of the graph."""
     seconds: float = 120.0
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Bounds:
 
 
 class _Array(msgspec.Struct):
-    """An array on its way between two processes; nothing is pickled."""
+    """An array as passed between the two processes; nothing is pickled."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class _Outcome(msgspec.Struct):
     answers: dict[str, _Array] | None = None
     refused: str = ""
     exhausted: bool = False
-    """The runtime did not get through; it may have been the bounds."""
+    """Whether the runtime failed, perhaps because of the bounds."""
 
 
 def run_sandboxed(
@@ -71,21 +71,21 @@ def run_sandboxed(
     inputs: dict[str, np.ndarray[Any, Any]],
     bounds: Bounds = Bounds(),
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what `foreign_graph.run_and_validate` does, from a process with bounds.
+    """Return the result of `foreign_graph.run_and_validate`, run in a process with bounds.
 
     Raises:
-        InvalidGraph: also for a graph that is not a valid ONNX model, or exceeds the bounds.
+        InvalidGraph: as there; also if it is not a valid ONNX model, or exceeds the bounds.
     """
     within = f"the process that runs it first may take {bounds}"
     task = _Task(
         graph,
         signature,
-        _packed(inputs),
+        _pack(inputs),
         bounds.memory_bytes + _GRAPH_COPIES * len(graph),
         math.ceil(bounds.seconds) * (os.cpu_count() or 1),
     )
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-P", "-m", __name__],
             input=msgspec.msgpack.encode(task),
             capture_output=True,
@@ -95,26 +95,26 @@ def run_sandboxed(
         )
     except subprocess.TimeoutExpired:
         raise InvalidGraph(f"its graph does not finish: {within}") from None
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
         raise InvalidGraph(f"{name} ended the process of its graph: {within}")
-    if done.returncode > 0:
-        said = done.stderr.decode(errors="replace")[-2000:]
-        raise RuntimeError(f"the process for the graph's first run failed: {said}")
-    outcome = msgspec.msgpack.decode(done.stdout, type=_Outcome)
+    if process.returncode > 0:
+        log = process.stderr.decode(errors="replace")[-2000:]
+        raise RuntimeError(f"the process for the graph's first run failed: {log}")
+    outcome = msgspec.msgpack.decode(process.stdout, type=_Outcome)
     if outcome.answers is None:
         raise InvalidGraph(outcome.refused + (f" ({within})" if outcome.exhausted else ""))
-    return _unpacked(outcome.answers)
+    return _unpack(outcome.answers)
 
 
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, sys.path))
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    # Each arena of the C library reserves address space.
+    # Each malloc arena reserves address space.
     return inherited | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "2"}
 
 
-def _packed(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, _Array]:
+def _pack(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, _Array]:
     return {
         name: _Array(
             array.dtype.str,
@@ -125,28 +125,28 @@ def _packed(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, _Array]:
     }
 
 
-def _unpacked(arrays: dict[str, _Array]) -> dict[str, np.ndarray[Any, Any]]:
+def _unpack(arrays: dict[str, _Array]) -> dict[str, np.ndarray[Any, Any]]:
     return {
         name: (
-            np.frombuffer(one.values, one.dtype)
-            if isinstance(one.values, bytes)
-            else np.array(one.values, dtype=object)
-        ).reshape(one.shape)
-        for name, one in arrays.items()
+            np.frombuffer(array.values, array.dtype)
+            if isinstance(array.values, bytes)
+            else np.array(array.values, dtype=object)
+        ).reshape(array.shape)
+        for name, array in arrays.items()
     }
 
 
-def _bound(memory_bytes: int, processor_seconds: int) -> None:
-    """Let the system refuse this process more than that, beside what it has by now."""
+def _set_limits(memory_bytes: int, processor_seconds: int) -> None:
+    """Limit this process to that much beyond what it has used so far."""
     import resource
 
     wanted = {resource.RLIMIT_CORE: 0}
-    # Ends this process also if the parent dies.
+    # The CPU limit also ends this process if the parent dies.
     wanted[resource.RLIMIT_CPU] = processor_seconds + math.ceil(
         sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     )
     pages = Path("/proc/self/statm")
-    if pages.exists():  # where it does not, time alone is bounded
+    if pages.exists():  # else only time is bounded
         in_use = int(pages.read_text().split()[0]) * resource.getpagesize()
         wanted[resource.RLIMIT_AS] = in_use + memory_bytes
     for limit, most in wanted.items():
@@ -155,31 +155,29 @@ def _bound(memory_bytes: int, processor_seconds: int) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _outcome(task: _Task) -> _Outcome:
+def _run_task(task: _Task) -> _Outcome:
     try:
-        return _Outcome(
-            _packed(run_and_validate(task.graph, task.signature, _unpacked(task.inputs)))
-        )
+        return _Outcome(_pack(run_and_validate(task.graph, task.signature, _unpack(task.inputs))))
     except (InvalidGraph, ExportError) as error:
-        # What a graph calls its tensors may be of any length.
-        said = str(error)[:_MOST_SAID].strip()
-        return _Outcome(refused=said, exhausted=isinstance(error, InferenceFailed))
-    except UnicodeDecodeError as error:  # by the checker, of a name in the graph
+        # The names of a graph's tensors may have any length.
+        message = str(error)[:_MOST_SAID].strip()
+        return _Outcome(refused=message, exhausted=isinstance(error, InferenceFailed))
+    except UnicodeDecodeError as error:  # from the checker, for a name in the graph
         return _Outcome(refused=f"not a valid ONNX model: a name in it is not UTF-8: {error}")
     except MemoryError:
         return _Outcome(refused="its graph needs too much memory", exhausted=True)
 
 
 def _main() -> None:
-    # Libraries write to the standard output as they like: it is theirs.
+    # Libraries may write to standard output, so the result uses a duplicate of it.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Task)
-        import onnx  # noqa: F401 # before the bounds, which are for the graph alone
+        import onnx  # noqa: F401 # before the bounds, which apply to the graph alone
 
         import_onnxruntime()
-        _bound(task.memory_bytes, task.processor_seconds)
-        output.write(msgspec.msgpack.encode(_outcome(task)))
+        _set_limits(task.memory_bytes, task.processor_seconds)
+        output.write(msgspec.msgpack.encode(_run_task(task)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which step of a pipeline has no counterpart in ONNX, by the names that its author gave."""
+"""Find the step of a pipeline that has no counterpart in ONNX, by its author's names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from platform_assets.export.inspection import ExportError
 from platform_assets.export.steps import has_converter
 
 ADDED_STEP: Final = "double"
-"""What the export adds behind each part of a column transformer where types differ."""
+"""Step that the export appends to each part of a column transformer where types differ."""
 NamedStep = tuple[str, Any]
 """The path of a step, as `prepare > numbers > scale`, and the step."""
 
 
 def require_converters(pipeline: Any) -> None:
-    """Refuse a pipeline, fitted or not, with a step of a kind that nothing converts.
+    """Refuse a pipeline, fitted or not, with a step for which there is no converter.
 
     Raises:
         ExportError: the message names the step.
@@ -25,7 +25,7 @@ def require_converters(pipeline: Any) -> None:
     register()
     final = list(flat(pipeline))[-1][1]
     for path, step in _leaves(pipeline, ""):
-        # The last one is converted as the kind that it inherits from.
+        # The last one is converted as a base class of its own.
         if not has_converter(step, inherited=step is final):
             raise ExportError(f"step {path} ({_kind(step)}) has no ONNX converter")
 
@@ -33,9 +33,9 @@ def require_converters(pipeline: Any) -> None:
 def blamed(
     named: Sequence[NamedStep], converts: Callable[[Sequence[Any]], bool], error: ExportError
 ) -> ExportError:
-    """Return the error with the name of the first step that does not convert.
+    """Return an error that names the first step that does not convert.
 
-    `named` are the steps of a flat pipeline; `converts` says whether the first ones of it do.
+    `named` are the steps of a flat pipeline; `converts` says whether the given leading steps do.
     """
     steps = [step for _, step in named]
     for count, (path, step) in enumerate(named, start=1):
@@ -49,7 +49,7 @@ def blamed(
 
 
 def _branch(path: str, step: Any, converts: Callable[[Sequence[Any]], bool]) -> NamedStep:
-    """The first part of a column transformer that does not convert alone, or the step itself."""
+    """Return the first part of a column transformer that does not convert, or the step itself."""
     from sklearn.compose import ColumnTransformer
 
     if isinstance(step, ColumnTransformer):
@@ -62,7 +62,7 @@ def _branch(path: str, step: Any, converts: Callable[[Sequence[Any]], bool]) -> 
 
 
 def flat(pipeline: Any, above: str = "") -> Iterator[NamedStep]:
-    """Yield the steps of a pipeline and of the pipelines in it, in order."""
+    """Yield the steps of a pipeline and of nested pipelines, in order."""
     from sklearn.pipeline import Pipeline
 
     for name, step in pipeline.steps:

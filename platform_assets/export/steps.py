@@ -1,4 +1,4 @@
-"""Converters of our own: for NumPy functions and encoders of `training.preprocessing`."""
+"""Our own converters for the NumPy functions and encoders of `training.preprocessing`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from platform_assets.export.category_converters import (
 from platform_assets.export.inspection import ExportError
 
 _UNARY: Final = {np.abs: "Abs", np.exp: "Exp", np.log: "Log", np.log1p: "Log", np.sqrt: "Sqrt"}
-"""Functions of a number -> ONNX's operators."""
+"""Unary functions -> ONNX operators."""
 
 _INT64: Final = 7
-"""ONNX's number of the type."""
+"""ONNX's number for the type."""
 
 
 def converter_options() -> dict[str, Any]:
-    """Return the arguments by which skl2onnx converts what it has no right converter for.
+    """Return skl2onnx arguments that register our converters.
 
-    It has no converter for a transformer with a function. Known are `numpy.asarray` to a
-    floating-point type, `numpy.clip`, functions of a number (`_UNARY`), and
-    `scipy.sparse.csc_array`, which changes no value.
+    skl2onnx cannot convert a transformer with a function. Supported here are `numpy.asarray` to a
+    floating-point type, `numpy.clip`, unary functions (`_UNARY`), and `scipy.sparse.csc_array`,
+    which changes no value.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, TargetEncoder
@@ -49,7 +49,7 @@ def converter_options() -> dict[str, Any]:
 
 
 def has_converter(step: Any, *, inherited: bool) -> bool:
-    """Whether skl2onnx, or a converter of ours, knows the kind of an estimator, or a parent's."""
+    """Whether skl2onnx or we have a converter for an estimator's class, or for a base class."""
     from scipy.sparse import csc_array
     from skl2onnx._supported_operators import sklearn_operator_name_map
     from sklearn.preprocessing import FunctionTransformer
@@ -95,7 +95,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _clip(scope: Any, value: str, output: Any, container: Any, a_min: float, a_max: float) -> None:
-    """Cut by comparisons: a NaN has to stay one, and runtimes differ in ONNX's Clip."""
+    """Clip by comparisons: a NaN has to stay one, and runtimes differ in ONNX's Clip."""
     kind = output.type.to_onnx_type().tensor_type.elem_type
     for operator, bound in (("Less", a_min), ("Greater", a_max)):
         limit, beyond = (scope.get_unique_variable_name(name) for name in ("limit", "beyond"))
@@ -125,7 +125,7 @@ def imputer_shape(operator: Any) -> None:
 
 
 def convert_imputer(scope: Any, operator: Any, container: Any) -> None:
-    """Add the nodes of a `SimpleImputer`; skl2onnx's own over single precision and texts."""
+    """Add the nodes of a `SimpleImputer`: skl2onnx's for single precision and texts, else ours."""
     from skl2onnx.common.data_types import DoubleTensorType
     from skl2onnx.operator_converters.imputer_op import convert_sklearn_imputer
 
@@ -139,7 +139,7 @@ def convert_imputer(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _fill(scope: Any, operator: Any, container: Any) -> None:
-    """Replace NaN by the statistic of the column, and say where one was if that is asked for."""
+    """Replace NaN by the column's statistic, with indicator columns if requested."""
     step, output = operator.raw_operator, operator.outputs[0]
     if len(operator.inputs) > 1 or np.isnan(step.statistics_).any():
         raise ExportError("SimpleImputer over a column without any value has no ONNX converter")
@@ -154,8 +154,8 @@ def _fill(scope: Any, operator: Any, container: Any) -> None:
         places, chosen, flags = (
             scope.get_unique_variable_name(n) for n in ("places", "chosen", "flags")
         )
-        wanted = step.indicator_.features_.tolist()
-        container.add_initializer(places, _INT64, [len(wanted)], wanted)
+        indicated = step.indicator_.features_.tolist()
+        container.add_initializer(places, _INT64, [len(indicated)], indicated)
         container.add_node("Gather", [missing, places], chosen, axis=1)
         container.add_node("Cast", [chosen], flags, to=kind)
         container.add_node("Concat", [filled, flags], output.full_name, axis=1)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 INSTANCE_KIND: Final = "TRITON_INSTANCE_KIND"
-"""Environment variable: `gpu` where Triton stands on nodes with one, else `cpu` or nothing."""
+"""Environment variable: `gpu` where Triton runs on nodes with GPUs, else `cpu` or unset."""
 
 _CONFIG_TYPES: Final = {DType.BYTES: "TYPE_STRING"} | {
     dtype: f"TYPE_{dtype}" for dtype in (DType.FP32, DType.FP64, DType.INT64, DType.BOOL)
@@ -37,22 +37,22 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServingOptions:
-    """What a launch may choose about the way Triton runs a model.
+    """How Triton runs a model, as far as a launch can choose.
 
-    A difference here makes Triton rebuild every version of the model at the next load; a
-    difference in versions alone does not.
+    A change here makes Triton rebuild every version of the model at the next load; a change of
+    the versions alone does not.
     """
 
     dynamic_batching: bool = False
     instance_count: int = 1
     max_batch_size: int = MAX_BATCH_SIZE
-    """Rows in one inference."""
+    """Maximum number of rows per inference."""
     on_gpu: bool = False
-    """Whether the instances run on GPUs, each of them on every one that Triton has."""
+    """Whether the instances run on GPUs, on each one that Triton has."""
 
 
 def instances_on_gpu(environ: Mapping[str, str]) -> bool:
-    """Whether the environment wants instances on GPUs; ConfigError for another kind."""
+    """Whether the environment asks for instances on GPUs; ConfigError for an unknown kind."""
     kind = environ.get(INSTANCE_KIND) or "cpu"
     if kind not in {"cpu", "gpu"}:
         raise ConfigError(f"{INSTANCE_KIND}={kind!r}: give cpu or gpu, or leave it unset")
@@ -96,7 +96,7 @@ def model_config(
         instance_group=[group(kind=kind, count=options.instance_count)],
     )
     if options.dynamic_batching:
-        # Without preferred sizes: beyond the maximum Triton refuses them, and ONNX gains nothing.
+        # No preferred sizes: Triton refuses them beyond the maximum, and ONNX gains nothing.
         config.dynamic_batching.SetInParent()
     return config
 
@@ -110,7 +110,7 @@ def _tensor(message: Any, spec: TensorSpec) -> Any:  # generated protobuf classe
     dims = [-1 if size is None else size for size in spec.shape[1:]]
     tensor = message(name=spec.name, data_type=_CONFIG_TYPES[spec.dtype], dims=dims or [1])
     if not dims:
-        # Triton wants a dimension beside the batch; the graph has none: one value per row.
+        # Triton requires a dimension beside the batch; the graph has none: one value per row.
         tensor.reshape.SetInParent()
     return tensor
 

@@ -1,4 +1,4 @@
-"""The inputs and outputs of an exported graph: names, types and order as the signature has them."""
+"""Give an exported graph the signature's inputs and outputs: names, types and order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from platform_assets.export.inspection import ExportError
 from serving_gateway.contract import Signature
 
 _PREFIX: Final = "converted."
-"""Of the names inside the graph: no feature and no output has it."""
+"""Prefix of names inside the graph, which no feature and no output has."""
 
 
 def wired(converted: Any, model: Convertible, signature: Signature, decision: Decision) -> Any:
@@ -22,13 +22,13 @@ def wired(converted: Any, model: Convertible, signature: Signature, decision: De
     Its classes and probabilities are those of `decision`.
 
     Raises:
-        ExportError: the signature promises other classes than the estimator has learned.
+        ExportError: the signature's classes differ from those that the estimator has learned.
     """
     from onnx import compose, helper
 
     inner = compose.add_prefix_graph(converted, _PREFIX)
-    answers = [one.name for one in inner.output]
-    names = [one.name for one in signature.features]
+    answers = [output.name for output in inner.output]
+    names = [feature.name for feature in signature.features]
     if signature.packed_input is not None:
         names = [signature.packed_input]
     front = []
@@ -42,7 +42,7 @@ def wired(converted: Any, model: Convertible, signature: Signature, decision: De
         order = _order(learned, signature)
         decided = DecisionNodes()
         if not decision.is_plain:
-            known = _plain(learned)
+            known = _python_labels(learned)
             stated = decided.probabilities(answers[1], decision, len(known))
             answers = [decided.label(stated, decision, known), stated]
         back, constants, outputs = _classes(answers, order, signature, probabilities)
@@ -96,7 +96,7 @@ def _classes(
 
 
 def _label(place: str, classes: NDArray[Any], signature: Signature) -> tuple[list[Any], list[Any]]:
-    """Nodes and constants by which a class is found by its place."""
+    """Return nodes and constants that map positions to classes."""
     from onnx import helper
 
     nodes = [
@@ -113,16 +113,16 @@ def _constant(name: str, values: Any) -> Any:
     return numpy_helper.from_array(np.array(values), name)
 
 
-def _plain(classes: NDArray[Any]) -> list[str | int]:
-    return [str(one) if isinstance(one, str) else int(one) for one in classes]
+def _python_labels(classes: NDArray[Any]) -> list[str | int]:
+    return [str(label) if isinstance(label, str) else int(label) for label in classes]
 
 
 def _order(learned: NDArray[Any], signature: Signature) -> list[int]:
-    """Where each class of the signature stands among those of the estimator."""
-    known = _plain(learned)
-    wanted = [one if isinstance(one, str) else int(one) for one in signature.classes]
+    """Return the position of each of the signature's classes in those of the estimator."""
+    known = _python_labels(learned)
+    wanted = [label if isinstance(label, str) else int(label) for label in signature.classes]
     if sorted(map(str, known)) != sorted(map(str, wanted)):
         raise ExportError(
             f"the estimator has learned the classes {known}, but {wanted} were promised"
         )
-    return [known.index(one) for one in wanted]
+    return [known.index(label) for label in wanted]

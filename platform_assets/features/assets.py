@@ -33,7 +33,7 @@ def feature_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
 def table_assets(spec: FeatureTableSpec) -> list[dg.AssetsDefinition]:
     """Build the assets `[table_name, features]` and `[table_name, online_features]`.
 
-    Of a table that others fill there is the second one only, which looks at their view.
+    A table that is filled externally only has the second one, which inspects its view.
     """
     if spec.is_external:
         return [external_view(spec)]
@@ -61,13 +61,13 @@ def _features(
     def features(
         context: dg.AssetExecutionContext, source: SourceResource, feast: FeastResource
     ) -> Iterator[dg.MaterializeResult[FeatureData]]:
-        # Here: what reads rows imports pyarrow and DuckDB, and definitions load without them.
+        # Imported here: reading needs pyarrow and DuckDB, loading definitions does not.
         from platform_assets.features.reading import read_source, read_table
 
         started = time.monotonic()
         if isinstance(spec, FeatureTableSpec):
             with feast_failures():
-                # Before the file is replaced, which training and batch scoring read.
+                # Before the file that training and batch scoring read is replaced.
                 _refuse_breaking(spec, feast)
         try:
             rows = (
@@ -77,7 +77,7 @@ def _features(
             )
         except SourceError as exc:
             raise failure(str(exc), exc.todo, metadata={"model": spec.name}) from exc
-        # Before the files are replaced: what raises leaves those that are there.
+        # Before the files are replaced: an error leaves the existing ones in place.
         results = source_check_results(rows, rows_of)
         todo = "make room there and let this user write to it, then run again"
         with as_failure(
@@ -158,10 +158,10 @@ def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
 
 
 def _refuse_breaking(spec: FeatureTableSpec, feast: FeastResource) -> None:
-    """Fail where a registered service reads a column that the table does not have any more."""
+    """Fail where a registered service reads a column that the table no longer has."""
     if spec.allow_breaking:
         return
-    own = {one.name: one.dtype for one in spec.features}
+    own = {feature.name: feature.dtype for feature in spec.features}
     broken = [
         f"{service} reads {', '.join(lost)}"
         for service, columns in sorted(feast.readers(spec.feature_view).items())

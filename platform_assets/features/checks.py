@@ -1,4 +1,4 @@
-"""Checks of the features; the measurements are in their metadata."""
+"""Checks of the features, with their measurements as metadata."""
 
 # No postponed annotations here: Dagster reads them.
 import math
@@ -21,7 +21,7 @@ CLOCK_SKEW: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class RangeLine:
-    """One line of the range report: what is allowed, what was found, how many lie outside."""
+    """One line of the range report: the allowed range, the observed one, the number outside."""
 
     column: str
     allowed: str
@@ -30,14 +30,14 @@ class RangeLine:
 
 
 def feature_checks(spec: SourceSpec) -> list[dg.AssetChecksDefinition]:
-    """Build the checks of `online_features`, where it fills a view; `features` makes its own."""
+    """Build the checks of `online_features`, where it fills a view; `features` yields its own."""
     by_others = isinstance(spec, FeatureTableSpec) and spec.is_external
     of_tables = isinstance(spec, ModelSpec) and spec.tables
     return [] if by_others or of_tables else [_online_equals_offline(spec)]
 
 
 def source_checks(spec: SourceSpec) -> list[dg.AssetCheckSpec]:
-    """Return what `features` checks of its rows while it has them."""
+    """Return the specs of the checks that `features` evaluates on its rows in memory."""
     key = spec.key("features")
     ranges = "Every feature lies within its declared range, no event in the future."
     losses = "Reading changed nothing that may count: digits of 32-bit floats, keys with zeros."
@@ -48,7 +48,7 @@ def source_checks(spec: SourceSpec) -> list[dg.AssetCheckSpec]:
 
 
 def source_check_results(source: SourceTable, spec: SourceSpec) -> list[dg.AssetCheckResult]:
-    """Measure what `source_checks` promises."""
+    """Evaluate the checks of `source_checks`."""
     report, rows = range_report(source.table, spec), source.table.num_rows
     outside = [
         f"{line.column}: {line.outside} of {rows} rows outside {line.allowed} (found {line.found})"
@@ -111,10 +111,10 @@ def _online_equals_offline(spec: SourceSpec) -> dg.AssetChecksDefinition:
 
 
 def range_report(table: Any, spec: SourceSpec, now: datetime | None = None) -> list[RangeLine]:
-    """Measure each numeric feature of an Arrow table, and its times, against what is allowed.
+    """Compare each numeric feature of an Arrow table, and its times, with the allowed range.
 
-    A missing value is not outside. Timestamps must not lie after `now` (UTC), save for what
-    clocks may differ by.
+    A missing value is not outside. Timestamps must not lie after `now` (UTC), except by what
+    clocks may differ.
     """
     now = (now or datetime.now(UTC)) + CLOCK_SKEW
     features = [feature for feature in spec.features if feature.numeric]
@@ -130,25 +130,25 @@ def _feature_range(column: Any, feature: FeatureSpec) -> RangeLine:
 
     outside = pc.invert(pc.is_finite(column))
     bounds = feature.minimum, feature.maximum
-    # A bound is as precise as the column: 0.1 in single precision is greater than in double, and
-    # doubles do not tell large integers apart.
+    # Compare in the column's precision: 0.1 in single precision is greater than in double, and
+    # doubles cannot distinguish large integers.
     least, greatest = bounds if pa.types.is_floating(column.type) else _whole_bounds(*bounds)
     for beyond, bound in ((pc.less, least), (pc.greater, greatest)):
         if bound is not None:
             outside = pc.or_(outside, beyond(column, pa.scalar(bound, column.type)))
     extremes = pc.min_max(column).as_py()
     low, high = ("any" if bound is None else f"{bound:g}" for bound in bounds)
-    found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
-    return RangeLine(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
+    actual = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
+    return RangeLine(feature.name, f"{low} .. {high}", actual, int(pc.sum(outside).as_py() or 0))
 
 
 def _whole_bounds(minimum: float | None, maximum: float | None) -> tuple[int | None, int | None]:
-    """The same bounds as integers of 64 bits."""
-    least = None if minimum is None else math.ceil(_in_64_bits(minimum))
-    return least, None if maximum is None else math.floor(_in_64_bits(maximum))
+    """Return the same bounds as 64-bit integers."""
+    least = None if minimum is None else math.ceil(_clip_to_int64(minimum))
+    return least, None if maximum is None else math.floor(_clip_to_int64(maximum))
 
 
-def _in_64_bits(bound: float) -> float:
+def _clip_to_int64(bound: float) -> float:
     return min(max(bound, -(2**63)), 2**63 - 1)
 
 
@@ -156,6 +156,6 @@ def _time_range(column: Any, name: str, now: datetime) -> RangeLine:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    first, last = (one.isoformat() for one in pc.min_max(column).as_py().values())
+    first, last = (moment.isoformat() for moment in pc.min_max(column).as_py().values())
     late = pc.sum(pc.greater(column, pa.scalar(now, type=column.type))).as_py()
     return RangeLine(name, f"until {now.isoformat(timespec='seconds')}", f"{first} .. {last}", late)

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from platform_assets.resources.feast_online import OnlineRow
 
 SAMPLE: Final = 200
-"""Entities compared; evenly spread over the sorted ids, so the same ones each time."""
+"""Entities compared, evenly spread over the sorted ids, so the same ones each time."""
 _ZONES_DIFFER: Final = timedelta(hours=1)
-"""Feast's SQLite store keeps local times, which are off by this around a change of the clocks."""
+"""Feast's SQLite store keeps local times, which are off by this around clock changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineComparison:
-    """How many values were compared, and which differ.
+    """How many values were compared, and which of them differ.
 
-    `expired`: entities that are older than the model's `ttl`, which the gateway does not serve.
+    `expired` counts entities older than the model's `ttl`, which the gateway does not serve.
     """
 
     entities: int
@@ -42,14 +42,14 @@ def compare_online(feast: FeastResource, data: FeatureData, spec: SourceSpec) ->
     key, time = spec.join_key.name, spec.event_timestamp
     newest = newest_times(data, spec)
     sample = [*newest][:: max(1, -(-len(newest) // SAMPLE))]
-    times = [newest[one] for one in sample]
+    times = [newest[id_] for id_ in sample]
     entities = pd.DataFrame({key: sample, time: pd.to_datetime(times, utc=True)})
     offline = feast.historical(entities, spec.feature_view).set_index(key).reindex(sample)
     view = feast.online(spec.feature_view)
     differing = [
         difference
-        for row, one, at in zip(view.read(sample), sample, times, strict=True)
-        for difference in _differences(f"{key} {one}", offline.loc[one], row, at, spec)
+        for row, id_, at in zip(view.read(sample), sample, times, strict=True)
+        for difference in _differences(f"{key} {id_}", offline.loc[id_], row, at, spec)
     ]
     if differing:
         view.mark("")  # so that the next materialization writes all rows
@@ -59,27 +59,29 @@ def compare_online(feast: FeastResource, data: FeatureData, spec: SourceSpec) ->
 
 
 def _differences(
-    who: str, offline: Any, online: OnlineRow, at: datetime, spec: SourceSpec
+    entity: str, offline: Any, online: OnlineRow, at: datetime, spec: SourceSpec
 ) -> list[str]:
     differing = []
     for feature in spec.features:
-        left = _plain(offline[feature.name], feature)
-        right = _plain(online.values.get(feature.name), feature)
-        # A value that only one side has differs. So does one that neither has where there
-        # must be one: nothing was materialized for an entity that exists.
-        if left != right or (left is None and not feature.nullable):
-            differing.append(f"{who}, {feature.name}: offline {left!r}, online {right!r}")
+        offline_value = _to_python(offline[feature.name], feature)
+        online_value = _to_python(online.values.get(feature.name), feature)
+        # A value that only one side has differs. So does a required one that both lack: nothing
+        # was materialized for an entity that exists.
+        if offline_value != online_value or (offline_value is None and not feature.nullable):
+            differing.append(
+                f"{entity}, {feature.name}: offline {offline_value!r}, online {online_value!r}"
+            )
     if online.observed_at and abs(online.observed_at - at) > _ZONES_DIFFER:
         differing.append(
-            f"{who}, {spec.event_timestamp}: offline {at}, online {online.observed_at}"
+            f"{entity}, {spec.event_timestamp}: offline {at}, online {online.observed_at}"
         )
     return differing
 
 
-def _plain(value: Any, feature: FeatureSpec) -> bool | float | int | str | None:
-    """A value of either side as Python's own; pandas has several ways to say missing.
+def _to_python(value: Any, feature: FeatureSpec) -> bool | float | int | str | None:
+    """Return a value of either side as a plain Python one, None for any of pandas' missing values.
 
-    A whole number that may be missing is a float, as in pandas and in the model's tensor.
+    A nullable integer becomes a float, as in pandas and in the model's tensor.
     """
     if pd.isna(value):
         return None

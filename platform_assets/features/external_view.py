@@ -1,4 +1,4 @@
-"""A feature table that others fill: a view that is registered in Feast, and only read here."""
+"""A feature table that is filled externally: a view registered in Feast and only read here."""
 
 # No postponed annotations here: Dagster reads them.
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from serving_gateway.contract import DType
 
 
 def external_view(spec: FeatureTableSpec) -> dg.AssetsDefinition:
-    """Build the asset `[table_name, online_features]` of a table that others fill."""
+    """Build the asset `[table_name, online_features]` of an externally filled table."""
 
     @dg.asset(
         **spec.asset("online_features"),
@@ -49,16 +49,16 @@ def external_view(spec: FeatureTableSpec) -> dg.AssetsDefinition:
 
 
 class ExternalViewError(Exception):
-    """The registered view is not what the file of the table says of it."""
+    """The registered view does not match the table's file."""
 
 
 def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> FeatureData:
-    """Return where the rows of a registered view (Feast's own object) are.
+    """Return where the rows of a registered view (a Feast object) are.
 
     `repository` is the folder from which Feast resolves relative paths.
 
     Raises:
-        ExternalViewError: key, time, ttl, a column or its type differ, or the rows are not in one
+        ExternalViewError: key, time, ttl, a column or its type differs, or the rows are not in one
             Parquet file.
     """
     if problems := [*_differences(spec, view)]:
@@ -71,7 +71,7 @@ def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> F
         )
     import duckdb
 
-    # Before the rows are counted: of a file that is replaced meanwhile, `check_current` notices.
+    # Before the rows are counted: `check_current` notices if the file is replaced meanwhile.
     digest = remembered_digest(path)
     key = spec.join_key.name.replace('"', '""')
     with duckdb.connect(config={"enable_external_file_cache": False}) as database:
@@ -93,10 +93,10 @@ def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> F
 
 
 def _differences(spec: FeatureTableSpec, view: Any) -> Iterator[str]:
-    """Yield what the view has otherwise than the file of the table says."""
+    """Yield the differences between the view and the table's file."""
     keys = column_types(view.entity_columns)
     if keys != {spec.join_key.name: spec.join_key.dtype}:
-        listed = " and ".join(f"{name} ({_word(dtype)})" for name, dtype in keys.items())
+        listed = " and ".join(f"{name} ({_type_name(dtype)})" for name, dtype in keys.items())
         yield f"is read by {listed}: name this key"
     time = view.batch_source.timestamp_field
     if spec.event_timestamp != time:
@@ -109,8 +109,8 @@ def _differences(spec: FeatureTableSpec, view: Any) -> Iterator[str]:
         if feature.name not in columns:
             yield f"has no column {feature.name}"
         elif (dtype := columns[feature.name]) != feature.dtype:
-            yield f"has {feature.name} as {_word(dtype)}, not as {WORDS[feature.dtype]}"
+            yield f"has {feature.name} as {_type_name(dtype)}, not as {WORDS[feature.dtype]}"
 
 
-def _word(dtype: DType | None) -> str:
+def _type_name(dtype: DType | None) -> str:
     return WORDS[dtype] if dtype else "a type that no model reads"

@@ -15,15 +15,15 @@ from serving_gateway.contract import import_feast
 def feast_definitions(
     spec: SourceSpec, data_dir: Path, external: Mapping[str, Any] | None = None
 ) -> list[Any]:
-    """Return what a model or a feature table reads: entity, source, view, and a model's service.
+    """Return the Feast objects of a model or a table: entity, source, view, a model's service.
 
-    The data stands below `data_dir`, of which two stacks have one each. Its whole path is
-    registered, for Feast would look for a part of one below the directory of the process.
+    The data lies below `data_dir`, which is separate for each stack. Its absolute path is
+    registered, since Feast resolves a relative one against the working directory.
 
-    View and service of a model are named after the contract of the features, so that what an
-    older version reads stays as it is beside them. A model of feature tables has no view.
-    `external` are the registered views of others, by table: without them a model that reads such
-    has nothing here, as has the table itself.
+    View and service of a model are named after the contract of the features, so that those of
+    older versions stay beside them. A model of feature tables has no view. `external` are the
+    registered views of externally filled tables, by table: without them nothing is returned for
+    a model that reads one, nor for such a table itself.
     """
     import_feast()
     if not isinstance(spec, ModelSpec):
@@ -35,9 +35,11 @@ def feast_definitions(
     views = dict(external or {})
     if any(table.is_external and table.name not in views for table in spec.tables):
         return []
-    views |= {one.name: _view(one, data_dir)[-1] for one in spec.tables if not one.is_external}
+    views |= {
+        table.name: _view(table, data_dir)[-1] for table in spec.tables if not table.is_external
+    }
     read = {
-        table.name: [one.name for one in spec.features if one.table == table.name]
+        table.name: [feature.name for feature in spec.features if feature.table == table.name]
         for table in spec.tables
     }
     return [_service(spec, [views[name][columns] for name, columns in read.items()])]
@@ -50,10 +52,10 @@ def _view(spec: SourceSpec, data_dir: Path) -> list[Any]:
 
     types = {dtype: ValueType[name] for dtype, name in VALUE_TYPES.items()}
     key = spec.join_key
-    columns = [(key.name, key.dtype), *((one.name, one.dtype) for one in spec.features)]
+    columns = [(key.name, key.dtype), *((feature.name, feature.dtype) for feature in spec.features)]
     entity = Entity(
-        # With the type in its name: a key that changes it is another entity, and the views
-        # that know the old one go on.
+        # Named with its type: if the key's type changes, it is a new entity, and existing views
+        # keep the old one.
         name=f"{spec.name}_{key.name}_{key.dtype.value.lower()}",
         join_keys=[key.name],
         value_type=types[key.dtype],

@@ -25,7 +25,7 @@ def feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
         **spec.asset("online_features"),
         ins={"features": dg.AssetIn(key=spec.key("features"))},
-        # Loaded in the body: of a table that was never read, the failure says what to do.
+        # Loaded in the body: if a table was never read, the failure says what to do.
         deps=list(tables.values()),
         kinds={"feast"},
         description=(
@@ -38,15 +38,15 @@ def feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[FeatureData]:
         started = time.monotonic()
         joined = replace(
-            features, tables=tuple(table_data(context, *one) for one in tables.items())
+            features, tables=tuple(table_data(context, *part) for part in tables.items())
         )
         todo = "materialize the tables again, then this asset"
         with as_failure("", todo, StaleDataError):
             check_current(joined)
         with feast_failures():
-            views = {one.name: feast.view(one.feature_view) for one in spec.tables}
+            views = {spec_.name: feast.view(spec_.feature_view) for spec_ in spec.tables}
             _require_columns(spec, views)
-            external = {one.name: views[one.name] for one in spec.tables if one.is_external}
+            external = {spec_.name: views[spec_.name] for spec_ in spec.tables if spec_.is_external}
             feast.apply(feast_definitions(spec, feast.data_dir, external))
         return dg.MaterializeResult(
             value=joined,
@@ -67,11 +67,13 @@ def feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
 
 
 def _require_columns(spec: ModelSpec, views: Mapping[str, Any]) -> None:
-    """Fail where a registered view (Feast's own object) lacks a column that its file has by now."""
+    """Fail where a registered view (a Feast object) lacks a column that its file now has."""
     for name, view in views.items():
         registered = column_types(view.features)
-        wanted = {one.name: one.dtype for one in spec.features if one.table == name}
-        if missing := [one for one, dtype in wanted.items() if registered.get(one) != dtype]:
+        dtypes = {feature.name: feature.dtype for feature in spec.features if feature.table == name}
+        if missing := [
+            column for column, dtype in dtypes.items() if registered.get(column) != dtype
+        ]:
             raise failure(
                 f"the feature table {name} was last read without {', '.join(missing)}, or with "
                 "another type of it",
@@ -80,7 +82,7 @@ def _require_columns(spec: ModelSpec, views: Mapping[str, Any]) -> None:
 
 
 def table_data(context: dg.AssetExecutionContext, name: str, key: dg.AssetKey) -> FeatureData:
-    """Return what was read last of a feature table.
+    """Return the record of the last read of a feature table.
 
     Raises:
         dagster.Failure: it was never read.

@@ -1,8 +1,8 @@
-"""Synchronize the online store with the features: only the difference is written.
+"""Synchronize the online store with the features by writing only the difference.
 
-Feast's own `materialize` writes all rows, and makes them Python objects at once. What was written
-last stays as a Parquet file, whose name the online store keeps beside the rows: a store that was
-emptied or restored names none or another one, and is written as a whole.
+Feast's own `materialize` writes all rows, turning all of them into Python objects at once. The
+rows written last stay as a Parquet file, whose name the online store keeps beside them: a store
+that was emptied or restored names no file or another one, and is rewritten completely.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def update_online(
 ) -> OnlineChanges:
     """Make the online store hold the newest row of every entity, and no other entity.
 
-    Views of other contracts keep the values that earlier versions read, but for entities that
-    are not in the source any more. After a FeatureStoreError the next call writes all rows.
+    Views of other contracts keep the values that earlier versions read, except for entities that
+    are no longer in the source. After a FeatureStoreError the next call writes all rows.
     """
     folder = Path(data.features_path).parent / "online"
     folder.mkdir(exist_ok=True)
@@ -71,14 +71,14 @@ def _apply(view: OnlineView, folder: Path, current: Path, progress: Progress) ->
             deleted = view.delete_others(_column(current, view.key))
             batches = file.iter_batches(_BATCH_ROWS)
             return OnlineChanges(
-                view.write(_reported(batches, file.metadata.num_rows, progress)), deleted
+                view.write(_with_progress(batches, file.metadata.num_rows, progress)), deleted
             )
     changed = _difference("*", current, last)
     removed = _difference(f'"{view.key}"', last, current)
     if changed.num_rows or removed.num_rows:
         view.mark("")
         batches = changed.to_batches(_BATCH_ROWS)
-        view.write(_reported(batches, changed.num_rows, progress))
+        view.write(_with_progress(batches, changed.num_rows, progress))
         view.delete(removed[view.key].to_pylist())
     return OnlineChanges(changed.num_rows, removed.num_rows)
 
@@ -88,7 +88,7 @@ def _layout(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 
 
 def _difference(columns: str, left: Path, right: Path) -> pa.Table:
-    """The rows of `left` that are not in `right`."""
+    """Return the rows of `left` that are not in `right`."""
     query = f"SELECT {columns} FROM read_parquet(?)"  # noqa: S608 -- a column's name
     with duckdb.connect(config={"enable_external_file_cache": False}) as database:
         database.execute("SET TimeZone = 'UTC'")
@@ -99,15 +99,15 @@ def _difference(columns: str, left: Path, right: Path) -> pa.Table:
 def _delete_from_older_views(
     feast: FeastResource, view: OnlineView, current: Path, spec: SourceSpec, folder: Path
 ) -> int:
-    others = [feast.online(one) for one in feast.views(spec.name) if one != view.name]
-    same = [one for one in others if (one.key, one.key_type) == (view.key, view.key_type)]
+    others = [feast.online(older) for older in feast.views(spec.name) if older != view.name]
+    same = [older for older in others if (older.key, older.key_type) == (view.key, view.key_type)]
     ids = _column(current, view.key) if same else []
     deleted = 0
-    for one in same:
-        if one.content:  # when its contract comes back, entities may have, too: all are written
-            one.mark("")
-            _keep_one_record(folder, one)
-        deleted += one.delete_others(ids)
+    for older in same:
+        if older.content:  # if its contract returns, entities may have returned, too: write all
+            older.mark("")
+            _keep_one_record(folder, older)
+        deleted += older.delete_others(ids)
     return deleted
 
 
@@ -116,18 +116,18 @@ def _column(path: Path, name: str) -> list[int | str]:
     return values
 
 
-def _reported(
+def _with_progress(
     batches: Iterable[pa.RecordBatch], total: int, progress: Progress
 ) -> Iterator[pa.RecordBatch]:
-    done = 0
+    row_count = 0
     for batch in batches:
         yield batch
-        done += batch.num_rows
-        progress.at("writing to the online store", done, total)
+        row_count += batch.num_rows
+        progress.at("writing to the online store", row_count, total)
 
 
 def _keep_one_record(folder: Path, view: OnlineView) -> None:
-    """Delete what the store does not name: it may hold entities that left the source."""
+    """Delete records that the store does not name: they may hold entities gone from the source."""
     content = view.content
     for record in folder.glob(f"{view.name}.*"):
         if record.name != content:

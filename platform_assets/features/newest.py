@@ -1,4 +1,4 @@
-"""The newest row of every entity; `features.parquet` has each entity once at a time."""
+"""The newest row of every entity; `features.parquet` has one row per entity and time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from platform_assets.resources.feast_errors import translated
 
 
 def write_newest(data: FeatureData, spec: SourceSpec, path: Path) -> None:
-    """Write the rows of `features.parquet` that are the newest of their entity, in its order."""
+    """Write the newest row of each entity in `features.parquet`, in the order of the file."""
     key, time = f'"{spec.join_key.name}"', f'"{spec.event_timestamp}"'
     rows = "read_parquet(getvariable('source'))"
     newest = f"SELECT {key}, max({time}) AS {time} FROM {rows} GROUP BY {key}"  # noqa: S608
-    # One thread keeps the order and needs less memory.
+    # A single thread keeps the order and needs less memory.
     with (
         translated("find the newest rows"),
         duckdb.connect(config={"enable_external_file_cache": False, "threads": 1}) as database,
@@ -29,8 +29,8 @@ def write_newest(data: FeatureData, spec: SourceSpec, path: Path) -> None:
         database.execute("SET VARIABLE source = ?", [data.features_path])
         relation = database.sql(f"FROM {rows} SEMI JOIN ({newest}) USING ({key}, {time})")
         relation.write_parquet(str(path))
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def newest_times(data: FeatureData, spec: SourceSpec) -> dict[int | str, datetime]:

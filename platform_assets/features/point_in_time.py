@@ -1,7 +1,7 @@
-"""The rows of labels with what feature tables knew at their time, and nothing later.
+"""Join labels with what the feature tables knew at their time, and nothing later.
 
 Feast's own join pairs each label with every earlier row of its entity before it takes the newest:
-a million labels of a thousand busy merchants are billions of pairs. DuckDB's ASOF join is linear.
+a million labels of a thousand busy merchants make billions of pairs. DuckDB's ASOF join is linear.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAST_MEMORY_MB: Final = 400
 _TIMES_SIZE: Final = 3
 _ROW: Final = '"\trow"'
 _FOUND: Final = "\tfound"
-"""Names with a tab, which the model file refuses in those of columns."""
+"""Names with a tab, which the model file does not allow in column names."""
 
 
 class RepeatedRowsError(Exception):
@@ -34,7 +34,7 @@ class RepeatedRowsError(Exception):
 
 
 class UnknownEntityError(Exception):
-    """Labels whose entity has no row of a table at their time, although its columns need one."""
+    """Labels whose entity has no row in a table at their time, though its columns require one."""
 
 
 def join_tables(
@@ -42,35 +42,40 @@ def join_tables(
 ) -> pa.Table:
     """Return the labels with the columns of the model's feature tables.
 
-    A label takes the newest row of its entity that is not younger than itself, nor older than the
-    table's `ttl`; a table without times has one row for all times. The columns of a table without
-    such a row are null. Labels after `final_until` are left out. In the order of the labels.
+    A label gets its entity's newest row that is not later than the label, nor older than the
+    table's `ttl`; a table without times has one row for all times. Where a table has no such row,
+    its columns are null. Labels after `final_until` are left out. In the order of the labels.
 
     Raises:
-        UnknownEntityError: such a column may not be null.
+        UnknownEntityError: a column would be null that may not be.
         RepeatedRowsError: a table without times has several rows of one entity.
         FeatureStoreError: the files cannot be joined.
     """
-    paths = {one.name: one.features_path for one in data.tables}
+    paths = {table.name: table.features_path for table in data.tables}
     stored = spec.stored_features
     parts = [
-        _Part(table, paths[table.name], [one for one in stored if one.table == table.name], number)
+        _Part(
+            table,
+            paths[table.name],
+            [feature for feature in stored if feature.table == table.name],
+            number,
+        )
         for number, table in enumerate(spec.tables)
     ]
-    time = _quoted(spec.event_timestamp)
+    time = _quote(spec.event_timestamp)
     columns = [
         f"l.* EXCLUDE ({_ROW})",
         *(column for part in parts for column in part.columns(time)),
     ]
-    found = [part.is_found(time) for part in parts]
+    conditions = [part.is_found(time) for part in parts]
     joins = " ".join(part.join(time) for part in parts)
     final = f"WHERE {time} <= getvariable('final_until')" if final_until else ""
-    # The row number keeps the order, which parallel joins do not.
+    # The row number preserves the order, which parallel joins do not.
     numbered = f"SELECT *, row_number() OVER () AS {_ROW}"
     labels = f"{numbered} FROM read_parquet(getvariable('labels'))"
     query = (
         f"WITH l AS (SELECT * FROM ({labels}) {final}) "  # noqa: S608 -- columns of the spec
-        f"SELECT {', '.join([*columns, *found])} FROM l {joins} ORDER BY l.{_ROW}"
+        f"SELECT {', '.join([*columns, *conditions])} FROM l {joins} ORDER BY l.{_ROW}"
     )
     files = [data.labels_path, *paths.values()]
     with translated("join the feature tables to the labels"), _database(files) as database:
@@ -84,7 +89,7 @@ def join_tables(
         counted = f"SELECT count(*) FROM read_parquet(getvariable('labels')) {final}"  # noqa: S608 -- as above
         [(count,)] = database.sql(counted).fetchall()
     if joined.num_rows != count:
-        timeless = " or ".join(one.name for one in spec.tables if one.event_time is None)
+        timeless = " or ".join(table.name for table in spec.tables if table.event_time is None)
         raise RepeatedRowsError(
             f"{count:,} labels became {joined.num_rows:,} rows: {timeless} has several rows of one "
             "entity, and no event_timestamp that says which of them a label may know"
@@ -96,7 +101,7 @@ def join_tables(
 
 @contextmanager
 def _database(files: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database that keeps what exceeds a few times the size of the files on disk."""
+    """Open a database that spills to disk beyond a few times the size of the files."""
     size = sum(Path(file).stat().st_size for file in files)
     with TemporaryDirectory(prefix="join-") as folder:
         config: dict[str, str | bool | int | float | list[str]] = {
@@ -109,7 +114,7 @@ def _database(files: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 class _Part:
-    """What one table adds to the query."""
+    """One table's part of the query."""
 
     def __init__(
         self, table: FeatureTableSpec, path: str, features: list[FeatureSpec], number: int
@@ -118,8 +123,8 @@ class _Part:
         self.alias, self.mark = f"t{number}", f"{_FOUND} {number}"
 
     def join(self, time: str) -> str:
-        """The clause that joins the newest row."""
-        key = _quoted(self._table.join_key.name)
+        """Return the clause that joins the newest row."""
+        key = _quote(self._table.join_key.name)
         rows = f"read_parquet(getvariable('{self.alias}')) {self.alias}"
         if self._table.event_time is None:
             return f"LEFT JOIN {rows} ON l.{key} = {self.alias}.{key}"
@@ -127,20 +132,20 @@ class _Part:
         return f"ASOF LEFT JOIN {rows} ON l.{key} = {self.alias}.{key} AND {newest}"
 
     def columns(self, time: str) -> list[str]:
-        """The columns of the table, null where they have expired."""
-        names = [_quoted(one.name) for one in self._features]
+        """Return the columns of the table, null where expired."""
+        names = [_quote(feature.name) for feature in self._features]
         return [f"CASE WHEN {self._fresh(time)} THEN {self.alias}.{n} END AS {n}" for n in names]
 
     def is_found(self, time: str) -> str:
-        """Whether there is a row that has not expired."""
-        key = f"{self.alias}.{_quoted(self._table.join_key.name)}"
-        return f"{key} IS NOT NULL AND {self._fresh(time)} AS {_quoted(self.mark)}"
+        """Return the condition that there is a row that has not expired."""
+        key = f"{self.alias}.{_quote(self._table.join_key.name)}"
+        return f"{key} IS NOT NULL AND {self._fresh(time)} AS {_quote(self.mark)}"
 
     def check(self, joined: pa.Table, spec: ModelSpec) -> None:
         """Raise UnknownEntityError where a label has no row that it needs."""
         import pyarrow.compute as pc
 
-        needed = [one.name for one in self._features if not one.nullable]
+        needed = [feature.name for feature in self._features if not feature.nullable]
         without = pc.invert(pc.fill_null(joined[self.mark], False))
         count = pc.sum(without).as_py() or 0
         if not needed or not count:
@@ -156,7 +161,7 @@ class _Part:
 
     @property
     def _time(self) -> str:
-        return _quoted(self._table.event_timestamp)
+        return _quote(self._table.event_timestamp)
 
     def _fresh(self, time: str) -> str:
         ttl: timedelta = self._table.expires_after
@@ -166,5 +171,5 @@ class _Part:
         return f"l.{time} <= {self.alias}.{self._time} + INTERVAL {seconds} SECOND"
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

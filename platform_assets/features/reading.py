@@ -1,4 +1,4 @@
-"""Read and validate a source: everything that is wrong is named, with its row."""
+"""Read and validate a source; errors name everything that is wrong, with its row."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import TIMELESS as STORED_TIMELESS
 
 TIMELESS: Final = datetime.fromtimestamp(STORED_TIMELESS, UTC)
-"""Event time of every row of a model that has none."""
+"""Event time of every row of a model without event times."""
 
 
 def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
     """Read and validate what the model learns from: its own table, or its labels.
 
-    The table has the columns join keys, event timestamp, features, target and, where the model has
-    one, weight, in that order; of labels, the features of requests. Progress goes to `log` every
-    few seconds.
+    The table has the columns join keys, event timestamp, features (of labels, those of requests),
+    target and, where the model has one, weight, in that order. Progress goes to `log` every few
+    seconds.
 
     Raises:
         SourceError: the source cannot be read, or its columns, types, values, keys or classes
-            are not what the model needs; with the rows.
+            do not fit the model; names the rows.
     """
     rows = read_table(spec.own_table, source, log)
     named = _with_class_names(replace(rows, classes=check_target(rows, spec)), spec)
@@ -46,9 +46,9 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
 
 
 def read_final_fingerprint(spec: ModelSpec, source: SourceResource, until: datetime) -> str:
-    """Read the labels, and return the fingerprint of those until a time, as a training records it.
+    """Read the labels; return the fingerprint of those until a time, as a training records it.
 
-    Errors are those of `read_source`.
+    Raises as `read_source` does.
     """
     rows = read_source(spec, source)
     times = rows.table[spec.event_timestamp].filter(rows.table[spec.target.name].is_valid())
@@ -57,7 +57,7 @@ def read_final_fingerprint(spec: ModelSpec, source: SourceResource, until: datet
 
 
 def read_table(spec: SourceSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
-    """Read and validate a source, all but what its labels mean; otherwise as `read_source`."""
+    """Read and validate a source as `read_source` does, except for the meaning of its labels."""
     read = open_source(spec, source).read(Progress(log))
     if read.table.num_rows == 0:
         raise SourceError(f"{read.name} has columns and no rows", "add rows to it and run again")
@@ -69,7 +69,7 @@ def read_table(spec: SourceSpec, source: SourceResource, log: Log | None = None)
 
 
 def _with_keys(table: pa.Table, spec: SourceSpec) -> pa.Table:
-    """Add row numbers and the constant time where the source has no such column."""
+    """Add row numbers and the constant time where the source lacks these columns."""
     rows = table.num_rows
     if spec.join_key.from_row_number:
         numbers = pa.array(np.arange(1, rows + 1, dtype=np.int64))
@@ -77,12 +77,12 @@ def _with_keys(table: pa.Table, spec: SourceSpec) -> pa.Table:
     if spec.event_time is None:
         times = pa.repeat(pa.scalar(TIMELESS, pa.timestamp("us", tz="UTC")), rows)
         table = table.append_column(spec.event_timestamp, times)
-    own = [one.name for one in (spec.label_column, spec.weight_column) if one]
+    own = [column.name for column in (spec.label_column, spec.weight_column) if column]
     return table.select([*spec.join_key_names, spec.event_timestamp, *spec.feature_names, *own])
 
 
 def _with_class_names(rows: SourceTable, spec: ModelSpec) -> SourceTable:
-    """Replace the labels of the source by the names that the model file gives to them."""
+    """Replace the source's labels with the class names of the model file."""
     name, words = spec.target.name, spec.target.class_names
     if not words:
         return rows

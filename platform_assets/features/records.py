@@ -13,12 +13,12 @@ from platform_assets.model_spec import Label
 class FeatureData:
     """A validated source, written for Feast.
 
-    `name` is that of the model or the feature table. `source` names the source for people,
+    `name` is that of the model or the feature table. `source` is the source's display name,
     without secrets. `features_path` and `labels_path` are absolute paths of Parquet files, empty
-    where there is none: a feature table has no labels, a model of several tables no features of
-    its own, but `tables`. Files that are external are written by others, at any time.
-    `fingerprint` is the SHA-256 of the source's content (64 lower-case hexadecimal digits); of what
-    a training learned from, that of its final labels.
+    where there is none: a feature table has no labels; a model of several tables has `tables`
+    instead of features of its own. External files may be rewritten from outside at any time.
+    `fingerprint` is the SHA-256 of the source's content (64 lower-case hexadecimal digits); for
+    the data of a training, that of its final labels.
     `classes` are the labels in the order of the probabilities, () for a regression; `nulls` counts
     the missing values per feature.
     """
@@ -37,8 +37,8 @@ class FeatureData:
 
     @property
     def data_fingerprint(self) -> str:
-        """The fingerprint of all that a model learns from: the source and its tables."""
-        return data_fingerprint(self.fingerprint, [one.fingerprint for one in self.tables])
+        """Fingerprint of all that a model learns from: the source and its tables."""
+        return data_fingerprint(self.fingerprint, [table.fingerprint for table in self.tables])
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -51,15 +51,15 @@ class FeatureData:
 
 
 def final_fingerprint(labels: str, rows: int) -> str:
-    """Return the fingerprint of the final ones among labels, of which there are so many.
+    """Return the fingerprint of the `rows` final ones of the labels with fingerprint `labels`.
 
-    They are the oldest labels of the source, so their number says which.
+    Final labels are the oldest ones of the source, so their number identifies them.
     """
     return hashlib.sha256(f"{labels}\n{rows}".encode()).hexdigest()
 
 
 def data_fingerprint(own: str, tables: Sequence[str]) -> str:
-    """Return the fingerprint of a source together with those of feature tables, in their order."""
+    """Combine the fingerprint of a source with those of feature tables, in their order."""
     if not tables:
         return own
     return hashlib.sha256("\n".join((own, *tables)).encode()).hexdigest()

@@ -16,18 +16,18 @@ from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
 
 MAX_TEXTS: Final = 1_000
-"""A text feature with more different values than this is an identifier, not a category, unless the
-model file says how to group or to encode it."""
+"""A text feature with more distinct values than this is an identifier, not a category, unless the
+model file says how to group or encode it."""
 ENTITIES_PER_CLASS: Final = 3
-"""Fewest different entities of a class: one to evaluate, two to cross-validate."""
+"""Fewest distinct entities of a class: one to evaluate, two to cross-validate."""
 EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2262, 1, 1, tzinfo=UTC)
-"""Counted in nanoseconds, as Feast does, times outside of these would come out centuries apart;
-databases have infinite ones."""
+"""In nanoseconds, as Feast counts them, times outside of these overflow and come out centuries
+off; databases may even hold infinite ones."""
 
 
 def check_features(rows: SourceTable, spec: SourceSpec) -> None:
-    """Raise SourceError where a feature, a key or the label lacks a value or has a useless one."""
+    """Raise SourceError where a feature, key or label has a missing or unusable value."""
     table, target = rows.table, spec.label_column
     has_gaps = target is not None and target.drop_missing
     learned = table.filter(table[target.name].is_valid()) if target and has_gaps else table
@@ -66,7 +66,7 @@ def check_features(rows: SourceTable, spec: SourceSpec) -> None:
 def refuse_rows(
     rows: SourceTable, problem: str, masks: Mapping[str, pa.ChunkedArray], todo: str
 ) -> None:
-    """Raise SourceError when a mask is true: how often and where first, by column."""
+    """Raise SourceError where a mask is true, with the count and first row by column."""
     counts = {name: pc.sum(mask).as_py() for name, mask in masks.items()}
     places = [
         f"{name}: {count}, first in {rows.first(masks[name])}"
@@ -78,8 +78,10 @@ def refuse_rows(
 
 
 def _check_texts(rows: SourceTable, spec: SourceSpec) -> None:
-    limited = [one for one in spec.features if one.dtype is DType.BYTES and one.is_limited]
-    for name in (one.name for one in limited):
+    limited = [
+        feature for feature in spec.features if feature.dtype is DType.BYTES and feature.is_limited
+    ]
+    for name in (feature.name for feature in limited):
         different = pc.count_distinct(rows.table[name]).as_py()
         if different > MAX_TEXTS:
             raise SourceError(
@@ -92,10 +94,10 @@ def _check_texts(rows: SourceTable, spec: SourceSpec) -> None:
 
 
 def check_keys(rows: SourceTable, spec: SourceSpec) -> None:
-    """Raise SourceError for an entity with two rows at one time, or a time too long ago."""
+    """Raise SourceError for an entity with two rows at one time, or a time out of range."""
     key, time = spec.join_key.name, spec.event_timestamp
     table = rows.table
-    first, last = (pa.scalar(one, table[time].type) for one in (EARLIEST, LATEST))
+    first, last = (pa.scalar(limit, table[time].type) for limit in (EARLIEST, LATEST))
     refuse_rows(
         rows,
         f"times before {EARLIEST:%Y} or from {LATEST:%Y}, which may stand for unknown ones",
@@ -169,7 +171,7 @@ def _check_relative_error(rows: SourceTable, spec: ModelSpec) -> None:
 
 
 def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, int]]:
-    """By label: rows, and different entities."""
+    """Return rows and distinct entities by label."""
     name, key = spec.target.name, spec.join_key.name
     grouped = table.select([name, key]).drop_null().group_by(name)
     counted = grouped.aggregate([(key, "count"), (key, "count_distinct")]).to_pylist()
@@ -197,7 +199,7 @@ def _check_rare(
     classes: tuple[Label, ...],
     counts: dict[Label, tuple[int, int]],
 ) -> None:
-    # Where the newest rows are held out, an entity may stand on both sides.
+    # Where the newest rows are held out, an entity may be on both sides.
     by_time = spec.evaluation.split is Split.TIME
     sizes = {label: counts.get(label, (0, 0)) for label in classes}
     rare = [label for label in classes if sizes[label][not by_time] < ENTITIES_PER_CLASS]
@@ -217,22 +219,22 @@ def _check_rare(
     )
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"{number} {singular if number == 1 else plural}"
 
 
 def check_weights(rows: SourceTable, spec: SourceSpec) -> None:
-    """Raise SourceError where a row with a label has no weight, or one that is not from 0 up."""
+    """Raise SourceError where a labelled row has no weight, or a negative or infinite one."""
     weight, target = spec.weight_column, spec.label_column
     if weight is None or target is None:
         return
     name = weight.name
     weights, labelled = rows.table[name], rows.table[target.name].is_valid()
-    known = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, 0.0)).fill_null(False)
+    valid = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, 0.0)).fill_null(False)
     refuse_rows(
         rows,
         "weights that are not numbers from 0 up",
-        {name: pc.and_(labelled, pc.invert(known))},
+        {name: pc.and_(labelled, pc.invert(valid))},
         "give each row with a label a weight, or remove `weight` in the model file, and run again",
     )
     if not pc.any(pc.and_(labelled, pc.greater(weights, 0.0).fill_null(False))).as_py():
@@ -243,7 +245,7 @@ def check_weights(rows: SourceTable, spec: SourceSpec) -> None:
 
 
 def check_class_weights(rows: SourceTable, spec: ModelSpec) -> None:
-    """Raise SourceError where the model file weighs a class that the rows do not have."""
+    """Raise SourceError where the model file weights a class that no row has."""
     weights = spec.class_weight
     if weights is None or isinstance(weights, str):
         return

@@ -25,10 +25,9 @@ def write_iris_source(path: Path) -> None:
     """Write scikit-learn's built-in iris as a source file, in one atomic step.
 
     450 rows: each of the 150 flowers (`entity_id` 1..150) is observed three times, two weeks
-    apart, and grows; the last observation is the measurement of the data set. So the newest
-    row of a flower differs from what was known at the earlier times, which is what a
-    point-in-time join has to respect. Values in centimetres, species as words; the same bytes
-    on every call.
+    apart, and grows; the last observation is the measurement of the data set. So a flower's
+    newest row differs from what was known earlier, which a point-in-time join has to respect.
+    Values are in centimetres, species are words; the same bytes on every call.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join(_COLUMNS)]
@@ -42,8 +41,8 @@ def write_iris_source(path: Path) -> None:
 
 
 def _flowers() -> list[tuple[list[float], str]]:
-    """Measurements and species of scikit-learn's iris, without a second for its import."""
-    found = distribution("scikit-learn").locate_file("sklearn/datasets/data/iris.csv")
-    with Path(str(found)).open(newline="") as file:
+    """Return scikit-learn's iris measurements and species without its slow import."""
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/iris.csv")
+    with Path(str(path)).open(newline="") as file:
         [_, _, *names], *rows = csv.reader(file)
     return [([float(value) for value in sizes], names[int(kind)]) for *sizes, kind in rows]

@@ -1,6 +1,6 @@
 """Open the source of a model, and identify it by its content.
 
-Light, because sensors import it: a reader loads DuckDB and pyarrow when it reads.
+Lightweight, because sensors import it: a reader loads DuckDB and pyarrow only when it reads.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ __all__ = [
 ]
 
 SourceReader = FileReader | SqlReader | DuckdbReader | DatasetReader
-"""One source, opened for the columns that a model wants."""
+"""One source, opened for the columns that a model needs."""
 FINGERPRINT_METADATA: Final = "data_fingerprint"
 """Metadata key under which materializations name the source's content."""
 
 
 def open_source(spec: SourceSpec, source: SourceResource) -> SourceReader:
-    """Return the reader of a source; SourceError for variables without a value."""
+    """Return the reader of a source; SourceError for unset variables."""
     table = spec.own_table
     columns = source_columns(table)
-    # Of labels the first key: by it, keys that were written in two ways are noticed.
+    # The first key of labels: it is checked for ids that are written in two ways.
     key = None if table.join_key.from_row_number else table.join_key.name
     file, sql = table.source.file, table.source.sql
     if file is not None:
         return FileReader(file, source.expand(file), columns, key, table.source.separator)
     if sql is not None:
         time = () if table.event_time is None else (table.event_time.name,)
-        # Of equal keys and times the other columns decide, or the order would change the digest.
-        rest = () if table.has_unique_rows else tuple(one.name for one in columns)
+        # For equal keys and times the other columns decide, or the order would change the digest.
+        rest = () if table.has_unique_rows else tuple(column.name for column in columns)
         order = () if key is None else (*table.join_key_names, *time, *rest)
         return SqlReader(sql, source.expand(sql.url), columns, key, order)
     if (duckdb := table.source.duckdb) is not None:
@@ -58,8 +58,8 @@ def open_source(spec: SourceSpec, source: SourceResource) -> SourceReader:
 def source_fingerprint(spec: SourceSpec, source: SourceResource) -> str:
     """Return the identity of the source's content: 64 lower-case hexadecimal digits.
 
-    It is the one that `read_source` returns. Files are not read again while they are untouched;
-    a query is run, and its rows are not validated. SourceError when it cannot be read.
+    It equals the one of `read_source`. Unchanged files are not read again; a query is run, but
+    its rows are not validated. SourceError when the source cannot be read.
     """
     return open_source(spec, source).fingerprint()
 
@@ -67,19 +67,19 @@ def source_fingerprint(spec: SourceSpec, source: SourceResource) -> str:
 def current_fingerprint(
     spec: SourceSpec, source: SourceResource, cursor: str | None
 ) -> tuple[str, str]:
-    """Return the fingerprint of the source, and the cursor with which to ask the next time.
+    """Return the fingerprint of the source, and the cursor for the next call.
 
-    The rows are read only where the model, the metadata of the files or the answer of
-    `source.sql.changed` differ from those of the cursor, or where there is neither.
+    The rows are read only if the model, the files' metadata or the answer of `source.sql.changed`
+    differs from the cursor, or if the source has neither.
 
     Raises:
         SourceError: the source cannot be read.
     """
     reader = open_source(spec, source)
-    revision = reader.revision()  # before the rows: what changes meanwhile is found the next time
-    asked, _, known = (cursor or "").rpartition(" ")
+    revision = reader.revision()  # before the rows: a change meanwhile is noticed the next time
+    old_revision, _, known = (cursor or "").rpartition(" ")
     if revision is None:
         return (read := reader.fingerprint()), read
     asks = f"{spec.code_version} {revision}"
-    fingerprint = known if asked == asks else reader.fingerprint()
+    fingerprint = known if old_revision == asks else reader.fingerprint()
     return fingerprint, f"{asks} {fingerprint}"

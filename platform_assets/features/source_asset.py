@@ -1,8 +1,8 @@
-"""The asset `[name, source]`: outside of Dagster, known by the digest of its content.
+"""The external asset `[name, source]`, identified by the digest of its content.
 
-Dagster calls `features` out of date when the version of the source that they were made from is not
-the newest recorded one. Both are recorded here, because Dagster compares materializations only
-where an asset is external, and reads the versions of a step's inputs before the step reads them.
+Dagster calls `features` out of date when the source version they were made from is not the newest
+one recorded. Both are recorded here, because Dagster compares materializations only for external
+assets, and reads the versions of a step's inputs before the step itself reads the inputs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def source_event(spec: SourceSpec, fingerprint: str) -> dg.AssetMaterialization:
 def record_source(instance: dg.DagsterInstance, spec: SourceSpec, fingerprint: str) -> None:
     """Record that the source has this content, unless that is its newest record.
 
-    It belongs to no run: the source is not among the assets that a run makes.
+    It belongs to no run, since no run materializes the source.
     """
     newest = instance.get_latest_materialization_event(dg.AssetKey(spec.key("source")))
     recorded = newest and newest.asset_materialization

@@ -1,4 +1,4 @@
-"""The Parquet files that Feast and the training read; each names the source it came from."""
+"""The Parquet files that Feast and the training read, each marked with its source."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _GROUP_ROWS: Final = 100_000
 
 
 class StaleDataError(Exception):
-    """A file is missing, or holds other data than the record that points to it says."""
+    """A file is missing, or its data does not match the record that points to it."""
 
 
 def write_feature_data(
     source: SourceTable, spec: SourceSpec, data_dir: Path, log: Log | None = None
 ) -> FeatureData:
-    """Write features and labels to a folder of their own in `data_dir`, each in one atomic step.
+    """Write features and labels to their own folder in `data_dir`, each in one atomic step.
 
     `features.parquet` holds join key, event timestamp and features of all rows, null where one
     is missing; `labels.parquet` join keys, event timestamp and target of those with a label, their
     weight where the model has one, and the features of requests where the others are in feature
-    tables. Both carry the fingerprint, so a reader notices when a crash or another run left the
-    two, or a record and its files, from different sources.
+    tables. Both carry the fingerprint, so a reader notices if after a crash or another run the
+    two files, or a record and its files, come from different sources.
     """
     import pyarrow.compute as pc
 
@@ -46,7 +46,7 @@ def write_feature_data(
     progress = Progress(log)
     remove_abandoned(directory, ".*.part")
     if are_labels:
-        features.unlink(missing_ok=True)  # the model may have had a table of its own
+        features.unlink(missing_ok=True)  # left over if the model had a table of its own
     else:
         _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
     if target is not None:
@@ -79,14 +79,14 @@ def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) ->
 
 
 def check_current(data: FeatureData) -> None:
-    """Raise StaleDataError unless all files hold the data that the record names."""
+    """Raise StaleDataError unless all files hold the recorded data."""
     from pyarrow import ArrowException, parquet
 
     fingerprints = dict.fromkeys(data.files, data.fingerprint)
-    fingerprints |= {path: one.fingerprint for one in data.tables for path in one.files}
-    for one in (data, *data.tables):
-        if one.is_external:
-            _check_external(one)
+    fingerprints |= {path: part.fingerprint for part in data.tables for path in part.files}
+    for part in (data, *data.tables):
+        if part.is_external:
+            _check_external(part)
     for path, fingerprint in fingerprints.items():
         try:
             metadata = parquet.read_schema(path).metadata or {}

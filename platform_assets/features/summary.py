@@ -22,7 +22,7 @@ _SHOWN_CLASSES: Final = 30
 
 
 def data_metadata(source: SourceTable, data: FeatureData, spec: SourceSpec) -> dict[str, Any]:
-    """Return the metadata of `features` that describes its content, not where it is."""
+    """Return the metadata of `features` that describes its content, not its location."""
     columns = source.table.schema
     return {
         "dagster/row_count": data.rows,
@@ -30,7 +30,7 @@ def data_metadata(source: SourceTable, data: FeatureData, spec: SourceSpec) -> d
         **(_target_metadata(source, spec) if isinstance(spec, ModelSpec) else {}),
         "null_counts": MetadataValue.json(dict(data.nulls)),
         "ignored_columns": MetadataValue.json(list(source.ignored)),
-        "columns": table({"column": one.name, "type": str(one.type)} for one in columns),
+        "columns": table({"column": column.name, "type": str(column.type)} for column in columns),
     }
 
 
@@ -59,13 +59,13 @@ def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
 
 
 def class_picture(name: str, rows: Mapping[str, int]) -> str:
-    """Draw how many rows each class has; the largest ones, if there are many."""
+    """Draw the number of rows by class; the largest classes only, if there are many."""
     shown = dict(sorted(rows.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES])
     figure, axes = plots.canvas(6, 3)
     axes.bar(range(len(shown)), list(shown.values()), color=plots.ACCENT)
     words = [plots.label(label) for label in shown]
     axes.set_xticks(range(len(shown)), words, rotation=45 if len(shown) > 4 else 0)
-    return _inlined(name, figure, axes)
+    return _inline(name, figure, axes)
 
 
 def target_picture(name: str, values: pa.ChunkedArray) -> str:
@@ -73,10 +73,10 @@ def target_picture(name: str, values: pa.ChunkedArray) -> str:
     numbers = values.to_numpy()
     figure, axes = plots.canvas(6, 3)
     axes.hist(numbers, bins=_BINS, range=plots.span(numbers), color=plots.ACCENT)
-    return _inlined(name, figure, axes)
+    return _inline(name, figure, axes)
 
 
-def _inlined(name: str, figure: Any, axes: Any) -> str:
+def _inline(name: str, figure: Any, axes: Any) -> str:
     axes.set_xlabel(plots.label(name), color=plots.INK)
     axes.set_ylabel("rows", color=plots.INK)
     return plots.inline(plots.png(figure), f"rows by {name}")

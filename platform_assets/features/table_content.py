@@ -1,4 +1,4 @@
-"""What a model learns from at this moment: its own source, and its feature tables as last read."""
+"""What a model learns from now: its own source, and its feature tables as last read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TableNotReadError(Exception):
 def current_content(
     spec: ModelSpec | FeatureTableSpec, own: str, instance: dg.DagsterInstance
 ) -> str:
-    """Return the fingerprint of all that is learned from, given that of the own source.
+    """Return the fingerprint of all that is learned from, given the own source's.
 
     Raises:
         TableNotReadError: one of the tables was never read.
@@ -28,9 +28,9 @@ def current_content(
 
 def _read_content(table: FeatureTableSpec, instance: dg.DagsterInstance) -> str:
     newest = materializations(instance, table.key("online_features"), limit=1)
-    known = newest[0].metadata.get(FINGERPRINT_METADATA) if newest else None
-    if known is None:
+    fingerprint = newest[0].metadata.get(FINGERPRINT_METADATA) if newest else None
+    if fingerprint is None:
         raise TableNotReadError(
             f"the feature table {table.name} was never read: run {table_job_name(table.name)}"
         )
-    return str(known)
+    return str(fingerprint)

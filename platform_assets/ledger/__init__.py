@@ -1,1 +1,1 @@
-"""The auditable ledger: entries in a chain of hashes, signed with the deployment's key."""
+"""The auditable ledger: a hash chain of entries, signed with the deployment's key."""

@@ -12,7 +12,7 @@ import msgspec
 from platform_assets.ledger.keys import DeploymentKey
 
 SWITCH: Final = "switch"
-"""Kind of an entry: production moved, or was confirmed where it is."""
+"""Kind of an entry: production was switched, or confirmed where it is."""
 RELEASE: Final = "release"
 """Kind of an entry: a verdict, an approval or the end of a release."""
 BEGINNING: Final = "beginning"
@@ -27,9 +27,9 @@ class LedgerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model_name: str
     number: int
-    """1 for the first entry of the model, then one more each."""
+    """1 for the first entry of the model, then increasing by one."""
     previous: str
-    """Hash of the entry before; empty for the first."""
+    """Hash of the previous entry; empty for the first."""
     at: str
     """When it was written: RFC 3339, in UTC."""
     kind: str
@@ -43,24 +43,24 @@ class LedgerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def line(self) -> bytes:
-        """The entry as it stands in the file, without the end of the line."""
+        """The entry as stored in the file, without the line end."""
         return canonical(msgspec.to_builtins(self))
 
     @property
     def expected_hash(self) -> str:
-        """The hash that its content has."""
+        """The hash of its content."""
         return body_hash({k: v for k, v in msgspec.to_builtins(self).items() if k not in _SEALS})
 
     def is_signed_by(self, key: DeploymentKey) -> bool:
-        """Whether one of the public keys of `key`, the one that it names, made the signature."""
+        """Whether the signature is by the public key of `key` that the entry names."""
         return key.verify(self.key, _PURPOSE, self.hash, self.signature)
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """Return the one JSON text of a value: ASCII, names sorted, without spaces.
+    """Return the canonical JSON text of a value: ASCII, names sorted, without spaces.
 
     Raises:
-        ValueError: it holds a number that is not finite.
+        ValueError: the value holds a number that is not finite.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
@@ -80,7 +80,7 @@ def next_entry(
     key: DeploymentKey,
     at: str,
 ) -> LedgerEntry:
-    """Return the entry that follows `last`, signed where `key` can sign."""
+    """Return the entry that follows `last`, signed if `key` can sign."""
     body = {
         "model_name": model_name,
         "number": 1 if last is None else last.number + 1,
@@ -92,15 +92,15 @@ def next_entry(
     }
     digest = body_hash(body)
     sealed = {**body, "hash": digest, "signature": key.sign(_PURPOSE, digest)}
-    # Through its text: what is returned is what a reader of the file gets.
+    # Via its text, to return exactly what a reader of the file gets.
     return parse_line(canonical(sealed))
 
 
 def parse_line(line: bytes) -> LedgerEntry:
-    """Return the entry of a line.
+    """Parse a line to an entry.
 
     Raises:
-        msgspec.MsgspecError: it is not one.
+        msgspec.MsgspecError: the line is not an entry.
     """
     try:
         return msgspec.json.decode(line, type=LedgerEntry)
@@ -109,12 +109,16 @@ def parse_line(line: bytes) -> LedgerEntry:
 
 
 def switches_of(entry: LedgerEntry) -> list[dict[str, Any]]:
-    """Return the contents of an entry that tell of switches.
+    """Return the contents of an entry that describe switches.
 
-    A file that was edited may hold anything there, which its verification says; here it is left
-    out, so that it stops neither that nor the next entry.
+    An edited file may hold anything there, which verification reports; here it is ignored, so
+    that it prevents neither verification nor the next entry.
     """
     contents: object = [entry.content] if entry.kind == SWITCH else []
     if entry.kind == BEGINNING:
         contents = entry.content.get("switches")
-    return [one for one in contents if isinstance(one, dict)] if isinstance(contents, list) else []
+    return (
+        [content for content in contents if isinstance(content, dict)]
+        if isinstance(contents, list)
+        else []
+    )

@@ -31,10 +31,10 @@ class Journal:
     model_name: str
 
     def lines(self) -> tuple[list[bytes], bytes]:
-        """Return the whole lines, and what follows the last one: an entry that was not finished.
+        """Return the complete lines, and the rest after the last one: an unfinished entry.
 
         Raises:
-            LedgerError: the file is there and cannot be read.
+            LedgerError: the file exists and cannot be read.
         """
         try:
             data = self.path.read_bytes()
@@ -51,16 +51,16 @@ class Journal:
         Raises:
             LedgerError: the file cannot be read, or one of its lines is not an entry.
         """
-        found: list[LedgerEntry] = []
+        entries: list[LedgerEntry] = []
         for number, line in enumerate(self.lines()[0], 1):
             try:
-                found.append(parse_line(line))
+                entries.append(parse_line(line))
             except msgspec.MsgspecError as error:
                 raise LedgerError(
                     f"line {number} of the ledger {self.path} is not an entry ({error}): restore "
                     "the file from a backup; `make passport` with VERIFY=1 names all that differs"
                 ) from error
-        return found
+        return entries
 
     def append(
         self,
@@ -71,14 +71,14 @@ class Journal:
         is_same: Callable[[LedgerEntry], bool] = lambda _: False,
         before: Callable[[], Content | None] = lambda: None,
     ) -> LedgerEntry:
-        """Write an entry durably and return it; one that `is_same` is returned instead.
+        """Write an entry durably and return it; if one `is_same`, that is returned instead.
 
-        Writers wait for each other, so no two entries follow the same one. `before` is asked for
-        the content of a first entry where the ledger is only begun now.
+        Writers wait for each other, so no two entries follow the same one. `before` provides the
+        content of a first entry if the ledger is only started now.
 
         Raises:
-            LedgerError: it cannot be written; the file holds what it held, or at its end an
-                unfinished line, which the next writer removes.
+            LedgerError: it cannot be written; the file is unchanged, or ends in an unfinished
+                line, which the next writer removes.
         """
         with self._locked():
             entries, added = self.entries(), list[LedgerEntry]()
@@ -87,7 +87,7 @@ class Journal:
             if last is None and (first := before()) is not None:
                 last = next_entry(self.model_name, last, BEGINNING, first, key, at)
                 added.append(last)
-            # The first entry may tell of it already.
+            # The first entry may include it already.
             for known in reversed([*entries, *added]):
                 if is_same(known):
                     break
@@ -116,7 +116,7 @@ class Journal:
         with os.fdopen(descriptor, "r+b") as file:
             _, rest = self.lines()
             end = file.seek(0, os.SEEK_END)
-            # Its writer died before it was durable, so nothing else knows of it.
+            # Its writer died before it was durable, so nothing else refers to it.
             file.truncate(end - len(rest))
             file.seek(0, os.SEEK_END)
             file.write(b"".join(entry.line + b"\n" for entry in added))

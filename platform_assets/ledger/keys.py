@@ -1,6 +1,6 @@
-"""The deployment's key: an Ed25519 key that signs, and the public keys that it replaced.
+"""The deployment's key: an Ed25519 key that signs, and the public keys of its predecessors.
 
-The cryptography library takes a quarter of a second to import, so it is, where a key is used.
+The cryptography library takes a quarter of a second to import, so it is imported on use.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
 _CONTEXT: Final = "readygate ledger"
-"""Begins all that is signed, so that a signature has one meaning."""
+"""Prefix of everything that is signed, so that a signature has only one meaning."""
 _ID_LENGTH: Final = 16
 _REMEDY: Final = "make one with `openssl genpkey -algorithm ed25519`"
 
 
 class KeyFileError(Exception):
-    """The key cannot be read; the message names the remedy, and holds nothing of a private key."""
+    """The key cannot be read; the message names the remedy, and reveals no private key."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentKey:
-    """What a deployment signs with, if anything, and which public keys are trusted."""
+    """A deployment's private key, if any, and the trusted public keys."""
 
     private: Ed25519PrivateKey | None = None
     public: tuple[Ed25519PublicKey, ...] = ()
-    """Newest first; of those after the first only old signatures count."""
+    """Newest first; keys after the first are only trusted for old signatures."""
 
     @property
     def signing_id(self) -> str:
-        """Id of the key that signs; empty without one."""
+        """Id of the signing key; empty without one."""
         return "" if self.private is None else key_id(self.private.public_key())
 
     @property
@@ -55,7 +55,7 @@ class DeploymentKey:
         return "".join(key.public_bytes(*form).decode() for key in self.public)
 
     def sign(self, purpose: str, digest: str) -> str:
-        """Return the signature of a digest in hexadecimal; empty without a private key."""
+        """Return the signature of a digest, in hexadecimal; empty without a private key."""
         if self.private is None:
             return ""
         return self.private.sign(_signed_text(purpose, digest)).hex()
@@ -79,7 +79,7 @@ def _signed_text(purpose: str, digest: str) -> bytes:
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """Return how entries name a key: the beginning of the SHA-256 of its 32 bytes."""
+    """Return the id of a key in entries: the beginning of the SHA-256 of its 32 bytes."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:_ID_LENGTH]
 
 
@@ -93,17 +93,17 @@ def new_private_key() -> str:
 
 
 def read_key(value: str) -> DeploymentKey:
-    """Return the key that `value`, a path or PEM, holds; without a value one that cannot sign.
+    """Return the key in `value`, a path or PEM; without a value, one that cannot sign.
 
-    The PEM holds at most one private key, and any number of public ones: those that it replaced,
-    newest first, or without a private key all that are trusted.
+    The PEM holds at most one private key, and any number of public ones: its predecessors,
+    newest first, or, without a private key, all trusted ones.
 
     Raises:
         KeyFileError: the file cannot be read, or holds something else.
     """
     if not value.strip():
         return DeploymentKey()
-    blocks = [(found[1], found[0].encode()) for found in _BLOCK.finditer(_pem(value))]
+    blocks = [(match[1], match[0].encode()) for match in _BLOCK.finditer(_pem(value))]
     if not blocks:
         raise KeyFileError(f"the ledger's key (LEDGER_KEY) is not PEM: {_REMEDY}")
     keys = [_parse(label, block) for label, block in blocks]
@@ -113,12 +113,12 @@ def read_key(value: str) -> DeploymentKey:
             "the ledger's key holds several private keys: keep the newest, and of those that it "
             "replaced the public ones"
         )
-    public = sorted(keys, key=lambda pair: pair[0] is None)  # the one that signs is the newest
+    public = sorted(keys, key=lambda pair: pair[0] is None)  # the signing key is the newest
     return DeploymentKey(private[0] if private else None, tuple(key for _, key in public))
 
 
 def _parse(label: str, block: bytes) -> tuple[Ed25519PrivateKey | None, Ed25519PublicKey]:
-    """Return a private key, where the block is one, and the public key that belongs to it."""
+    """Return the private key, if the block is one, and the public key."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ed25519
     from cryptography.hazmat.primitives.serialization import (
@@ -133,7 +133,7 @@ def _parse(label: str, block: bytes) -> tuple[Ed25519PrivateKey | None, Ed25519P
             else load_pem_private_key(block, None)
         )
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The library's words may be about the bytes of a private key.
+        # The library's message may contain bytes of a private key.
         raise KeyFileError(f"a {label} of the ledger's key is not valid: {_REMEDY}") from None
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key, key.public_key()

@@ -1,4 +1,4 @@
-"""The folder of the ledgers, as Dagster's resource."""
+"""The folder of the ledgers, as a Dagster resource."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY_VARIABLE: Final = "LEDGER_KEY"
 
 
 class LedgerFolder(dg.ConfigurableResource[None]):
-    """A file per model, `<root>/<model_name>.jsonl`, to which entries are appended."""
+    """One file per model, `<root>/<model_name>.jsonl`, to which entries are appended."""
 
     root: str = Field(
         default="",
@@ -40,9 +40,9 @@ class LedgerFolder(dg.ConfigurableResource[None]):
         return Journal(home / f"{check_model_name(model_name)}.jsonl", model_name)
 
     def deployment_key(self) -> DeploymentKey:
-        """Return the key that signs, and those that are trusted.
+        """Return the signing key and the trusted keys.
 
         Raises:
-            KeyFileError: it cannot be read.
+            KeyFileError: the key cannot be read.
         """
         return read_key(self.key or os.environ.get(KEY_VARIABLE, ""))

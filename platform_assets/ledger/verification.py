@@ -1,4 +1,4 @@
-"""Whether a ledger is as it was written: what was removed, moved, edited or signed otherwise."""
+"""Verify that a ledger is unchanged: nothing removed, moved, edited or signed differently."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from platform_assets.ledger.keys import DeploymentKey
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What another store says of an entry: its number and hash."""
+    """Another store's record of an entry: its number and hash."""
 
     number: int
     hash: str
     source: str
-    """Where this is kept, as in `MLflow's tag of version 3`."""
+    """Where the record is kept, as in `MLflow's tag of version 3`."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a verification found, in sentences."""
+    """The results of a verification, in sentences."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What limits the proof, without being wrong."""
+    """Limits of the proof that are not errors."""
 
     def add(self, other: Findings) -> None:
-        """Take over what another verification found."""
+        """Add the results of another verification."""
         self.problems += other.problems
         self.notes += other.notes
 
@@ -42,29 +42,29 @@ def verify_chain(
     anchors: Iterable[Anchor] = (),
     rest: bytes = b"",
 ) -> Findings:
-    """Compare each line of a model's ledger with those around it, with its signature and anchors.
+    """Check each line of a model's ledger against its neighbours, its signature and the anchors.
 
-    `rest` is what follows the last whole line.
+    `rest` is what follows the last complete line.
     """
-    found = Findings()
+    findings = Findings()
     entries: list[LedgerEntry] = []
     for place, line in enumerate(lines, 1):
         try:
             entry = parse_line(line)
         except msgspec.MsgspecError as error:
-            found.problems.append(f"Line {place} was edited: it is not an entry ({error}).")
+            findings.problems.append(f"Line {place} was edited: it is not an entry ({error}).")
             continue
-        found.problems += _own_problems(entry, line, model_name)
-        found.problems += _order_problems(entry, entries[-1] if entries else None)
+        findings.problems += _own_problems(entry, line, model_name)
+        findings.problems += _order_problems(entry, entries[-1] if entries else None)
         entries.append(entry)
-    found.add(_verify_signatures(entries, key))
-    found.problems += _anchor_problems(entries, anchors)
+    findings.add(_verify_signatures(entries, key))
+    findings.problems += _anchor_problems(entries, anchors)
     if rest:
-        found.notes.append(
+        findings.notes.append(
             f"The last {len(rest)} bytes are an entry that was not finished, because its writer "
             "died; the next entry replaces them."
         )
-    return found
+    return findings
 
 
 def _own_problems(entry: LedgerEntry, line: bytes, model_name: str) -> list[str]:
@@ -92,42 +92,46 @@ def _order_problems(entry: LedgerEntry, last: LedgerEntry | None) -> list[str]:
 
 
 def _verify_signatures(entries: Sequence[LedgerEntry], key: DeploymentKey) -> Findings:
-    found, ages = Findings(), {one: key.ids.index(one) for one in key.ids}  # each once, or more
+    findings, ages = Findings(), {id_: key.ids.index(id_) for id_ in key.ids}  # each once, or more
     newest: int | None = None
     unsigned: list[int] = []
     for entry in entries:
         if not entry.key:
             if newest is not None:
-                found.problems.append(f"Entry {entry.number} is not signed; earlier ones are.")
+                findings.problems.append(f"Entry {entry.number} is not signed; earlier ones are.")
             else:
                 unsigned.append(entry.number)
             continue
         if entry.key not in ages:
-            found.problems.append(
+            findings.problems.append(
                 f"Entry {entry.number} is signed with another key ({entry.key}) than the trusted "
                 f"({', '.join(ages) or 'none: name it with --key or LEDGER_KEY'})."
             )
         elif not entry.is_signed_by(key):
-            found.problems.append(f"The signature of entry {entry.number} is not that of its key.")
+            findings.problems.append(
+                f"The signature of entry {entry.number} is not that of its key."
+            )
         elif newest is not None and ages[entry.key] > newest:
-            found.problems.append(
+            findings.problems.append(
                 f"Entry {entry.number} is signed with the key {entry.key} after it was replaced."
             )
         newest = min(ages.get(entry.key, len(ages)), len(ages) if newest is None else newest)
     which = f"Entries 1 to {unsigned[-1]} are" if len(unsigned) > 1 else "Entry 1 is"
     if unsigned and newest is not None:
-        found.notes.append(f"{which} not signed; the first signed entry covers them by its hash.")
+        findings.notes.append(
+            f"{which} not signed; the first signed entry covers them by its hash."
+        )
     elif unsigned and ages:
-        found.problems.append(
+        findings.problems.append(
             f"{which} not signed although there is a key. If the deployment has it only since "
             "then, its next entry covers them."
         )
     elif unsigned:
-        found.notes.append(
+        findings.notes.append(
             f"{which} chained but not signed, since this deployment has no key (LEDGER_KEY): who "
             "can write the file can write it anew as a whole."
         )
-    return found
+    return findings
 
 
 def _anchor_problems(entries: Sequence[LedgerEntry], anchors: Iterable[Anchor]) -> list[str]:

@@ -1,1 +1,1 @@
-"""The maintenance job: what is older than its limit goes, unless something still needs it."""
+"""The maintenance job: delete what is older than its limit, unless it is still needed."""

@@ -1,4 +1,4 @@
-"""Deletes what may go and merges small files of the log, and keeps count of it."""
+"""Deletes expired records, merges small log files, and keeps count of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OVER: Final = (
     dg.DagsterRunStatus.CANCELED,
 )
 _NAMED: Final = 50
-"""Names of deleted records in the metadata of the run; its log has all."""
+"""Names of deleted records in the run's metadata; its log has all of them."""
 
 
 @dataclass(slots=True)
@@ -36,20 +36,20 @@ class Cleaner:
     instance: dg.DagsterInstance
     servers: Servers
     folders: Mapping[str, Callable[[str], Path]]
-    """What says the folder of a model, by what it holds: `proof`, `sample` and so on."""
+    """Functions that return a model's folder, by its content: `proof`, `sample` and so on."""
     limits: Limits
     now: datetime
     log: Callable[[str], object]
     deleted: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """Names by model and kind."""
+    """Names of deleted records by model and kind."""
     stopped: dict[str, str] = field(default_factory=dict)
-    """Models of which the rest was left alone, and why."""
+    """Models whose remaining records were left alone, and why."""
     merged: dict[str, MergedLog] = field(default_factory=dict)
-    """Files of the prediction log by model, where there were any to merge."""
+    """Merged files of the prediction log by model, where there were any."""
     _known: dict[str, Usage] = field(default_factory=dict)
 
     def clean_model(self, spec: ModelSpec) -> None:
-        """Delete the old MLflow runs and files of a model; nothing where its usage is unknown."""
+        """Delete the old MLflow runs and files of a model; nothing if its usage is unknown."""
         name = spec.model_name
         try:
             usage = find_usage(spec, self.servers, self.instance, self.limits.keep)
@@ -83,13 +83,13 @@ class Cleaner:
         if before is None:
             return
         old = dg.RunsFilter(statuses=[*_OVER], created_before=before)
-        runs = {one.dagster_run.run_id: one for one in self.instance.get_run_records(old)}
+        runs = {record.dagster_run.run_id: record for record in self.instance.get_run_records(old)}
         aged = [
-            DatedEntry(run_id, one.create_timestamp.timestamp(), _kind(one.dagster_run))
-            for run_id, one in runs.items()
-            if self._is_known(one.dagster_run)
+            DatedEntry(run_id, record.create_timestamp.timestamp(), _kind(record.dagster_run))
+            for run_id, record in runs.items()
+            if self._is_known(record.dagster_run)
         ]
-        protected = frozenset[str]().union(*(one.dagster_runs for one in self._known.values()))
+        protected = frozenset[str]().union(*(usage.dagster_runs for usage in self._known.values()))
         for run_id in select_expired(
             aged, before=before.timestamp(), keep=self.limits.keep, protected=protected
         ):
@@ -99,7 +99,7 @@ class Cleaner:
             self._note(models, "Dagster run", run_id)
 
     def rows(self) -> list[dict[str, str | int]]:
-        """What was deleted, by model and kind."""
+        """Return the deletions by model and kind."""
         return [
             {
                 "model": model,
@@ -111,7 +111,7 @@ class Cleaner:
         ]
 
     def _is_known(self, run: dg.DagsterRun) -> bool:
-        """Whether a run is of models of which nothing in use is unknown; not of other projects."""
+        """Whether the usage of all models of a run is known; not for other projects' runs."""
         models = models_of(run)
         return models <= self._known.keys() and (bool(models) or run.job_name == JOB)
 
@@ -127,10 +127,10 @@ class Cleaner:
         before = cutoff(self.now, self.limits.days(kind, spec))
         if before is None:
             return
-        folders = {one: folder_of(name) for one, folder_of in self.folders.items()}
+        folders = {kind_: folder_of(name) for kind_, folder_of in self.folders.items()}
         folder = folders[kind]
-        # A link is how the newest proof is found; what begins with a dot is being written; and the
-        # folder of one kind may lie in that of another.
+        # A link points at the newest proof; a name that begins with a dot is being written; and
+        # the folder of one kind may lie in that of another.
         paths = [
             path
             for path in (folder.iterdir() if folder.is_dir() else ())
@@ -152,20 +152,20 @@ class Cleaner:
 
 
 def models_of(run: dg.DagsterRun) -> set[str]:
-    """Names of the models that a run is about, by its tag and by its assets and checks."""
+    """Return the models that a run concerns, from its tag and its assets and checks."""
     keys = {*(run.asset_selection or ())}
     keys |= {check.asset_key for check in run.asset_check_selection or ()}
     return {key.path[0] for key in keys} | {run.tags.get(MODEL_TAG, "")} - {""}
 
 
 def _kind(run: dg.DagsterRun) -> str:
-    # The newest runs of a sensor say which of its requests were met: each has a kind of its own.
+    # A sensor's newest runs show which of its requests were served: each sensor is its own kind.
     launcher = run.tags.get("dagster/sensor_name") or run.tags.get("dagster/schedule_name", "")
     return f"{run.job_name} by {launcher}"
 
 
 def _delete_local_files(run_id: str) -> None:
-    """Delete what Dagster leaves of a run on one machine: an emptied database, and its output."""
+    """Delete what Dagster leaves of a run on local disk: an emptied database, and its output."""
     if home := os.environ.get("DAGSTER_HOME"):
         _delete(Path(home) / "history" / "runs" / f"{run_id}.db")
         _delete(Path(home) / "storage" / run_id)

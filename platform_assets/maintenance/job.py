@@ -24,7 +24,7 @@ from serving_gateway.contract import OUTCOMES_FOLDER
 
 OP: Final = "delete_old_records"
 SCHEDULE_VARIABLE: Final = "MAINTENANCE_SCHEDULE"
-"""Environment variable: when it runs, as cron in UTC; read when definitions are loaded."""
+"""Environment variable: the job's cron schedule in UTC; read when definitions are loaded."""
 
 
 def maintenance_job(
@@ -85,9 +85,9 @@ def maintenance_job(
 
 
 def _conclude(cleaner: Cleaner, context: dg.OpExecutionContext) -> None:
-    """Show what was done, and fail where some was left alone."""
+    """Report what was done, and fail if anything was left alone."""
     rows = cleaner.rows()
-    merged = [{"model": name, **one._asdict()} for name, one in cleaner.merged.items()]
+    merged = [{"model": name, **log._asdict()} for name, log in cleaner.merged.items()]
     context.add_output_metadata(
         {
             "deleted": table(rows) if rows else "nothing",

@@ -1,4 +1,4 @@
-"""What may go: pure."""
+"""Select what may be deleted, without I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from platform_assets.resources.mlflow_versions import VersionEntry
 
 @dataclass(frozen=True, slots=True)
 class DatedEntry:
-    """Something that grows old."""
+    """A record with its time."""
 
     name: str
     at: float
@@ -24,16 +24,16 @@ class DatedEntry:
 def select_expired(
     entries: Iterable[DatedEntry], *, before: float, keep: int, protected: Collection[str] = ()
 ) -> list[str]:
-    """Return the names of what is older than `before` (Unix time in seconds), oldest last.
+    """Return the names of entries older than `before` (Unix time in seconds), oldest last.
 
-    Of everything that there is (`entries`) the newest `keep` of each kind stay, and those whose
-    names are `protected`.
+    Of all `entries` that exist, the newest `keep` of each kind stay, and those whose names are
+    `protected`.
     """
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     names = []
-    for entry in sorted(entries, key=lambda one: one.at, reverse=True):
-        seen[entry.kind] += 1
-        if seen[entry.kind] > keep and entry.at < before and entry.name not in protected:
+    for entry in sorted(entries, key=lambda entry_: entry_.at, reverse=True):
+        counts[entry.kind] += 1
+        if counts[entry.kind] > keep and entry.at < before and entry.name not in protected:
             names.append(entry.name)
     return names
 
@@ -43,8 +43,8 @@ def kept_versions(
 ) -> frozenset[int]:
     """Return the versions whose records stay, of all `entries` in MLflow, oldest first.
 
-    Those `in_use` are served, on disk, named by an alias, or in the ledger. Of those that this
-    pipeline registered the newest `keep` stay as well; third-party ones all do.
+    Those `in_use` are served, on disk, named by an alias, or in the ledger. The newest `keep`
+    versions that this pipeline registered stay as well; third-party ones all do.
     """
     own = [entry.version for entry in entries if not is_foreign(entry)]
     third_party = {entry.version for entry in entries if is_foreign(entry)}
@@ -53,5 +53,5 @@ def kept_versions(
 
 
 def deletable_runs(runs: Iterable[RunEntry], kept: Collection[str]) -> list[RunEntry]:
-    """Return the MLflow runs that neither are kept nor belong to a training that is."""
+    """Return the MLflow runs that are neither kept nor belong to a kept training."""
     return [run for run in runs if run.run_id not in kept and run.parent_id not in kept]

@@ -1,4 +1,4 @@
-"""What is still in use of a model, asked now of everything that serves or records it."""
+"""What of a model is still in use, queried from everything that serves or records it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from platform_assets.serving.loading import persisted_versions
 from serving_gateway.contract import DAGSTER_RUN_TAG
 
 UNKNOWN: Final = (GatewayClientError, TritonError, RegistryError, RepositoryError, ConfigError)
-"""What `find_usage` raises where a server cannot say what is in use."""
+"""Exceptions of `find_usage` if a server cannot say what is in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Everything that knows what is in use."""
+    """Clients of everything that knows what is in use."""
 
     gateway: GatewayResource
     triton: TritonResource
@@ -36,20 +36,20 @@ class Servers:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What must stay of one model."""
+    """The records of one model that must stay."""
 
     mlflow_runs: frozenset[str]
     dagster_runs: frozenset[str]
     proofs: frozenset[str]
-    """Dagster runs that took to production what is served now."""
+    """Dagster runs that promoted what is served now."""
 
 
 def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, keep: int) -> Usage:
     """Return what must stay of a model.
 
     Raises:
-        GatewayClientError, TritonError, RegistryError, RepositoryError, ConfigError: it is not
-            known what is in use, so nothing of the model may go.
+        GatewayClientError, TritonError, RegistryError, RepositoryError, ConfigError: it is
+            unknown what is in use, so nothing of the model may be deleted.
     """
     name, mlflow = spec.model_name, servers.mlflow
     served = {*routed_versions(servers.gateway.model_statuses(name))}

@@ -1,8 +1,8 @@
-"""What makes one model differ from another: the description of a model file, as records.
+"""What distinguishes one model from another: the content of a model file, as records.
 
-A model file is validated into a `ModelSpec` (`platform_assets.components`), and the slices of the
-chain take it, or the part of it that they need. Fields have the names and the meaning of the
-file; where the slices call one by another name, its alias is that of the file.
+A model file is validated into a `ModelSpec` (`platform_assets.components`), which the slices of
+the chain take, in whole or in part. Fields have the names and the meaning of the file; where the
+code uses another name, the alias is that of the file.
 """
 
 from platform_assets.model_spec.columns import *

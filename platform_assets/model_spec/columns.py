@@ -34,16 +34,16 @@ DEFAULT_TIME_COLUMN: Final = "event_timestamp"
 FEAST_COLUMNS: Final = frozenset(
     {DEFAULT_TIME_COLUMN, "entity_row_id", "event_expire_timestamp", "rn"}
 )
-"""Columns that Feast adds while it joins; letters of either case are the same."""
+"""Columns that Feast adds in its joins, in any letter case."""
 _RESERVED: Final = FEAST_COLUMNS | {"created_timestamp", "label", "label_true", "probabilities"}
 _RESERVED_PREFIXES: Final = ("prediction", "probability_", "sample_")
 _ELSE: Final = ": choose another, and give this one under `from`"
 _LOST_SUFFIX: Final = "_y"
-"""Feast drops features and times whose names end so from its join."""
+"""Suffixes of features and times that Feast drops from its join."""
 
 
 def _column(*, reserved: Callable[[str], bool], joined: bool = False) -> AfterValidator:
-    """Refuse what cannot be a tensor's name, is taken, or (`joined`) gets lost in Feast."""
+    """Refuse a name that is not a tensor's, is reserved, or (`joined`) is dropped by Feast."""
 
     def check(name: str) -> str:
         if not _COLUMN.fullmatch(name):
@@ -89,7 +89,7 @@ _TYPES: Final = {
     "text": DType.BYTES,
 }
 WORDS: Final = {dtype: word for word, dtype in _TYPES.items()}
-"""What a model file calls the types of features and keys."""
+"""Types of features and keys by their names in a model file."""
 FeatureType = Annotated[DType, choice(_TYPES)]
 KeyType = Annotated[DType, choice({name: _TYPES[name] for name in ("integer", "text")})]
 TargetType = Annotated[
@@ -152,14 +152,16 @@ class FeatureSpec:
 
     @model_validator(mode="after")
     def _check_encoding(self) -> Self:
-        given = {name: getattr(self, name) for name in ("min_frequency", "max_categories")}
+        options = {name: getattr(self, name) for name in ("min_frequency", "max_categories")}
         problem = ""
         if self.dtype is not DType.BYTES:
-            given["encoding"] = self.encoding
+            options["encoding"] = self.encoding
             problem = f"only texts have categories, and {self.name!r} is not one: remove it"
         elif self.encoding is not None:
             problem = "target encoding reads every text, the rarer with less weight: remove one"
-        reject(((name,), problem) for name, value in given.items() if problem and value is not None)
+        reject(
+            ((name,), problem) for name, value in options.items() if problem and value is not None
+        )
         return self
 
     @model_validator(mode="after")
@@ -167,8 +169,8 @@ class FeatureSpec:
         low, high = self.minimum, self.maximum
         if not self.numeric:
             message = f"only numbers have a range, and {self.name!r} is not one: remove it"
-            given = {"minimum": low, "maximum": high}
-            reject(((bound,), message) for bound, value in given.items() if value is not None)
+            bounds = {"minimum": low, "maximum": high}
+            reject(((bound,), message) for bound, value in bounds.items() if value is not None)
         elif low is not None and high is not None and low > high:
             message = f"{low:g} is greater than the maximum {high:g}: no value would pass"
             reject([(("minimum",), message)])
@@ -181,12 +183,12 @@ class FeatureSpec:
 
     @property
     def is_limited(self) -> bool:
-        """Whether the source may have only so many different texts."""
+        """Whether the number of distinct texts in the source is limited."""
         return {self.min_frequency, self.max_categories, self.encoding} == {None}
 
     @property
     def feature(self) -> Feature:
-        """The column as the signature has it."""
+        """The column in the form of the signature."""
         return Feature(self.name, self.dtype, self.nullable)
 
 
@@ -196,7 +198,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     if name not in {"name", "table"}
 }
 FeatureOptions = create_model("FeatureOptions", __config__=CONFIG, **_OPTIONS)
-"""A feature in a mapping, where the key is the name; for the JSON schema alone."""
+"""A feature in a mapping, where the key is the name; only for the JSON schema."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -227,12 +229,12 @@ class JoinKey:
 
     @property
     def name(self) -> str:
-        """The column of the entity in all tables of the platform."""
+        """The entity's column in all tables of the platform."""
         return self.column or self.row_number or ""
 
     @property
     def from_row_number(self) -> bool:
-        """Whether the source has no such column, and rows are numbered instead."""
+        """Whether rows are numbered because the source has no key column."""
         return self.column is None
 
 
@@ -277,5 +279,5 @@ class Target:
 
     @property
     def answer_dtype(self) -> DType:
-        """Type of what the model learns and answers: text where its classes have names."""
+        """Type of the labels that the model learns and answers: text if its classes have names."""
         return DType.BYTES if self.class_names else self.dtype

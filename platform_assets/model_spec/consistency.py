@@ -1,7 +1,7 @@
-"""What the fields of a model file decide together: defaults, and what may not be said together.
+"""Rules across the fields of a model file: dependent defaults and inconsistent values.
 
-A field is judged by those above it in `ModelSpec`, as far as they are valid themselves: `above`
-has them by name. Each rule yields a place inside its field, and what is wrong there.
+A field is judged against those above it in `ModelSpec`, as far as they are valid themselves:
+`above` has them by name. Each rule yields places inside its field, with what is wrong there.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _CLASSES: Final = {
     DType.INT64: (int, "integer"),
     DType.BOOL: (bool, "boolean"),
 }
-"""Type of a target -> that of a class label as YAML reads it, and its name in a model file."""
+"""Type of a target -> Python type of a class label read from YAML, and its name in messages."""
 
 
 def fill_defaults(name: str, value: Any, above: Above) -> Any:
-    """Return the field of this name with the defaults that the fields above it decide."""
+    """Return the field of this name with the defaults that depend on the fields above it."""
     task = above.get("task")
     if task is None:
         return value
@@ -59,7 +59,7 @@ def fill_defaults(name: str, value: Any, above: Above) -> Any:
         metric = value.metric or metrics(task)[0]
         split = value.split or split
         labels: Labels | None = above.get("labels")
-        # Rows that young would not have been final when the first evaluated row was.
+        # Rows that recent were not yet final at the time of the first evaluated row.
         delay = labels.outcome_delay if labels and split.by_time else None
         return replace(value, metric=metric, split=split, gap=value.gap or delay)
     if isinstance(value, ReleaseSpec) and not value.guardrails:
@@ -88,16 +88,16 @@ def _ttl(ttl: timedelta, above: Above) -> Problems:
 def _features(features: Sequence[FeatureSpec], above: Above) -> Problems:
     labels: Labels | None = above.get("labels")
     # The columns of feature tables are in other sources; those of `request` are judged there.
-    own = [one for one in features if labels is None or one.table]
-    yield from _columns(own, _taken(above), {} if labels else _headers(above))
+    own = [feature for feature in features if labels is None or feature.table]
+    yield from _columns(own, _taken_names(above), {} if labels else _headers(above))
 
 
 def _request(request: Sequence[FeatureSpec], above: Above) -> Problems:
     if request and above.get("labels") is None:
         yield (), "needs `labels`: a model of one table takes whole rows from its callers"
-    stored = [one for one in above.get("features", ()) if one.table]
-    taken = {one.name.casefold(): f"a column of {one.table}" for one in stored}
-    yield from _columns(request, taken | _taken(above), _headers(above))
+    stored = [feature for feature in above.get("features", ()) if feature.table]
+    taken = {feature.name.casefold(): f"a column of {feature.table}" for feature in stored}
+    yield from _columns(request, taken | _taken_names(above), _headers(above))
 
 
 def _columns(
@@ -121,8 +121,8 @@ def _columns(
         seen.setdefault(name, feature)
 
 
-def _named(above: Above) -> list[tuple[_Named, str]]:
-    """Columns that are no features, with what they are."""
+def _other_columns(above: Above) -> list[tuple[_Named, str]]:
+    """Return the columns that are not features, with their roles."""
     labels: Labels | None = above.get("labels")
     keys = labels.entities if labels else [above.get("join_key")]
     columns = [(key, "a join key" if labels else "the join key") for key in keys]
@@ -131,28 +131,28 @@ def _named(above: Above) -> list[tuple[_Named, str]]:
         (above.get("event_time"), "the event timestamp"),
         (above.get("weight"), "the weight"),
     ]
-    return [(one, what) for one, what in columns if one]
+    return [(column, what) for column, what in columns if column]
 
 
-def _taken(above: Above) -> dict[str, str]:
-    # DuckDB, by which Feast joins, ignores case; a source does not.
-    return {_column_name(one).casefold(): what for one, what in _named(above)}
+def _taken_names(above: Above) -> dict[str, str]:
+    # DuckDB, which Feast uses for joins, ignores case; a source does not.
+    return {_column_name(column).casefold(): what for column, what in _other_columns(above)}
 
 
 def _headers(above: Above) -> dict[str, str]:
     return {
-        one.source_column or _column_name(one): what
-        for one, what in _named(above)
-        if not (isinstance(one, JoinKey) and one.from_row_number)
+        column.source_column or _column_name(column): what
+        for column, what in _other_columns(above)
+        if not (isinstance(column, JoinKey) and column.from_row_number)
     }
 
 
-def _column_name(one: _Named) -> str:
-    return one.column if isinstance(one, LabelKey) else one.name
+def _column_name(column: _Named) -> str:
+    return column.column if isinstance(column, LabelKey) else column.name
 
 
 def _weight(weight: WeightColumn | None, above: Above) -> Problems:
-    for name, what in _taken(above).items():
+    for name, what in _taken_names(above).items():
         if weight and weight.name.casefold() == name:
             yield ("column",), f"{weight.name!r} is {what}: name another column"
 
@@ -200,13 +200,13 @@ def _number(target: Target) -> Problems:
             yield (name,), "a regression has no classes: remove them"
 
 
-def _classes(classes: Sequence[Label], kind: type, word: str) -> Problems:
+def _classes(classes: Sequence[Label], kind: type, type_name: str) -> Problems:
     for index, label in enumerate(classes):
         path = ("classes", index)
         if type(label) is not kind:
             hint = "; put it in quotes (YAML reads yes and no as true and false)"
-            found = f"{as_yaml(label)} is not {word}, as the other labels are"
-            yield path, found + (hint if kind is str else "")
+            problem = f"{as_yaml(label)} is not {type_name}, as the other labels are"
+            yield path, problem + (hint if kind is str else "")
         elif label == "":
             yield path, "empty text means that the label is missing: remove it"
         elif type(label) is int and not -(2**63) <= label < 2**63:
@@ -244,13 +244,13 @@ def _outcomes(outcomes: Outcomes | None, above: Above) -> Problems:
             "send the outcomes, or give the model a key with a `column`"
         )
         yield ("source",), message
-    wanted = {one.column for one in labels.entities} if labels else {key.name}
-    given = [one.column for one in outcomes.entities]
-    for index, name in enumerate(given):
-        if name not in wanted or name in given[:index]:
+    wanted = {entity.column for entity in labels.entities} if labels else {key.name}
+    columns = [entity.column for entity in outcomes.entities]
+    for index, name in enumerate(columns):
+        if name not in wanted or name in columns[:index]:
             what = "is listed twice" if name in wanted else "is not a key of the model"
             yield ("entities", index), f"{as_yaml(name)} {what}: remove it"
-    if given and (lost := sorted(wanted.difference(given))):
+    if columns and (lost := sorted(wanted.difference(columns))):
         yield ("entities",), f"lacks {', '.join(lost)}: a prediction is of all keys of the model"
 
 
@@ -258,22 +258,22 @@ def _candidates(candidates: Sequence[CandidateSpec], above: Above) -> Problems:
     task, class_weight = above.get("task"), above.get("class_weight")
     known = estimators(task) if task else ()
     weighted = above.get("weight") or class_weight
-    for index, one in enumerate(candidates):
-        if weighted and one.estimator in UNWEIGHTED:
-            message = f"{one.estimator} takes no weights: remove it, or the weights"
+    for index, candidate in enumerate(candidates):
+        if weighted and candidate.estimator in UNWEIGHTED:
+            message = f"{candidate.estimator} takes no weights: remove it, or the weights"
             yield (index, "estimator"), message
-        if class_weight and "class_weight" in one.grid:
+        if class_weight and "class_weight" in candidate.grid:
             message = "is given for all candidates above: remove one of the two"
             yield (index, "grid", "class_weight"), message
-        if known and one.estimator is not None and one.estimator not in known:
+        if known and candidate.estimator is not None and candidate.estimator not in known:
             message = (
-                f"{as_yaml(one.estimator)} is not an estimator for {task}; known are "
+                f"{as_yaml(candidate.estimator)} is not an estimator for {task}; known are "
                 f"{', '.join(known)}; for one of your own give `function`"
             )
             yield (index, "estimator"), message
-        if one in candidates[:index]:
+        if candidate in candidates[:index]:
             yield (index,), "is listed twice: remove one"
-        if one.ranges and above.get("search", one) is None:
+        if candidate.ranges and above.get("search", candidate) is None:
             yield (index, "ranges"), "are for a search: add `search: {trials: 50}`, or give a grid"
 
 
@@ -299,11 +299,11 @@ def _group(evaluation: Evaluation, above: Above) -> Problems:
         return
     if split and not split.by_entity:
         yield ("group",), f"belongs to a split by entity, and this is one by {split}: remove it"
-    known = {one.name: one for one in (*features, *above.get("request", ()))}
+    known = {feature.name: feature for feature in (*features, *above.get("request", ()))}
     column = known.get(name)
     if column is None:
         yield ("group",), f"{as_yaml(name)} is not a feature of the model"
-    # The columns of feature tables are known once the tables are.
+    # The columns of feature tables are only known once the tables are.
     elif not column.table and not _is_group(column):
         yield ("group",), f"{as_yaml(name)} is not text, or an integer or boolean without nulls"
 
@@ -329,7 +329,7 @@ def _slices(slices: Sequence[str], above: Above) -> Problems:
     features = above.get("features")
     if features is None:
         return
-    known = {one.name: one for one in (*features, *above.get("request", ()))}
+    known = {feature.name: feature for feature in (*features, *above.get("request", ()))}
     for index, name in enumerate(slices):
         column = known.get(name)
         if column is None:

@@ -1,4 +1,4 @@
-"""What is read from one source, and what its assets have in common."""
+"""What is read from one source, and the common part of its assets."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SourceSpec:
 
     @property
     def own_table(self) -> SourceSpec:
-        """What is read from the source."""
+        """The table to read from the source."""
         return self
 
     @property
@@ -88,7 +88,7 @@ class SourceSpec:
 
     @property
     def weight_column(self) -> WeightColumn | None:
-        """The column that says how much a row with a label counts, if there is one."""
+        """The column with the weight of a labelled row, if there is one."""
         return None
 
     @property
@@ -108,15 +108,15 @@ class SourceSpec:
 
     @property
     def expires_after(self) -> timedelta:
-        """Age at which values expire; zero for never, as without times nothing gets old."""
+        """Age at which values expire; zero for never, also without times."""
         return timedelta() if self.event_time is None else self.ttl
 
     def key(self, asset: str) -> list[str]:
-        """Dagster key of one of the assets."""
+        """Return the Dagster key of one of the assets."""
         return [self.name, asset]
 
     def asset(self, name: str) -> AssetOptions:
-        """What every asset of the table or the model has in common."""
+        """Return the arguments that all assets of the table or the model share."""
         return AssetOptions(
             key=self.key(name),
             group_name=self.name,
@@ -127,7 +127,7 @@ class SourceSpec:
 
 
 def as_features(value: object) -> object:
-    """Return the list of features that a list of names or a mapping stands for."""
+    """Expand a list of names or a mapping to a list of features."""
     if isinstance(value, Mapping):
         return [_as_feature(name, options) for name, options in value.items()]
     if isinstance(value, list):

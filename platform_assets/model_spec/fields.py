@@ -1,4 +1,4 @@
-"""Types that the fields of a model file share, and how a rule refuses what is inside a field."""
+"""Types shared by the fields of a model file, and how a rule refuses values inside a field."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CONFIG: Final = ConfigDict(
     extra="forbid",
     allow_inf_nan=False,
     use_attribute_docstrings=True,
-    # Python code calls a field by its own name, a model file by its alias.
+    # Python code uses a field's own name, a model file its alias.
     validate_by_alias=True,
     validate_by_name=True,
 )
-"""Of every record. Their scalars are strict by type: YAML's `1` is not text."""
+"""Configuration of every record. Scalars are strictly typed: YAML's `1` is not text."""
 
 LOADER_ONLY: Final = "\0"
-"""Alias of what no model file says: YAML has no such character."""
+"""Alias of fields that a model file cannot set: YAML does not allow this character."""
 
 Positive = Annotated[StrictFloat, Field(gt=0)]
 Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
@@ -45,10 +45,10 @@ _LONGEST: Final = timedelta(days=36_500)
 
 
 def reject(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
-    """Refuse values inside the one that a validator was given: path below it, message.
+    """Refuse values inside the one passed to a validator, by path below it and message.
 
     Raises:
-        ValidationError: with every problem, if there is one.
+        ValidationError: with all problems, if there are any.
     """
     errors = [
         InitErrorDetails(
@@ -61,7 +61,7 @@ def reject(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
 
 
 def full_match(pattern: str, advice: str) -> AfterValidator:
-    """Refuse text that is not all of `pattern`; `advice` says what to write."""
+    """Refuse text that does not fully match `pattern`; `advice` says what to write."""
     compiled = re.compile(pattern, re.ASCII)
 
     def check(text: str) -> str:
@@ -73,9 +73,9 @@ def full_match(pattern: str, advice: str) -> AfterValidator:
 
 
 def identifier(name: str) -> str:
-    """Refuse what cannot name a model or a table.
+    """Refuse text that is not a valid name of a model or a table.
 
-    Narrower than the names of the contract: Dagster's groups, pools and jobs have no hyphens.
+    Stricter than the contract: Dagster's groups, pools and jobs allow no hyphens.
     """
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name, re.ASCII):
         return name
@@ -88,7 +88,7 @@ def identifier(name: str) -> str:
 
 
 def choice(values: Mapping[str, Any]) -> BeforeValidator:
-    """Take one of these names for its value; a value itself is taken as it is."""
+    """Replace one of these names with its value; a value itself is accepted unchanged."""
     kinds = {type(value) for value in values.values()}
 
     def check(given: object) -> object:
@@ -103,10 +103,10 @@ def choice(values: Mapping[str, Any]) -> BeforeValidator:
 
 
 def duration(value: object) -> timedelta:
-    """Read `24h`, `90d` or `1d12h`; a length of time is returned as it is.
+    """Parse `24h`, `90d` or `1d12h`; a timedelta is returned unchanged.
 
     Raises:
-        ValueError: for anything else, nothing, and more than a hundred years.
+        ValueError: for anything else, including zero and more than a hundred years.
     """
     if isinstance(value, timedelta):
         return value
@@ -147,7 +147,7 @@ TimeZone = Annotated[str, AfterValidator(_zone), Field(strict=True, examples=["U
 
 
 def as_yaml(value: object) -> str:
-    """Write a value as YAML would, short enough for a line."""
+    """Format a value as YAML would, short enough for a line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -159,6 +159,6 @@ def as_yaml(value: object) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Ask whether one of the known names was meant; empty when none is near."""
+    """Suggest a similar known name; empty if there is none."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean `{near[0]}`?" if near else ""

@@ -1,4 +1,4 @@
-"""What a model of several feature tables learns from."""
+"""The labels that a model of several feature tables learns from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serving_gateway.contract import DType
 
 
 def as_entities(value: object) -> object:
-    """Return the list of keys that a name, a list of names or a mapping stands for."""
+    """Expand a name, a list of names or a mapping to a list of keys."""
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
@@ -55,7 +55,7 @@ class LabelKey:
 
     @property
     def join_key(self) -> JoinKey:
-        """The same as a key of the model."""
+        """The same, as a key of the model."""
         return JoinKey(self.column, self.dtype, source_column=self.source_column)
 
 
@@ -113,7 +113,7 @@ class KeyedTable(SourceSpec):
 
     @property
     def weight_column(self) -> WeightColumn | None:
-        """The column that says how much a row counts, if there is one."""
+        """The column with a row's weight, if there is one."""
         return self.weight
 
 

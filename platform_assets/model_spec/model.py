@@ -60,14 +60,14 @@ from serving_gateway.contract import (
 PREDICTION_OUTPUT: Final = "prediction"
 """Output of a regression; a classifier has `label` and `probabilities`."""
 FOLLOWS: Final = "follows"
-"""Type of an error that only follows from another one."""
+"""Type of an error that is only a consequence of another one."""
 PACKED_INPUT: Final = "features"
-"""The one input of a model whose features all are FP32."""
+"""The only input of a model whose features are all FP32."""
 
 
 def _given_or_labels(value: object, info: ValidationInfo) -> object:
-    """Take a field of the model's one table from `labels`, where there are several tables."""
-    if "labels" not in info.data:  # it is not valid, which says enough
+    """Take a field of a single-table model from `labels` if there are several tables."""
+    if "labels" not in info.data:  # it is invalid, and that error is enough
         raise PydanticCustomError(FOLLOWS, "depends on `labels`")
     labels, name = info.data["labels"], str(info.field_name)
     if labels is None:
@@ -75,7 +75,7 @@ def _given_or_labels(value: object, info: ValidationInfo) -> object:
             raise PydanticKnownError("missing")
         return value
     if isinstance(value, Mapping):
-        # Pydantic reports a ValueError alone.
+        # Pydantic only reports a ValueError.
         raise ValueError(  # noqa: TRY004
             "belongs to `labels` where there are such: move it there"
         )
@@ -85,7 +85,7 @@ def _given_or_labels(value: object, info: ValidationInfo) -> object:
 
 
 def _outcomes(value: object, info: ValidationInfo) -> object:
-    """Take `outcomes: labels` for what it stands for; anything else as it is."""
+    """Expand `outcomes: labels`; return anything else unchanged."""
     if "labels" not in info.data:
         raise PydanticCustomError(FOLLOWS, "depends on `labels`")
     if not isinstance(value, str):
@@ -148,7 +148,7 @@ Candidates = Annotated[
 class ModelSpec(SourceSpec):
     """One tabular model: its source, columns, target, candidates and gates."""
 
-    # In this order: the rule of a field sees those above it.
+    # The order matters: the rule of a field sees the fields above it.
     model_name: Annotated[StrictStr, AfterValidator(identifier)] = ""
     """The name in MLflow and Triton: an ASCII letter, then letters, digits, underscores; by default
     the folder's name."""
@@ -164,7 +164,7 @@ class ModelSpec(SourceSpec):
     """What to learn from where the features are in feature tables; it then takes the place of
     `source`, `join_key` and `event_timestamp`."""
     source: Annotated[Source, BeforeValidator(_given_or_labels), Field(validate_default=True)] = (
-        None  # type: ignore[assignment] # it is there once it is validated
+        None  # type: ignore[assignment] # set once validated
     )
     """Where the rows are; needed without `labels`."""
     join_key: Annotated[
@@ -237,9 +237,9 @@ class ModelSpec(SourceSpec):
     @classmethod
     def _check_against_fields_above(cls, value: Any, info: ValidationInfo) -> Any:
         name = str(info.field_name)
-        found = fill_defaults(name, value, info.data)
-        reject(RULES[name](found, info.data))
-        return found
+        filled = fill_defaults(name, value, info.data)
+        reject(RULES[name](filled, info.data))
+        return filled
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
@@ -257,10 +257,10 @@ class ModelSpec(SourceSpec):
 
     @property
     def join_keys(self) -> tuple[JoinKey, ...]:
-        """The keys by which a row's features are found."""
+        """The keys by which a row's features are looked up."""
         if self.labels is None:
             return (self.join_key,)
-        return tuple(one.join_key for one in self.labels.entities)
+        return tuple(entity.join_key for entity in self.labels.entities)
 
     @property
     def label_column(self) -> Target:
@@ -269,12 +269,12 @@ class ModelSpec(SourceSpec):
 
     @property
     def weight_column(self) -> WeightColumn | None:
-        """The column that says how much a row counts, if there is one."""
+        """The column with a row's weight, if there is one."""
         return self.weight
 
     @property
     def own_table(self) -> SourceSpec:
-        """What is read from the source: the one table, or the labels of a model of several."""
+        """The table to read from the source: the only one, or the labels of a model of several."""
         if self.labels is None:
             return self
         return LabelTable(
@@ -291,22 +291,22 @@ class ModelSpec(SourceSpec):
 
     @property
     def outcome_rule(self) -> OutcomeRule:
-        """Which outcome belongs to a prediction, and since when it is final."""
-        given = self.outcomes or Outcomes(of_labels=True)
-        delay = given.outcome_delay or (self.labels.outcome_delay if self.labels else None)
+        """Which outcome belongs to a prediction, and from when it is final."""
+        outcomes = self.outcomes or Outcomes(of_labels=True)
+        delay = outcomes.outcome_delay or (self.labels.outcome_delay if self.labels else None)
         return OutcomeRule(
             delay=delay or timedelta(),
-            within=given.within or delay,
-            tolerance=given.tolerance or timedelta(),
+            within=outcomes.within or delay,
+            tolerance=outcomes.tolerance or timedelta(),
         )
 
     @property
     def outcome_table(self) -> OutcomeTable | None:
-        """What is read from the source of outcomes, if there is one."""
+        """The table to read from the source of outcomes, if there is one."""
         outcomes = self.outcomes
         if outcomes is None or (outcomes.source is None and not outcomes.of_labels):
             return None
-        columns = {one.column: one.source_column for one in outcomes.entities}
+        columns = {entity.column: entity.source_column for entity in outcomes.entities}
         keys = self.join_keys
         if columns:
             keys = tuple(
@@ -325,47 +325,47 @@ class ModelSpec(SourceSpec):
 
     @property
     def request_names(self) -> tuple[str, ...]:
-        """The features that only the caller knows."""
-        return tuple(one.name for one in self.request)
+        """Names of the features that only the caller knows."""
+        return tuple(feature.name for feature in self.request)
 
     @property
     def stored_features(self) -> tuple[FeatureSpec, ...]:
-        """The features that the feature store has."""
+        """The features in the feature store."""
         own = set(self.request_names)
-        return tuple(one for one in self.features if one.name not in own)
+        return tuple(feature for feature in self.features if feature.name not in own)
 
     @property
     def contract(self) -> str:
-        """Digest of what the model reads, and of which of it callers have to send."""
-        return feature_contract([one.feature for one in self.features], self.request_names)
+        """Digest of the features that the model reads, and of those that callers must send."""
+        return feature_contract([feature.feature for feature in self.features], self.request_names)
 
     @property
     def column_contract(self) -> str:
-        """Digest of the columns, wherever they come from: all that rows and graphs know."""
-        return feature_contract([one.feature for one in self.features])
+        """Digest of the columns regardless of their origin, which rows and graphs do not know."""
+        return feature_contract([feature.feature for feature in self.features])
 
     @property
     def feature_view(self) -> str:
-        """Feast's view and service of these features.
+        """Name of Feast's view and service of these features.
 
-        Named after the contract: versions that read other features keep theirs. A model of
-        feature tables has a service of this name only.
+        It contains the contract, so versions that read other features keep theirs. A model of
+        feature tables only has a service of this name.
         """
         return f"{self.model_name}_{self.contract[:8]}"
 
     @property
     def feature_service(self) -> str:
-        """The service over `feature_view`."""
+        """Name of the service over `feature_view`."""
         return self.feature_view
 
     @property
     def packed_input(self) -> str | None:
-        """Name of the single input; None when each feature has its own."""
+        """Name of the single input; None if each feature has its own."""
         packed = all(feature.dtype is DType.FP32 for feature in self.features)
         return PACKED_INPUT if packed else None
 
     def signature(self, classes: tuple[Label, ...]) -> Signature:
-        """What a version of this model reads and answers; `classes` is () for a regression."""
+        """Return the inputs and outputs of this model; `classes` is () for a regression."""
         regression = self.task is Task.REGRESSION
         return Signature(
             features=tuple(feature.feature for feature in self.features),

@@ -1,4 +1,4 @@
-"""How a model is served, and when its chain runs by itself."""
+"""How a model is served, and when its chain runs automatically."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ASSETS: Final = (*CHAIN, "drift_report", "batch_predictions", "live_quality")
 """All assets of a model."""
 
 MAX_INSTANCES: Final = 1024
-"""Most copies of a model that run at once."""
+"""Maximum number of concurrent copies of a model."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -152,7 +152,7 @@ class ComputeResources:
     memory: (
         Annotated[
             StrictStr,
-            # The unit of less than a megabyte would be a slip of the pen.
+            # Less than a megabyte must be a mistake in the unit.
             full_match(
                 r"(?=.*[1-9])\d{1,7}(\.\d{1,3})?[MGT]i?",
                 "not a size of memory: write a number and its unit, as 512Mi or 4Gi",

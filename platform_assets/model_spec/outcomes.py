@@ -16,7 +16,7 @@ from platform_assets.model_spec.labels import KeyedTable, LabelKeys
 from platform_assets.model_spec.source import Source
 
 LABELS: Final = "labels"
-"""What a model file writes where its label table has the outcomes."""
+"""Value of `outcomes` in a model file whose label table has the outcomes."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -61,8 +61,8 @@ class Outcomes:
         of_time = {"within": self.within, "tolerance": self.tolerance}
         if self.source is None and not self.of_labels:
             message = "describes the rows of a source: give `source`, or remove it"
-            given = of_source | {name: one is not None for name, one in of_time.items()}
-            reject(((name,), message) for name, there in given.items() if there)
+            is_given = of_source | {name: value is not None for name, value in of_time.items()}
+            reject(((name,), message) for name, there in is_given.items() if there)
             if self.outcome_delay is None:
                 raise ValueError(
                     "is empty: give `source`, or `outcome_delay` for outcomes that clients send; "
@@ -70,14 +70,14 @@ class Outcomes:
                 )
         elif self.event_time is None and not self.of_labels:
             message = "needs `event_timestamp`: without times an entity has one outcome"
-            reject(((name,), message) for name, one in of_time.items() if one is not None)
+            reject(((name,), message) for name, value in of_time.items() if value is not None)
         if self.source is not None and self.source.feast_view is not None:
             reject([(("source", "feast_view"), "is for feature tables: outcomes are elsewhere")])
         return self
 
 
 OutcomesInput = Literal["labels"] | Outcomes
-"""How a model file writes them."""
+"""Names of the fields in a model file."""
 
 
 class OutcomeTable(KeyedTable):

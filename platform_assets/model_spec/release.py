@@ -38,9 +38,9 @@ DEFAULT_GUARDRAILS: Final = {
     Guard.SCORE_SHIFT: 0.1,
     Guard.OUTCOME: 0.02,
 }
-"""Margins of a model whose file names none; the last one belongs to a model with outcomes."""
+"""Default margins; the last one only applies to a model with outcomes."""
 PAIRED: Final = frozenset({Guard.DISAGREEMENT, Guard.SCORE_SHIFT, Guard.OUTCOME})
-"""Guards that compare two answers to one row, which before the switch only `mirror` gives."""
+"""Guards that compare two answers to a row, which before the switch only `mirror` provides."""
 
 _GUARDS: Final = {guard.value: guard for guard in Guard}
 _LEAST_SHARE: Final = 0.01
@@ -180,9 +180,9 @@ def _margin_problem(guard: Guard, margin: float) -> str:
 
 
 def to_plan(spec: ReleaseSpec, scale: float = 1.0) -> ReleasePlan:
-    """Return the plan by which the gateway carries out a release.
+    """Return the plan of a release for the gateway.
 
-    `scale` is the width of a regression's predictions on held-out rows, and 1 for probabilities.
+    `scale` is the range of a regression's predictions on held-out rows, and 1 for probabilities.
     """
     return ReleasePlan(
         steps=tuple(

@@ -1,4 +1,4 @@
-"""How parameters are searched for, beside the points of grids."""
+"""How parameters are searched for, in addition to grids."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from platform_assets.model_spec.fields import CONFIG, reject
 
 
 def _number(value: object) -> float:
-    """A number in the type that it is written in: a union would be two fields in messages."""
+    """Accept an int or a float unchanged: a union would appear as two fields in messages."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PydanticKnownError("float_type")
-    if not -sys.float_info.max <= value <= sys.float_info.max:  # some whole numbers are beyond
+    if not -sys.float_info.max <= value <= sys.float_info.max:  # integers may exceed it
         raise PydanticKnownError("finite_number")
     return value
 
@@ -47,7 +47,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether it holds whole numbers alone."""
+        """Whether the range only holds integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 

@@ -1,4 +1,4 @@
-"""Where the rows of a model are."""
+"""The source of a model's rows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from platform_assets.model_spec.fields import (
 )
 
 SOURCE_PREFIX: Final = "SOURCE_"
-"""How the environment variables begin that sources may name: others may hold secrets."""
+"""Prefix of the environment variables that sources may name: others may hold secrets."""
 _LONGEST_NAME: Final = 255
 _LONGEST: Final = 4_000
-"""Bytes of a name and characters of a path that Linux and macOS have at most."""
+"""Maximum bytes of a name and characters of a path on Linux and macOS."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD: Final = re.compile(
     r"(?:://[^/@:]*:(?=[^@]+@)|(?:password|passwd|pwd)(?:=|%3D))(?P<password>[^@&;]+)",
@@ -43,7 +43,7 @@ def _expandable(text: str) -> str:
 
 
 def check_path(text: str) -> str:
-    """Return the path of a file of this machine, a folder or a pattern; ValueError for others."""
+    """Return a local path of a file, a folder or a pattern; ValueError for anything else."""
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{as_yaml(text)} is not a path")
     if "://" in text:
@@ -65,7 +65,7 @@ def check_path(text: str) -> str:
 def _url(text: str) -> str:
     if "://" not in text and not text.startswith("${"):
         raise ValueError("write dialect://..., or ${SOURCE_NAME} for all of it")
-    if any(not found["password"].startswith("${") for found in _PASSWORD.finditer(text)):
+    if any(not match["password"].startswith("${") for match in _PASSWORD.finditer(text)):
         raise ValueError(
             "holds a password that anyone can read: put it into an environment variable and write "
             "${SOURCE_NAME} in its place"
@@ -165,10 +165,10 @@ class Source:
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         kinds = ("file", "sql", "duckdb", "feast_view", "dataset")
-        given = [name for name in kinds if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = f"has {' and '.join(given)}" if given else "is empty"
-            raise ValueError(f"{found}: give exactly one of {', '.join(kinds)}")
+        kinds_given = [name for name in kinds if getattr(self, name) is not None]
+        if len(kinds_given) != 1:
+            problem = f"has {' and '.join(kinds_given)}" if kinds_given else "is empty"
+            raise ValueError(f"{problem}: give exactly one of {', '.join(kinds)}")
         if self.separator is not None and (self.file is None or self.separator in '"\r\n'):
             message = "belongs to a file, and cannot be a quotation mark or a line break"
             reject([(("separator",), message)])
@@ -178,7 +178,7 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """Dagster's word for it: sql, duckdb, feast, file or python."""
+        """Dagster's kind tag: sql, duckdb, feast, file or python."""
         if self.duckdb or self.feast_view:
             return "duckdb" if self.duckdb else "feast"
         return "sql" if self.sql else "file" if self.file else "python"

@@ -1,4 +1,4 @@
-"""Tables of features: one source with a key, whose columns any number of models may read."""
+"""Feature tables: one source with a key, whose columns any number of models may read."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from platform_assets.model_spec.source import Source
 TABLE_ASSETS: Final = ("features", "online_features")
 """The assets of a feature table, in order."""
 NEVER: Final = "none"
-"""How a file says that values never expire."""
+"""Value in a file for values that never expire."""
 Ttl = Annotated[
     timedelta,
     BeforeValidator(lambda value: timedelta() if value == NEVER else duration(value)),
     WithJsonSchema({"type": "string", "format": "duration", "examples": ["30d", NEVER]}),
 ]
-"""An age, or zero where values never expire, as Feast has it."""
+"""An age, or zero if values never expire, as in Feast."""
 
 
 def table_job_name(table_name: str) -> str:
-    """Name of the job that reads a table and updates the online store."""
+    """Return the name of the job that reads a table and updates the online store."""
     return f"{table_name}_table"
 
 
@@ -129,19 +129,19 @@ class FeatureTableSpec(SourceSpec):
 
     @property
     def feature_view(self) -> str:
-        """Feast's view of the table: one, whatever its columns are."""
+        """Name of Feast's view of the table, independent of its columns."""
         return self.source.feast_view or self.table_name
 
     @property
     def is_external(self) -> bool:
-        """Whether the view belongs to others, who fill it."""
+        """Whether the view is filled externally."""
         return self.source.feast_view is not None
 
 
 def _repeated(
     features: Sequence[FeatureSpec], taken: dict[str, str]
 ) -> Iterator[tuple[tuple[int | str, ...], str]]:
-    """Yield the columns whose name, in any case, is taken already."""
+    """Yield the columns whose name is already taken, ignoring case."""
     for index, feature in enumerate(features):
         name = feature.name.casefold()
         if name in taken:

@@ -90,8 +90,8 @@ METRICS: Final[dict[str, tuple[bool, float | None, float | None]]] = {
     PINBALL: (True, 0, None),
     "root_mean_squared_error": (True, 0, None),
 }
-"""Whether a metric is that of a regression, the least and the most that it can be (None: no
-bound). The first one of a kind of task is its default."""
+"""Whether a metric is for regression, and its least and greatest value (None: no bound). The
+first one for a kind of task is its default."""
 _ENSEMBLES: Final = (
     "random_forest",
     "hist_gradient_boosting",
@@ -104,22 +104,22 @@ CLASSIFIERS: Final = ("logistic_regression", *_ENSEMBLES, "linear_discriminant",
 REGRESSORS: Final = ("ridge", *_ENSEMBLES, "linear_regression", *_BOOSTING)
 """Names of estimators; the first three of a task compete by default."""
 UNWEIGHTED: Final = frozenset({"linear_discriminant"})
-"""Those that cannot let one row count more than another."""
+"""Estimators that do not support sample weights."""
 
 
 def metrics(task: Task) -> tuple[str, ...]:
-    """Names of the metrics that measure `task`, the default one first."""
+    """Return the names of the metrics for `task`, the default one first."""
     regression = task is Task.REGRESSION
     return tuple(name for name, (numeric, _, _) in METRICS.items() if numeric is regression)
 
 
 def estimators(task: Task) -> tuple[str, ...]:
-    """Names of the estimators that do `task`, those that compete by default first."""
+    """Return the names of the estimators for `task`, those that compete by default first."""
     return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
 
 
 def _one_of(names: Iterable[str]) -> WithJsonSchema:
-    """Tell editors and readers the names; which of them fit is judged with the task."""
+    """List the names for editors and readers; the task decides which of them fit."""
     return WithJsonSchema({"type": "string", "enum": sorted(names)})
 
 
@@ -182,7 +182,7 @@ class CandidateSpec:
 
     @property
     def name(self) -> str:
-        """The estimator or the function, as the model file has it."""
+        """The estimator or the function, as named in the model file."""
         return str(self.estimator or self.own_code)
 
 

@@ -1,4 +1,4 @@
-"""`drift_report`: what the gateway really answered against what the model was trained on."""
+"""`drift_report`: the gateway's actual requests and answers against the training data."""
 
 # No postponed annotations here: Dagster reads them.
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from platform_assets.serving.ledger import read_ledger
 from serving_gateway.contract import LOG_ENTITY, LOG_PREDICTION, LOG_SCORE, LOG_TIME
 
 VERSION_METADATA: Final = "version"
-"""Metadata key of `gateway_reload` and of the report: the version that it is about."""
+"""Metadata key of `gateway_reload` and of the report: the version concerned."""
 _PAGE_ARTIFACT: Final = "drift/report.html"
 
 
@@ -97,8 +97,8 @@ def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
 
 
 def production_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
-    """Return the version of the newest switch; None when there never was one."""
-    # Not the newest materialization: a missed switch is entered after those that followed it.
+    """Return the version of the newest switch; None if there never was one."""
+    # Not the newest materialization: a missed switch is recorded after those that followed it.
     ledger = read_ledger(instance, spec)
     return ledger[0].version if ledger else None
 
@@ -106,12 +106,13 @@ def production_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | N
 def _reference(
     mlflow: MlflowResource, spec: ModelSpec, version: int
 ) -> tuple[str | None, ComparedRows | str, ComparedRows | str]:
-    """Return a version's run, its training rows, and its answers for the held-out ones.
+    """Return a version's run, its training rows, and its answers to the held-out rows.
 
-    What is gone, with its run or because no earlier release kept it, is a reason instead.
+    Missing parts, whose run is gone or which an earlier release did not store, are replaced by
+    the reason.
 
     Raises:
-        MlflowUnavailable: nothing is known of it now.
+        MlflowUnavailable: the version cannot be looked up now.
     """
     try:
         run_id = mlflow.version(spec.model_name, version).run_id
@@ -194,7 +195,7 @@ def _log_with_run(mlflow: MlflowResource, run_id: str | None, page: str) -> str:
     if run_id is None:
         return "not logged: MLflow did not say which run made the version"
     try:
-        # The newest alone: there may be one every hour for as long as the version serves.
+        # Only the newest: there may be one every hour for as long as the version serves.
         mlflow.log_artifact_bytes(run_id, _PAGE_ARTIFACT, page.encode())
     except RegistryError as exc:
         return f"not logged: {exc}"

@@ -21,11 +21,11 @@ from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
 REPORT_TAG: Final = "serving/drift_report"
-"""Tag of a run that drift started: the run that made the report."""
+"""Tag of a run that was started because of drift: the run that made the report."""
 
 
 def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
-    """Return the schedule of a model's drift report and its check, which `job` makes, if any."""
+    """Return the schedule of `job`, which makes a model's drift report and check, if it has one."""
     cron = spec.automation.drift_schedule
     if cron is None:
         return None
@@ -48,12 +48,12 @@ def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
 
 
 def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | None:
-    """Return the sensor that trains again on drift; None when the model does not want that.
+    """Return the sensor that retrains on drift; None if the model file does not ask for it.
 
-    One report starts one run at most, and none while the chain runs anyway. A report on a
-    version that is no longer in production starts none: what replaced it may be the answer to
-    that very drift. Nor does one where nothing has changed since the version in production was
-    trained: the same rows, model file and packages give the same graph again.
+    A report starts at most one run, and none while the chain is running anyway. A report on a
+    version that is no longer in production starts none: its successor may be the answer to that
+    very drift. Nor does it if nothing has changed since the version in production was trained:
+    the same rows, model file and packages would give the same graph again.
     """
     if not spec.automation.on_drift:
         return None
@@ -82,12 +82,12 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
             return dg.SensorResult(skip_reason=calm, cursor=report)
         trainings = dg.RunsFilter(job_name=retrain_job.name, statuses=list(UNDER_WAY))
         if context.instance.get_runs(trainings, limit=1):
-            # The place is kept: what comes out of that training decides on the report.
+            # The cursor is kept: the result of that training decides about the report.
             return dg.SkipReason(f"the report of run {report} warns, and a training is under way")
         try:
             needless = _why_nothing_new(spec, evaluation, context.instance, source, mlflow)
         except (SourceError, RegistryError) as error:
-            # The place is kept here too: a training would need what cannot be asked.
+            # The cursor is kept here, too: a training would need the server that is unavailable.
             return dg.SkipReason(f"the report of run {report} warns, but {error}")
         request = dg.RunRequest(run_key=f"drift {report}", tags={REPORT_TAG: report})
         wanted = [] if needless else [request]
@@ -97,7 +97,7 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
 
 
 def _why_no_drift(evaluation: dg.AssetCheckEvaluation) -> str | None:
-    """Say why a report asks for no training; None when it warns of drift."""
+    """Say why a report requires no training; None if it warns of drift."""
     judged = evaluation.metadata.get(JUDGED)
     if judged is not None and not judged.value:
         return "the newest report had nothing to compare with"
@@ -111,7 +111,7 @@ def _why_nothing_new(
     source: SourceResource,
     mlflow: MlflowResource,
 ) -> str | None:
-    """Say why a training would answer this warning with nothing new; None when it may."""
+    """Say why retraining would change nothing about this warning; None if it may."""
     judged, now = _version(evaluation), production_version(instance, spec)
     if now is None or judged != now:
         return f"the report is on version {judged}, in production is {now}"
@@ -135,26 +135,26 @@ def _has_anything_new(
     instance: dg.DagsterInstance,
     source: SourceResource,
 ) -> bool:
-    """Whether a training would learn from other rows, or otherwise, than the version of `tags`."""
+    """Whether a training would use different rows or code than the version with `tags`."""
     if tags.get(CODE_VERSION_TAG) != spec.code_version:
         return True
-    if any(one.own_code is not None for one in spec.candidates):
+    if any(candidate.own_code is not None for candidate in spec.candidates):
         return True  # the function's code may have changed
     try:
-        # Last: of a file it is remembered; of a query, and where labels become final with time,
-        # all rows are read for it.
+        # Last: cached for a file, but for a query, or if labels become final with time, it reads
+        # all rows.
         content = current_content(spec, _own_content(spec, source), instance)
     except TableNotReadError:
-        return True  # the chain says what to run
+        return True  # the chain will say what to run
     return tags.get(DATA_FINGERPRINT_TAG) != content
 
 
 def _own_content(spec: ModelSpec, source: SourceResource) -> str:
-    """Return the fingerprint of the rows of the source that a training would learn from now."""
+    """Return the fingerprint of the source's rows that a training would learn from now."""
     delay = spec.labels.outcome_delay if spec.labels else None
     if delay is None:
         return source_fingerprint(spec, source)
-    # Here: it imports pyarrow.
+    # Imported here, since it imports pyarrow.
     from platform_assets.features.reading import read_final_fingerprint
 
     return read_final_fingerprint(spec, source, datetime.now(UTC) - delay)
@@ -165,7 +165,7 @@ def _newest_verdict(
 ) -> tuple[str, dg.AssetCheckEvaluation] | None:
     """Return the newest evaluation of the drift check, and the run that made it."""
     record = instance.get_latest_asset_check_evaluation_record(drift_check_key(spec))
-    # The record of a run that is only queued has no verdict yet.
+    # A queued run has a record without a verdict.
     evaluation = record.event.asset_check_evaluation if record and record.event else None
     return (record.run_id, evaluation) if record and evaluation else None
 

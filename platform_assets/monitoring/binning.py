@@ -1,4 +1,4 @@
-"""Bins that fit the reference, and any column put into them. Pure."""
+"""Bins fitted to the reference, and the binning of any column. Pure."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ OTHER: Final = "(other)"
 _LEAST_BINS: Final = 3
 _MOST_BINS: Final = 10
 _ROWS_PER_BIN: Final = 25
-"""With fewer rows in a bin its share is mostly chance."""
+"""With fewer rows in a bin, its share is mostly chance."""
 _ROWS_PER_CATEGORY: Final = 10
 _MOST_CATEGORIES: Final = 50
 
 
 def comparable(values: pd.Series[Any], dtype: DType) -> NDArray[Any]:
-    """Return a column in the form that bins take.
+    """Return a column in the form that the bins expect.
 
-    Numbers become float64 with NaN for missing, by way of float32 where that is the column's
-    type: a value that went through JSON must equal the one that it was. Text and booleans (also
-    those in tensor form) become objects, None for missing; empty text is missing.
+    Numbers become float64 with NaN for missing, by way of float32 if that is the column's type: a
+    value that went through JSON must equal the original. Text and booleans (also in tensor form)
+    become objects, None for missing; empty text is missing.
     """
     import pandas as pd
 
@@ -49,18 +49,18 @@ def comparable(values: pd.Series[Any], dtype: DType) -> NDArray[Any]:
 
 
 def as_text(value: object) -> str:
-    """Return a label as samples hold it: `true` and `false`, else Python's own text."""
-    # numpy's booleans are not bool.
+    """Return a label as written in samples: `true` and `false`, else Python's own text."""
+    # NumPy's booleans are not bool.
     if type(value).__name__ in {"bool", "bool_"}:
         return "true" if value else "false"
     return str(value)
 
 
 def fit(reference: NDArray[Any], rows: int) -> NumberBins | TextBins:
-    """Return bins for a column, made from its reference alone; missing values have the last one.
+    """Return bins for a column, fitted to its reference alone; the last is for missing values.
 
-    `reference` is what `comparable` returned, shape (reference rows,); `rows` counts the
-    independent rows of the side that has fewer: few rows make few bins.
+    `reference` comes from `comparable`, shape (reference rows,); `rows` is the number of
+    independent rows on the smaller side: few rows make few bins.
     """
     fewest = min(len(reference), rows)
     if reference.dtype.kind == "f":
@@ -70,21 +70,21 @@ def fit(reference: NDArray[Any], rows: int) -> NumberBins | TextBins:
 
 @dataclass(frozen=True)
 class NumberBins:
-    """Intervals of equal share of the reference; open at both ends.
+    """Intervals with equal shares of the reference, unbounded at both ends.
 
-    A value that alone fills more than one of them (`atoms`) is a bin of its own: with most
-    rows 0, a move to -1 must not stay in the same interval.
+    A value that would fill more than one of them (`atoms`) gets its own bin: if most rows are 0,
+    a move to -1 must not stay in the same interval.
     """
 
     ordered: ClassVar[bool] = True
     edges: NDArray[np.float64]
-    """Upper ends of all intervals but the last, ascending."""
+    """Upper bounds of all intervals but the last, ascending."""
     atoms: NDArray[np.float64]
-    """Those of the edges that are a bin of their own."""
+    """Edges with a bin of their own."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Words for the intervals."""
+        """Display names of the intervals."""
         atoms = set(self.atoms.tolist())
         labels, lower = [], None
         for edge in self.edges.tolist():
@@ -97,7 +97,7 @@ class NumberBins:
         return (*labels, MISSING)
 
     def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the interval of each value; infinities are in the outer ones."""
+        """Return the interval of each value; infinities are in the outermost ones."""
         below = np.searchsorted(self.edges, values, side="left")
         past_atoms = np.searchsorted(self.atoms, values, side="right")
         codes = (below + past_atoms).astype(np.int64)
@@ -111,11 +111,11 @@ def _interval(lower: float | None, upper: float, *, closed: bool) -> str:
 
 
 def fit_numbers(reference: NDArray[np.float64], bins: int) -> NumberBins:
-    """Return intervals that hold equal shares of the finite values of the reference."""
+    """Return intervals with equal shares of the reference's finite values."""
     finite = reference[np.isfinite(reference)]
     if not finite.size:
         return NumberBins(np.empty(0), np.empty(0))
-    # Values of the column itself: between two of them an edge would depend on rounding.
+    # Edges are values of the column itself: between two values they would depend on rounding.
     quantiles = np.quantile(finite, np.arange(1, bins) / bins, method="lower")
     edges, counts = np.unique(quantiles, return_counts=True)
     return NumberBins(edges, edges[counts > 1])
@@ -123,16 +123,16 @@ def fit_numbers(reference: NDArray[np.float64], bins: int) -> NumberBins:
 
 @dataclass(frozen=True)
 class TextBins:
-    """A bin per category that is frequent in the reference; all others share a few, by chance."""
+    """A bin per frequent category of the reference; all others share a few, by hash."""
 
     ordered: ClassVar[bool] = False
     categories: tuple[str, ...]
     groups: int = 1
-    """How many bins the others share."""
+    """Number of bins that the others share."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The categories themselves, and words for the bins of the others."""
+        """The categories themselves, and display names for the bins of the others."""
         if self.groups == 1:
             return (*self.categories, OTHER, MISSING)
         others = (f"(other, {group + 1} of {self.groups})" for group in range(self.groups))
@@ -149,7 +149,7 @@ class TextBins:
 
 
 def fit_texts(reference: NDArray[Any], rows: int) -> TextBins:
-    """Return bins for texts of which `rows` independent ones will be compared."""
+    """Return bins for a comparison of `rows` independent texts."""
     counts = Counter(value for value in reference if value is not None)
     least = _ROWS_PER_CATEGORY / max(rows, 1) * len(reference)
     common = counts.most_common(_MOST_CATEGORIES)

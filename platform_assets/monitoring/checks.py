@@ -1,4 +1,4 @@
-"""The check of a drift report: it warns, and stops nothing."""
+"""The check of a drift report, which only warns."""
 
 # No postponed annotations here: Dagster reads them.
 from typing import Final
@@ -11,11 +11,11 @@ from platform_assets.monitoring.records import PREDICTION, DriftReport
 
 DRIFT: Final = "drift"
 JUDGED: Final = "judged"
-"""Metadata key of the check: false where there was nothing to compare with."""
+"""Metadata key of the check: false if there was nothing to compare with."""
 
 
 def drift_check_key(spec: ModelSpec) -> dg.AssetCheckKey:
-    """Key of a model's drift check."""
+    """Return the key of a model's drift check."""
     return dg.AssetCheckKey(dg.AssetKey(spec.key("drift_report")), DRIFT)
 
 
@@ -43,14 +43,14 @@ def drift_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
                 "enough_samples": drift_report.enough,
                 JUDGED: drift_report.judged,
                 "drift_limit": drift_report.drift_limit,
-                "drifted_features": _named(drift_report, prediction=False),
-                "drifted_predictions": _named(drift_report, prediction=True),
+                "drifted_features": _list_columns(drift_report, prediction=False),
+                "drifted_predictions": _list_columns(drift_report, prediction=True),
             },
         )
 
     return [drift]
 
 
-def _named(report: DriftReport, *, prediction: bool) -> str:
+def _list_columns(report: DriftReport, *, prediction: bool) -> str:
     names = [c.name for c in report.drifted if (c.kind == PREDICTION) is prediction]
     return ", ".join(names) or "none"

@@ -35,7 +35,7 @@ def drift_report(
 ) -> DriftReport:
     """Compare the samples of a version with its training rows and its held-out predictions.
 
-    A text in their place says why there are none. With fewer than `min_rows` samples nothing is
+    A text instead of rows says why there are none. With fewer than `min_rows` samples nothing is
     compared.
     """
     rows = samples.table.to_pandas()
@@ -77,7 +77,7 @@ def drift_report(
 
 
 def _silent(reference: Columns, window: Columns) -> list[str]:
-    """Columns that no sample holds."""
+    """Return the columns without any sample."""
     predicted = {PREDICTION_COLUMN, CONFIDENCE_COLUMN}
     return [
         name
@@ -87,18 +87,18 @@ def _silent(reference: Columns, window: Columns) -> list[str]:
 
 
 def _empty(values: NDArray[Any]) -> bool:
-    # Answers are never missing: a column without any was not sampled.
+    # Answers are never missing: a column without values was not sampled.
     return all(value is None or value != value for value in values)  # noqa: PLR0124 # NaN
 
 
 def reference_features(data: bytes, spec: ModelSpec) -> ComparedRows:
-    """Return the features that a version was trained on, comparable; errors of `read_reference`."""
+    """Return a version's training features, comparable; raises as `read_reference` does."""
     sample = read_reference(data)
     return ComparedRows(feature_columns(sample.features, spec), sample.units)
 
 
 def feature_columns(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
-    """Return those of the model's features that the rows have, comparable."""
+    """Return the model's features that are present in the rows, comparable."""
     return {
         feature.name: comparable(rows[feature.name], feature.dtype)
         for feature in spec.features
@@ -107,7 +107,7 @@ def feature_columns(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
 
 
 def reference_predictions(evaluation: EvaluationSet, spec: ModelSpec) -> ComparedRows:
-    """Return what scikit-learn answered for the held-out rows, comparable."""
+    """Return scikit-learn's answers to the held-out rows, comparable."""
     import pandas as pd
 
     answers = pd.Series(evaluation.labels)
@@ -122,7 +122,7 @@ def reference_predictions(evaluation: EvaluationSet, spec: ModelSpec) -> Compare
 
 
 def sampled_predictions(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
-    """Return what the gateway answered, comparable with `reference_predictions`."""
+    """Return the gateway's answers, comparable with `reference_predictions`."""
     rows = rows.reindex(columns=[LOG_PREDICTION, LOG_SCORE])
     scores = comparable(rows[LOG_SCORE], DType.FP32)
     if spec.task is Task.REGRESSION:

@@ -1,7 +1,7 @@
-"""Categories that are new in the window, and those that vanished from it.
+"""Categories that are new in the window, and those that have vanished from it.
 
-A text counts once per unit (`units.window_units`). Limits are what the shares stay below, with
-the given confidence, where both sides are alike.
+A text counts once per unit (`units.window_units`). Shares stay below their limits with the given
+confidence if both sides have the same distribution.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Texts = NDArray[Any]
 
 _LEAST_UNSEEN: Final = 0.01
 _LEAST_VANISHED: Final = 0.05
-"""Shares of texts below which nothing is called drift, however certain it is."""
+"""Shares of texts below which nothing counts as drift, however certain it is."""
 _NEVER: Final = 1.1
 """Limit of a share that cannot be judged."""
 _EXAMPLES: Final = 3
@@ -30,25 +30,27 @@ def novelty(
     reference: Texts, reference_units: Units, current: Texts, units: Units, confidence: float
 ) -> Novelty:
     """Compare the texts of two sides: None for missing, shape (rows,), with the unit of each."""
-    known, seen = _counts(reference, reference_units), _counts(current, units)
-    if not known or not seen:
+    known, current_counts = _counts(reference, reference_units), _counts(current, units)
+    if not known or not current_counts:
         return Novelty(0.0, _NEVER, 0.0, _NEVER, ())
-    new = Counter({text: count for text, count in seen.items() if text not in known})
-    lost = sum(count for text, count in known.items() if text not in seen)
+    new = Counter({text: count for text, count in current_counts.items() if text not in known})
+    lost = sum(count for text, count in known.items() if text not in current_counts)
     return Novelty(
-        unseen=new.total() / seen.total(),
-        unseen_limit=max(_LEAST_UNSEEN, _unseen_limit(known, seen.total(), confidence)),
+        unseen=new.total() / current_counts.total(),
+        unseen_limit=max(_LEAST_UNSEEN, _unseen_limit(known, current_counts.total(), confidence)),
         vanished=lost / known.total(),
-        vanished_limit=max(_LEAST_VANISHED, _vanished_limit(known, seen.total(), confidence)),
+        vanished_limit=max(
+            _LEAST_VANISHED, _vanished_limit(known, current_counts.total(), confidence)
+        ),
         examples=tuple(text for text, _ in new.most_common(_EXAMPLES)),
     )
 
 
 def _unseen_limit(known: Counter[str], total: int, confidence: float) -> float:
-    """The limit for `total` texts of the window.
+    """Return the limit of the unseen share for `total` texts of the window.
 
-    Of like sides it is about the share of the reference's texts that it has just once (Good,
-    The Population Frequencies of Species, 1953).
+    For equal distributions the share is about that of the texts that occur just once in the
+    reference (Good, The Population Frequencies of Species, 1953).
     """
     from scipy.stats import norm
 
@@ -61,11 +63,11 @@ def _unseen_limit(known: Counter[str], total: int, confidence: float) -> float:
 
 
 def _vanished_limit(known: Counter[str], total: int, confidence: float) -> float:
-    """The limit for `total` texts of the window.
+    """Return the limit of the vanished share for `total` texts of the window.
 
-    It is Chernoff's for the sum of the texts that so few draws miss. Counts of the reference are
-    discounted, since the rare ones are those that happened to be drawn (Ney, Essen and Kneser,
-    On Structuring Probabilistic Dependences, 1994).
+    It is Chernoff's bound for the sum of the texts that so few draws miss. Counts of the reference
+    are discounted, since the rare texts are those that happened to be drawn (Ney, Essen and
+    Kneser, On Structuring Probabilistic Dependences, 1994).
     """
     size = known.total()
     once, twice = _rare(known)
@@ -90,6 +92,6 @@ def _counts(texts: Texts, units: Units) -> Counter[str]:
 
 
 def _rare(counts: Counter[str]) -> tuple[int, int]:
-    """How many texts there are once, and twice."""
+    """Return the number of texts that occur once, and twice."""
     frequencies = Counter(counts.values())
     return frequencies[1], frequencies[2]

@@ -1,4 +1,4 @@
-"""A drift report as one HTML page that needs nothing from anywhere else."""
+"""A drift report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def summary(report: DriftReport) -> str:
 def drift_page(report: DriftReport, facts: Mapping[str, object], picture: str | None) -> str:
     """Return the page.
 
-    `facts` are what a reader wants to know of the comparison, `picture` is a data URL.
+    `facts` are details of the comparison for the reader, `picture` is a data URL.
     """
     title = f"Drift of {report.model_name} version {report.version}"
     sentence = summary(report)
@@ -79,7 +79,7 @@ def _verdict(report: DriftReport) -> str:
 
 
 def column_row(column: ColumnDrift) -> dict[str, str]:
-    """Return the line of a column in the tables of the page and of Dagster."""
+    """Return a column's row in the tables of the page and of Dagster."""
     new = column.novelty
     examples = ", ".join(text[:_EXAMPLE_LENGTH] for text in new.examples) if new else ""
     return {

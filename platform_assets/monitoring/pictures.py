@@ -1,4 +1,4 @@
-"""A drift report as a picture: PNG bytes."""
+"""A drift report as a picture, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OVERLAYS: Final = 3
 
 
 def drift_picture(report: DriftReport) -> bytes:
-    """Draw the index of each column with its limit, and the worst columns' distributions.
+    """Draw the columns' indices with their limits, and the worst columns' distributions.
 
-    At most the worst 20 columns get a bar, and the worst three a distribution. The report has
-    compared at least one column.
+    At most the worst 20 columns get a bar, and the worst three a distribution. The report must
+    have compared at least one column.
     """
     bars = report.worst_first[:_MOST_BARS]
     worst = report.worst_first[:_OVERLAYS]

@@ -8,15 +8,15 @@ from typing import Final
 FEATURE: Final = "feature"
 PREDICTION: Final = "prediction"
 FEWEST_UNITS: Final = 20
-"""Entities or requests without which nothing is judged: of fewer no variance is known."""
+"""Fewest entities or requests for a verdict: with fewer no variance can be estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Novelty:
-    """Texts that came or went, as shares (0-1) of each side, with their limits.
+    """New and vanished texts, as shares (0-1) of each side, with their limits.
 
-    `unseen` texts of the window never stood in the reference, `examples` are the most frequent
-    of them; `vanished` ones of the reference do not occur in the window.
+    `unseen` texts of the window do not occur in the reference, `examples` are the most frequent
+    of them; `vanished` texts of the reference do not occur in the window.
     """
 
     unseen: float
@@ -28,11 +28,11 @@ class Novelty:
 
 @dataclass(frozen=True, slots=True)
 class ColumnDrift:
-    """One column of the window against the same column of the reference.
+    """One column of the window compared with the same column of the reference.
 
-    `bins` are words for intervals or categories; `reference` and `current` the share of the
-    rows in each (0-1), in the same order. `limit` is the greater of the model's own limit and
-    of what `chance` alone gives with so few entities or requests.
+    `bins` are display names of intervals or categories; `reference` and `current` the shares of
+    the rows in each (0-1), in the same order. `limit` is the greater of the model's own limit and
+    of `chance`, the index by chance alone with so few entities or requests.
     """
 
     name: str
@@ -51,17 +51,17 @@ class ColumnDrift:
 
     @property
     def drifted(self) -> bool:
-        """Whether the index, the unseen or the vanished texts are over their limit."""
+        """Whether the index, the unseen or the vanished texts exceed their limit."""
         return self.excess > 1
 
     @property
     def excess(self) -> float:
-        """What is furthest over its limit, as a multiple of that."""
+        """The measure furthest over its limit, as a multiple of the limit."""
         return max(value / limit for value, limit, _ in self._measures())
 
     @property
     def finding(self) -> str:
-        """What is furthest over its limit, in words."""
+        """The measure furthest over its limit, in words."""
         return max(self._measures(), key=lambda measure: measure[0] / measure[1])[2]
 
     def _measures(self) -> list[tuple[float, float, str]]:
@@ -77,9 +77,9 @@ class ColumnDrift:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """What was compared and measured; `columns` is empty when there were too few rows.
+    """The comparison and its results; `columns` is empty if there were too few rows.
 
-    The window has `rows` samples of `units` entities, or requests that named none; fewer than
+    The window has `rows` samples of `units` entities, or requests without entities; fewer than
     `min_rows` are not judged. `not_compared` says what could not be compared, with the reason.
     """
 
@@ -95,20 +95,20 @@ class DriftReport:
 
     @property
     def enough(self) -> bool:
-        """Whether there were enough samples, of enough entities or requests, to judge."""
+        """Whether there were enough samples of enough entities or requests for a verdict."""
         return self.rows >= self.min_rows and self.units >= FEWEST_UNITS
 
     @property
     def judged(self) -> bool:
-        """Whether anything was compared, or there was too little to compare."""
+        """Whether anything was compared, or there were too few samples to compare."""
         return bool(self.columns) or not self.enough
 
     @property
     def worst_first(self) -> tuple[ColumnDrift, ...]:
-        """The columns, the one furthest over its limit first."""
+        """The columns, sorted by how far they are over their limit."""
         return tuple(sorted(self.columns, key=lambda column: -column.excess))
 
     @property
     def drifted(self) -> tuple[ColumnDrift, ...]:
-        """Those over their limit, the worst first."""
+        """The columns over their limit, the worst first."""
         return tuple(column for column in self.worst_first if column.drifted)

@@ -14,9 +14,9 @@ from platform_assets.monitoring.records import ColumnDrift
 from platform_assets.monitoring.units import Columns, Units, effective_rows
 
 _FALSE_ALARMS: Final = 0.001
-"""Share of comparisons of like with like that chance may make an alarm, over all columns."""
+"""Rate of false alarms by chance, over all columns, if the distributions are equal."""
 _EMPTY: Final = 1e-4
-"""Least share that an empty bin counts as."""
+"""Least share that an empty bin counts as having."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class ComparedRows:
 
     @property
     def unit_count(self) -> int:
-        """How many entities or requests there are."""
+        """Number of entities or requests."""
         return int(self.units.max(initial=-1)) + 1
 
 
 def compare_columns(
     reference: ComparedRows, current: ComparedRows, *, kind: str, drift_limit: float
 ) -> tuple[ColumnDrift, ...]:
-    """Compare the columns of the reference with those of the window, which has them all.
+    """Compare the columns of the reference with those of the window, which must have them all.
 
-    `kind` is `feature` or `prediction`, `drift_limit` the population stability index from which a
-    column has drifted.
+    `kind` is `feature` or `prediction`, `drift_limit` the population stability index above which
+    a column has drifted.
 
     Raises:
         ValueError: one of the sides has no rows.
@@ -84,7 +84,7 @@ def _compare(
 
 
 def chance_index(bins: int, reference_rows: float, rows: float, confidence: float) -> float:
-    """Return the index that samples of one distribution stay below with that confidence.
+    """Return the index that samples of one distribution stay below with this confidence.
 
     The index of equal distributions follows (1/n + 1/m) chi-squared of bins - 1 degrees of
     freedom (Yurdakul, Statistical Properties of Population Stability Index, 2018).
@@ -102,9 +102,9 @@ def stability_index(
     reference_rows: float,
     rows: float,
 ) -> float:
-    """Return the population stability index of the shares of bins; 0 is no change.
+    """Return the population stability index of the bins' shares; 0 means no change.
 
-    An empty bin counts as half a row: the index has a logarithm in it, and few rows leave bins
+    An empty bin counts as half a row: the index contains a logarithm, and few rows leave bins
     empty by chance.
     """
     before = np.maximum(reference, max(_EMPTY, 0.5 / reference_rows))

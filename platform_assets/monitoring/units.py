@@ -1,4 +1,4 @@
-"""Group dependent rows, and compute how many independent rows they are worth."""
+"""Group dependent rows, and compute their effective number of independent rows."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 Columns = dict[str, NDArray[Any]]
 """Columns by name, each as `binning.comparable` returns it, shape (rows,)."""
 Units = NDArray[np.int64]
-"""Numbers from 0, shape (rows,); rows with the same one are of one entity or request."""
+"""Numbers from 0, shape (rows,); rows of one entity or request share a number."""
 
 _IDENTIFYING: Final = 0.95
-"""Share of different rows from which equal ones are taken for the same entity again."""
+"""Share of distinct rows from which equal rows are taken to be the same entity."""
 
 
 def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Units:
-    """Number the rows of a window: equal numbers are rows of one entity, or of one request.
+    """Number the rows of a window: rows of one entity, or of one request, share a number.
 
-    Of fewer than `FEWEST_UNITS` requests each row counts, as those of a few large batches do.
+    With fewer than `FEWEST_UNITS` requests, such as a few large batches, each row counts.
     `features` are the features of the samples, comparable; with `identifying`, requests with the
-    same rows are about the same entity again.
+    same rows are taken to be about the same entity.
     """
     import pandas as pd
 
@@ -43,13 +43,13 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
     if LOG_ENTITY in table.column_names:
         entities = table[LOG_ENTITY].to_pandas()
         known = entities.notna().to_numpy()
-        named = {one: f"entity {first_key(str(one))}" for one in entities[known].unique()}
-        names[known] = [named[one] for one in entities[known]]
+        named = {id_: f"entity {first_key(str(id_))}" for id_ in entities[known].unique()}
+        names[known] = [named[id_] for id_ in entities[known]]
     return pd.factorize(names)[0].astype(np.int64)
 
 
 def is_identifying(columns: Columns, units: Units) -> bool:
-    """Whether rows of different entities hardly ever hold the same values."""
+    """Whether rows of different entities hardly ever have the same values."""
     first = np.unique(units, return_index=True)[1]
     contents = _contents({name: values[first] for name, values in columns.items()})
     return len(np.unique(contents)) >= _IDENTIFYING * len(first)
@@ -63,11 +63,11 @@ def _contents(columns: Columns) -> NDArray[np.uint64]:
 
 
 def effective_rows(codes: NDArray[np.int64], units: Units) -> float:
-    """Return how many independent rows tell as much of the shares of the bins as these.
+    """Return the number of independent rows that determine the bins' shares as well as these.
 
-    Rows are worth less the more those of a unit are alike (the design effect of Rao and Scott,
-    The Analysis of Categorical Data From Complex Sample Surveys, 1981). `codes` are the bins of the
-    rows, `units` those of `window_units`, both of shape (rows,).
+    The more the rows of a unit are alike, the less they count (the design effect of Rao and
+    Scott, The Analysis of Categorical Data From Complex Sample Surveys, 1981). `codes` are the
+    bins of the rows, `units` come from `window_units`, both of shape (rows,).
     """
     rows, count = len(codes), int(units.max()) + 1
     used, codes = np.unique(codes, return_inverse=True)

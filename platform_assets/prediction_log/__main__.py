@@ -23,16 +23,16 @@ _ELSEWHERE: Final = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 1 with the reason when something could not be erased, else 0."""
-    given = _parser().parse_args(arguments)
+    """Run the command; return 1 after printing why something could not be erased, else 0."""
+    options = _parser().parse_args(arguments)
     try:
-        subject = _subject(given)
-        folder = _folder(given)
-        found = erase(folder, subject)
+        subject = _subject(options)
+        folder = _folder(options)
+        erasure = erase(folder, subject)
     except (OSError, ValueError) as error:
         print(f"{error}", file=sys.stderr)
         return _WRONG
-    return _report(found, folder)
+    return _report(erasure, folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _folder(given: argparse.Namespace) -> Path:
-    root: Path = given.log
-    folder = root.expanduser().absolute() / check_model_name(given.model)
+def _folder(options: argparse.Namespace) -> Path:
+    root: Path = options.log
+    folder = root.expanduser().absolute() / check_model_name(options.model)
     if not folder.is_dir():
         raise ValueError(
             f"there is no prediction log at {folder}: check the model's name and SAMPLES_DIR; "
@@ -72,15 +72,15 @@ def _folder(given: argparse.Namespace) -> Path:
     return folder
 
 
-def _subject(given: argparse.Namespace) -> Subject:
-    if (given.entity is None) is (given.client is None):
+def _subject(options: argparse.Namespace) -> Subject:
+    if (options.entity is None) is (options.client is None):
         raise ValueError("name either an entity or, by --client, a client; nothing was erased")
-    if given.client is None:
-        return entity_subject(given.entity)
+    if options.client is None:
+        return entity_subject(options.entity)
     key = os.environ.get("GATEWAY_SAMPLE_KEY", "").strip()
     if not key:
         try:
-            key = given.key_file.read_text(encoding="utf-8").strip()
+            key = options.key_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ValueError(
                 f"the key of the clients' hashes cannot be read ({error}): set GATEWAY_SAMPLE_KEY "
@@ -88,20 +88,20 @@ def _subject(given: argparse.Namespace) -> Subject:
             ) from error
         if not key:
             raise ValueError(
-                f"{given.key_file} holds no key: set GATEWAY_SAMPLE_KEY or --key-file to that of "
+                f"{options.key_file} holds no key: set GATEWAY_SAMPLE_KEY or --key-file to that of "
                 "the gateways; nothing was erased"
             )
-    return client_subject(given.client, key)
+    return client_subject(options.client, key)
 
 
-def _report(found: Erasure, folder: Path) -> int:
+def _report(erasure: Erasure, folder: Path) -> int:
     print(
-        f"Erased from {folder}: {found.rows} predicted rows and {found.outcomes} outcomes, in "
-        f"{len(found.files)} files. {_ELSEWHERE}"
+        f"Erased from {folder}: {erasure.rows} predicted rows and {erasure.outcomes} outcomes, in "
+        f"{len(erasure.files)} files. {_ELSEWHERE}"
     )
-    for path, reason in found.unreadable.items():
+    for path, reason in erasure.unreadable.items():
         print(f"{path} cannot be read and was left as it is: {reason}", file=sys.stderr)
-    return _WRONG if found.unreadable else 0
+    return _WRONG if erasure.unreadable else 0
 
 
 if __name__ == "__main__":

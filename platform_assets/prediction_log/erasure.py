@@ -1,7 +1,7 @@
 """Erase the rows of an entity or a client from a model's prediction log and its outcomes.
 
-A file is replaced by one without the rows: staged, made durable, renamed. Gateways only add files
-and delete old ones, so that nothing they write meanwhile is lost.
+A file is replaced by one without the rows: staged, made durable, renamed. Since gateways only add
+files and delete old ones, nothing they write meanwhile is lost.
 """
 
 from __future__ import annotations
@@ -30,93 +30,93 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LOCK: Final = ".erase.lock"
-"""Locks a model's folder: erasing and merging would undo each other's work."""
+"""Lock of a model's folder: erasing and merging would undo each other's work."""
 _PASSES: Final = 10
-"""Gateways that merge files while rows are erased may bring some back, a few times at most."""
+"""Maximum number of passes: gateways that merge files meanwhile may bring rows back."""
 _SOURCE_ENTITY: Final = "entity"
-"""Column of the copy of a source's outcomes."""
+"""Column in the copy of a source's outcomes."""
 
 _Prediction = tuple[str, int]
-"""Id and row."""
+"""Id and row of a prediction."""
 
 
 @dataclass(slots=True)
 class Erasure:
-    """What was erased, and the files that could not be read, each with the reason."""
+    """Counts of what was erased, and the unreadable files, each with the reason."""
 
     rows: int = 0
     outcomes: int = 0
     files: set[Path] = field(default_factory=set)
     unreadable: dict[Path, str] = field(default_factory=dict)
     predictions: set[_Prediction] = field(default_factory=set)
-    """Those whose rows were found in any pass."""
+    """Predictions whose rows were found in any pass."""
 
 
 def erase(folder: Path, subject: Subject) -> Erasure:
-    """Erase a subject from the folder of a model, until nothing of it is found any more.
+    """Erase a subject from the folder of a model, repeating until nothing of it is found.
 
-    Outcomes go first, because only the log says whose they are: an erasure that is interrupted is
-    finished by the next one.
+    Outcomes go first, because only the log says whose they are, so that the next erasure can
+    finish an interrupted one.
 
     Raises:
         OSError: a file cannot be written.
-        TimeoutError: rows came back again and again, because gateways merged outcomes.
+        TimeoutError: rows kept coming back, because gateways merged outcomes.
     """
-    done = Erasure()
+    erasure = Erasure()
     if not folder.is_dir():
-        return done
-    # One at a time: two would each bring back what the other erased from a file.
+        return erasure
+    # One at a time: two erasures would each restore rows that the other erased from a file.
     with exclusive(folder / LOCK):
         remove_abandoned(folder, "**/.*.part")
         for day in folder.glob(f"{LOG_DAY}*"):
             remove_replaced(day)
         for _ in range(_PASSES):
-            before = done.rows, done.outcomes
-            _erase_once(folder, subject, done)
-            if (done.rows, done.outcomes) == before:
-                return done
+            before = erasure.rows, erasure.outcomes
+            _erase_once(folder, subject, erasure)
+            if (erasure.rows, erasure.outcomes) == before:
+                return erasure
     raise TimeoutError(f"rows of {folder} came back {_PASSES} times; run this again")
 
 
-def _erase_once(folder: Path, subject: Subject, done: Erasure) -> None:
-    found = {path: _predictions(path, subject, done) for path in _files(folder)}
-    done.predictions.update(*(some for some in found.values() if some))
+def _erase_once(folder: Path, subject: Subject, erasure: Erasure) -> None:
+    by_file = {path: _predictions(path, subject, erasure) for path in _files(folder)}
+    erasure.predictions.update(*(predictions for predictions in by_file.values() if predictions))
 
     def outcomes(table: pa.Table) -> pa.Array:
-        return _are_outcomes(table, subject, done.predictions)
+        return _are_outcomes(table, subject, erasure.predictions)
 
     for path in _files(folder / OUTCOMES_FOLDER):
-        done.outcomes += _rewrite(path, outcomes, done)
-    for path, some in found.items():
-        if some is not None:
-            done.rows += _rewrite(
-                path, lambda table: subject.select_rows(table[subject.column]), done
+        erasure.outcomes += _rewrite(path, outcomes, erasure)
+    for path, predictions in by_file.items():
+        if predictions is not None:
+            erasure.rows += _rewrite(
+                path, lambda table: subject.select_rows(table[subject.column]), erasure
             )
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Return the files, those that were set aside too: some of their rows may be readable."""
+    """Yield the files, including those set aside: some of their rows may be readable."""
     for place in (folder, *sorted(folder.glob(f"{LOG_DAY}*"))):
         for suffix in ("", UNREADABLE_SUFFIX):
             yield from sorted(place.glob(f"[!.]*.parquet{suffix}"))
 
 
-def _predictions(path: Path, subject: Subject, done: Erasure) -> set[_Prediction] | None:
-    """Predictions in a file of the log that are the subject's; None where there are none.
+def _predictions(path: Path, subject: Subject, erasure: Erasure) -> set[_Prediction] | None:
+    """Return the subject's predictions in a file of the log; None if it has none.
 
-    Files of earlier releases have rows without an id, to which no outcome belongs.
+    Files of earlier releases have rows without an id, to which no outcomes belong.
     """
-    table = _read(path, (subject.column, LOG_ID, LOG_ROW), done)
+    table = _read(path, (subject.column, LOG_ID, LOG_ROW), erasure)
     if table is None or subject.column not in table.column_names:
         return None
-    found: set[_Prediction] | None = None
-    with _noting(path, done):
+    predictions: set[_Prediction] | None = None
+    with _recording_unreadable(path, erasure):
         mine = table.filter(subject.select_rows(table[subject.column]))
         if mine.num_rows:
             has_ids = {LOG_ID, LOG_ROW} <= {*table.column_names}
             pairs = (_ids(mine, LOG_ID).to_pylist(), mine[LOG_ROW].to_pylist()) if has_ids else ()
-            found = {*zip(*pairs, strict=True)}
-    return found
+            predictions = {*zip(*pairs, strict=True)}
+    return predictions
 
 
 def _ids(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -126,18 +126,18 @@ def _ids(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 @contextmanager
-def _noting(path: Path, done: Erasure) -> Iterator[None]:
-    """Note what makes a file unusable, such as columns of another type, and leave the file."""
+def _recording_unreadable(path: Path, erasure: Erasure) -> Iterator[None]:
+    """Record why a file is unusable, for example columns of another type, and skip it."""
     from pyarrow import ArrowException
 
     try:
         yield
     except (ArrowException, KeyError) as error:
-        done.unreadable[path] = f"it is not of the prediction log: {error}"
+        erasure.unreadable[path] = f"it is not of the prediction log: {error}"
 
 
 def _are_outcomes(table: pa.Table, subject: Subject, predictions: Set[_Prediction]) -> pa.Array:
-    """Which rows are outcomes of these predictions, or the subject's in the copy of a source."""
+    """Mark the outcomes of these predictions, or of the subject in the copy of a source."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -145,55 +145,55 @@ def _are_outcomes(table: pa.Table, subject: Subject, predictions: Set[_Predictio
         if _SOURCE_ENTITY in table.column_names:
             return subject.select_rows(table[_SOURCE_ENTITY])
         return pa.array([False] * table.num_rows, pa.bool_())
-    ids = pa.array({one for one, _ in predictions}, pa.string())
+    ids = pa.array({id_ for id_, _ in predictions}, pa.string())
     own = _ids(table, OUTCOME_ID)
     likely = pc.is_in(own, value_set=ids).to_pylist()
     pairs = zip(own.to_pylist(), table[OUTCOME_ROW].to_pylist(), strict=True)
-    are = [some and pair in predictions for some, pair in zip(likely, pairs, strict=True)]
+    are = [is_likely and pair in predictions for is_likely, pair in zip(likely, pairs, strict=True)]
     return pa.array(are, pa.bool_())
 
 
-def _read(path: Path, columns: tuple[str, ...] | None, done: Erasure) -> pa.Table | None:
-    """A file, or those of the columns that it has; None for one that is gone or unreadable."""
+def _read(path: Path, columns: tuple[str, ...] | None, erasure: Erasure) -> pa.Table | None:
+    """Read a file, or those of the columns that it has; None if it is gone or unreadable."""
     from pyarrow import ArrowException, parquet
 
     try:
         with path.open("rb") as handle:
             file = parquet.ParquetFile(handle)
             names = file.schema_arrow.names
-            return file.read(columns=[one for one in names if columns is None or one in columns])
+            return file.read(columns=[name for name in names if columns is None or name in columns])
     except FileNotFoundError:
         return None
     except (ArrowException, OSError) as error:
-        done.unreadable[path] = str(error)
+        erasure.unreadable[path] = str(error)
         return None
 
 
-def _rewrite(path: Path, erased: Callable[[pa.Table], pa.Array], done: Erasure) -> int:
-    """Write a file without these rows, and return how many they were; 0 where it is gone."""
+def _rewrite(path: Path, erased: Callable[[pa.Table], pa.Array], erasure: Erasure) -> int:
+    """Rewrite a file without these rows, and return their number; 0 if it is gone."""
     import pyarrow.compute as pc
     from pyarrow import parquet
 
-    table = _read(path, None, done)
+    table = _read(path, None, erasure)
     if table is None:
         return 0
     try:
         about = path.stat()
     except FileNotFoundError:
         return 0
-    kept = table
-    with _noting(path, done):
-        kept = table.filter(pc.invert(erased(table)))
-    count = int(table.num_rows - kept.num_rows)
+    remaining = table
+    with _recording_unreadable(path, erasure):
+        remaining = table.filter(pc.invert(erased(table)))
+    count = int(table.num_rows - remaining.num_rows)
     if not count:
         return 0
-    done.files.add(path)
-    if kept.num_rows == 0:
+    erasure.files.add(path)
+    if remaining.num_rows == 0:
         path.unlink(missing_ok=True)
         return count
     with replacing(path, mode=about.st_mode & 0o777) as file:
-        parquet.write_table(kept, file)
-        # The oldest files are deleted first, and rewriting makes none newer.
+        parquet.write_table(remaining, file)
+        # The oldest files are deleted first, so rewriting must not make a file newer.
         file.flush()
         os.utime(file.fileno(), ns=(about.st_atime_ns, about.st_mtime_ns))
     return count

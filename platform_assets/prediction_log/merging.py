@@ -1,8 +1,9 @@
 """Merge the many small files of ended days, which take longer to open than to read.
 
-A merged file is staged, made durable and renamed, and names the files whose place it takes
-(`merged_files`), so that at every moment each row counts once: for readers, and after a crash for
-the next merge, which deletes what the last one left. Gateways only add files and delete old ones.
+A merged file is staged, made durable and renamed, and names the files it replaces
+(`merged_files`), so that each row counts once at any time: for readers, and after a crash for the
+next merge, which deletes what the last one left behind. Gateways only add files and delete old
+ones.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LARGE_BYTES: Final = 16 * 1024 * 1024
-"""Size from which a file is left as it is."""
+"""Size from which a file is not merged."""
 _MOST_BYTES: Final = 32 * 1024 * 1024
-"""Of the files that become one. Old files are deleted whole, and one is read into memory."""
+"""Total size of the files merged into one: files expire as a whole, and are read into memory."""
 _ROW_GROUP: Final = 131_072
-"""Rows that are held at once."""
+"""Rows in memory at once."""
 
 
 class MergedLog(NamedTuple):
-    """How many files were merged into how many."""
+    """The number of files merged, and of the resulting files."""
 
     before: int
     after: int
@@ -52,10 +53,10 @@ class _Unreadable(Exception):
 def merge_ended_days(folder: Path, today: date) -> MergedLog:
     """Merge the small files of each day before `today` (UTC) in the folder of a model.
 
-    Files that cannot be read stay as they are.
+    Unreadable files are left unchanged.
 
     Raises:
-        OSError: a file cannot be written; all rows are still there.
+        OSError: a file cannot be written; no row is lost.
     """
     before = after = 0
     if not folder.is_dir():
@@ -79,15 +80,17 @@ def _has_ended(day: Path, today: date) -> bool:
 
 
 def _groups(day: Path) -> Iterator[list[_SmallFile]]:
-    """Files of one schema that become one, the oldest first."""
+    """Yield groups of files with the same schema to merge, oldest first."""
     alike: defaultdict[bytes, list[_SmallFile]] = defaultdict(list)
-    for file in sorted(_small_files(day), key=lambda one: (one.about.st_mtime_ns, one.path)):
+    for file in sorted(
+        _small_files(day), key=lambda member: (member.about.st_mtime_ns, member.path)
+    ):
         if (schema := _schema_key(file.path)) is not None:
             alike[schema].append(file)
     for files in alike.values():
         group: list[_SmallFile] = []
         for file in files:
-            if sum(one.about.st_size for one in group) + file.about.st_size > _MOST_BYTES:
+            if sum(member.about.st_size for member in group) + file.about.st_size > _MOST_BYTES:
                 yield from (group,) if len(group) > 1 else ()
                 group = []
             group.append(file)
@@ -103,7 +106,7 @@ def _small_files(day: Path) -> Iterator[_SmallFile]:
 
 
 def _schema_key(path: Path) -> bytes | None:
-    """What files have in common that may be merged; None of one that cannot be read."""
+    """Return the key of files that may be merged with each other; None for an unreadable one."""
     from pyarrow import ArrowException, parquet
 
     try:
@@ -115,16 +118,16 @@ def _schema_key(path: Path) -> bytes | None:
 
 
 def _merge(day: Path, group: Sequence[_SmallFile]) -> int:
-    """Write one file of these, delete them, and return how many they were."""
+    """Merge these files into one, delete them, and return their number."""
     while True:
         try:
             _write(day / f"{MERGED}{uuid.uuid4().hex}.parquet", group)
         except _Unreadable as error:
-            group = [one for one in group if one.path != error.path]
+            group = [member for member in group if member.path != error.path]
         else:
             break
-    for one in group:
-        one.path.unlink(missing_ok=True)
+    for member in group:
+        member.path.unlink(missing_ok=True)
     return len(group)
 
 
@@ -135,15 +138,15 @@ def _write(path: Path, group: Sequence[_SmallFile]) -> None:
     first = next(tables, None)
     if first is None:  # all were deleted meanwhile
         return
-    names = [one.path for one in group]
+    names = [member.path for member in group]
     schema = first.schema.with_metadata((first.schema.metadata or {}) | replacing_metadata(names))
-    newest = max(one.about.st_mtime_ns for one in group)
+    newest = max(member.about.st_mtime_ns for member in group)
     with replacing(path, mode=group[0].about.st_mode & 0o777) as file:
         with parquet.ParquetWriter(file, schema) as writer:
             writer.write_table(first.cast(schema))
             for table in tables:
                 writer.write_table(table.cast(schema))
-        # The oldest files are deleted first, and merging makes none newer.
+        # The oldest files are deleted first, so merging must not make a file newer.
         file.flush()
         os.utime(file.fileno(), ns=(newest, newest))
 
@@ -152,8 +155,8 @@ def _row_groups(group: Sequence[_SmallFile]) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     held: list[Any] = []
-    for one in group:
-        table = _read(one.path)
+    for member in group:
+        table = _read(member.path)
         if table is not None:
             held.append(table)
         if sum(part.num_rows for part in held) >= _ROW_GROUP:
@@ -164,7 +167,7 @@ def _row_groups(group: Sequence[_SmallFile]) -> Iterator[pa.Table]:
 
 
 def _read(path: Path) -> pa.Table | None:
-    """The rows of a file; None of one that is gone."""
+    """Return the rows of a file; None if it is gone."""
     from pyarrow import ArrowException, parquet
 
     try:

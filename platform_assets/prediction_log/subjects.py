@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The rows whose value in one column is included."""
+    """The rows with a value in one column that `includes` accepts."""
 
     column: str
     includes: Callable[[str], bool]
 
     def select_rows(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Return which rows are the subject's, as booleans without null."""
+        """Return a mask of the subject's rows, without nulls."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -31,7 +31,7 @@ class Subject:
 
 
 def entity_subject(name: str) -> Subject:
-    """Return an entity as the log names it, or by `key=value` all of several keys that have it."""
+    """Return an entity by its name in the log, or by `key=value` all entities with this key."""
     key, separator, wanted = name.partition("=")
 
     def includes(value: str) -> bool:
@@ -40,14 +40,14 @@ def entity_subject(name: str) -> Subject:
         try:
             keys = json.loads(value)
         except (ValueError, RecursionError):
-            return False  # an id of one key may be any text
-        # Numbers and texts that look alike are the same.
+            return False  # the id of a single key may be any text
+        # Numbers and texts that look alike count as equal.
         return isinstance(keys, dict) and key in keys and str(keys[key]) == wanted
 
     return Subject(LOG_ENTITY, includes)
 
 
 def client_subject(client_id: str, key: str) -> Subject:
-    """Return a client, whom the log names by the hash of its id under the key of the gateways."""
+    """Return a client, which the log identifies by a hash of its id with the gateways' key."""
     hashed = client_hash(client_id, key.encode())
     return Subject(LOG_CLIENT, lambda value: value == hashed)

@@ -42,7 +42,7 @@ def quality_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
         samples: SamplesFolder,
         source: SourceResource,
     ) -> Iterator[dg.MaterializeResult[QualityReport]]:
-        # Here: what computes imports NumPy, and definitions load without it.
+        # Imported here: computing needs NumPy, loading definitions does not.
         from platform_assets.quality.daily import measure_day
         from platform_assets.quality.metadata import quality_metadata
 

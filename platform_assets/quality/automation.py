@@ -13,7 +13,7 @@ from platform_assets.quality.assets import DAYS
 def quality_schedule(
     spec: ModelSpec, job: dg.JobDefinition | dg.UnresolvedAssetJobDefinition
 ) -> dg.ScheduleDefinition:
-    """Build the schedule: each morning yesterday, and the day that is matured since yesterday."""
+    """Build the schedule: each morning, yesterday and the day that has just matured."""
 
     @dg.schedule(
         name=f"{spec.model_name}_quality_schedule",

@@ -1,4 +1,4 @@
-"""Whether live quality meets the floor and the offline estimate: a check that only warns."""
+"""A check that warns if live quality misses the floor or the offline estimate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEPT: Final = "quality_kept"
 
 
 def quality_check(spec: ModelSpec) -> dg.AssetCheckSpec:
-    """Return what `live_quality` checks of the day that it has measured."""
+    """Return the spec of the check that `live_quality` evaluates on the measured day."""
     return dg.AssetCheckSpec(
         KEPT,
         asset=spec.key("live_quality"),
@@ -50,44 +50,44 @@ def find_shortfalls(report: QualityReport) -> list[str]:
     measured at all has a sentence, too, and one with answers that are not finite: nothing else
     would show how bad it is.
     """
-    found = []
-    for one in report.versions:
-        if one.not_finite:
-            found.append(
-                f"version {one.version} answered {one.not_finite:,} of {one.rows:,} rows with a "
-                "NaN or an infinity"
+    sentences = []
+    for quality in report.versions:
+        if quality.not_finite:
+            sentences.append(
+                f"version {quality.version} answered {quality.not_finite:,} of {quality.rows:,} "
+                "rows with a NaN or an infinity"
             )
-        if not one.measured_rows:
-            found.append(_unmeasured(report, one))
+        if not quality.measured_rows:
+            sentences.append(_describe_unmeasured(report, quality))
             continue
-        best = one.high if report.higher_is_better else one.low
+        best = quality.high if report.higher_is_better else quality.low
         side = "at most" if report.higher_is_better else "at least"
-        what = f"version {one.version}: {report.metric} is {side} {best:.4g}"
+        what = f"version {quality.version}: {report.metric} is {side} {best:.4g}"
         if not _meets(report, best, report.floor):
-            found.append(f"{what}, and the floor is {report.floor:.4g}")
-        offline = report.offline.get(one.version)
+            sentences.append(f"{what}, and the floor is {report.floor:.4g}")
+        offline = report.offline.get(quality.version)
         if isinstance(offline, OfflineEstimate):
             worst = offline.low if report.higher_is_better else offline.high
             if not _meets(report, best, worst):
-                found.append(
+                sentences.append(
                     f"{what}, and held-out rows gave {offline.value:.4g} "
                     f"({offline.low:.4g} to {offline.high:.4g})"
                 )
-    return found
+    return sentences
 
 
-def _unmeasured(report: QualityReport, one: VersionQuality) -> str:
-    offline = report.offline.get(one.version)
+def _describe_unmeasured(report: QualityReport, quality: VersionQuality) -> str:
+    offline = report.offline.get(quality.version)
     reason = f" ({offline})" if isinstance(offline, str) else ""
     return (
-        f"version {one.version}: {report.metric} cannot be measured on {one.rows:,} rows with an "
-        "outcome, as none has the classes and probabilities of the version; where these are not "
-        f"known, list `classes` in the model file{reason}"
+        f"version {quality.version}: {report.metric} cannot be measured on "
+        f"{quality.rows:,} rows with an outcome, as none has the classes and probabilities of "
+        f"the version; where these are not known, list `classes` in the model file{reason}"
     )
 
 
 def _meets(report: QualityReport, value: float, bound: float) -> bool:
-    # NaN, an unknown value, excludes nothing.
+    # NaN is an unknown value and excludes nothing.
     return not (value < bound if report.higher_is_better else value > bound)
 
 
@@ -108,13 +108,13 @@ def _summary(report: QualityReport) -> str:
         return f"none of {counts.predictions:,} predictions of {report.day} is matured yet"
     if not counts.answered:
         return f"no outcome of {counts.matured:,} matured predictions of {report.day} is known"
-    values = "; ".join(_value(report, one) for one in report.versions)
+    values = "; ".join(_value(report, version) for version in report.versions)
     share = f"{counts.coverage:.1%} of {counts.matured:,} matured predictions have an outcome"
     return f"{values}; {share}"
 
 
-def _value(report: QualityReport, one: VersionQuality) -> str:
+def _value(report: QualityReport, version: VersionQuality) -> str:
     return (
-        f"version {one.version}: {report.metric} {one.value:.4g} "
-        f"({one.low:.4g} to {one.high:.4g}) on {one.rows:,} rows"
+        f"version {version.version}: {report.metric} {version.value:.4g} "
+        f"({version.low:.4g} to {version.high:.4g}) on {version.rows:,} rows"
     )

@@ -1,4 +1,4 @@
-"""Outcomes by which two versions are compared: of logged rows, and of rows that both answered."""
+"""Outcomes for comparing two versions: of logged rows, and of rows that both answered."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def matured_outcomes(
     """
     now = datetime.now(UTC)
     try:
-        with match(root, spec, since=since, until=now, now=now) as found:
-            known = found.database.sql(_KNOWN).fetchall()
+        with match(root, spec, since=since, until=now, now=now) as matched:
+            known = matched.database.sql(_KNOWN).fetchall()
     except QualityError as error:
         raise SamplesError(str(error)) from error
     return {(name, row): outcome for name, row, outcome in known}
@@ -71,14 +71,14 @@ def paired_outcomes(
         QualityError: the files cannot be read as a prediction log or as outcomes.
     """
     versions = {"a": a_version, "b": b_version}
-    with match(folder, spec, since=since, until=now, now=now) as found:
+    with match(folder, spec, since=since, until=now, now=now) as matched:
         if spec.task is not Task.REGRESSION:
-            [counts] = found.database.execute(f"{_PAIRS} {_WRONG}", versions).fetchall()
+            [counts] = matched.database.execute(f"{_PAIRS} {_WRONG}", versions).fetchall()
             return PairedOutcomes(*counts)
         scale = {"scale": score_scale}
         query = f"{_PAIRS} {_ERRORS}"
-        columns: dict[str, Any] = found.database.execute(query, versions | scale).fetchnumpy()
+        columns: dict[str, Any] = matched.database.execute(query, versions | scale).fetchnumpy()
     values = columns["difference"].tolist()
-    # Of any order of the rows the sums are the same, to the last bit.
-    total, squares = math.fsum(values), math.fsum(one * one for one in values)
+    # The sums are the same for any order of the rows, to the last bit.
+    total, squares = math.fsum(values), math.fsum(value * value for value in values)
     return BoundedMean(len(values), total, squares, -1.0, 1.0)

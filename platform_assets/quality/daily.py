@@ -1,4 +1,4 @@
-"""Measures one day of a model, beside what each version's run says of its held-out rows."""
+"""Measure one day of a model, beside each version's estimate from its held-out rows."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def measure_day(
     day: datetime,
     log: Log,
 ) -> QualityReport:
-    """Copy the outcomes of the source, join those of a day (its begin, UTC) and measure them.
+    """Copy the source's outcomes, join those of a day (given by its start, UTC), measure them.
 
     Raises:
         QualityError, SourceError, OSError: the log, the source or the copy cannot be used.
-        MlflowUnavailable: the versions that answered are not known now.
+        MlflowUnavailable: the versions that answered cannot be looked up now.
     """
     copied = copy_source_outcomes(spec, source, LogFiles(root, spec.model_name), log)
     if spec.outcome_table is not None:
@@ -46,12 +46,12 @@ def measure_day(
     until, metric = day + timedelta(days=1), chosen_metric(spec.evaluation)
     versions: list[VersionQuality] = []
     offline: dict[int, OfflineEstimate | str] = {}
-    with match(root, spec, since=day, until=until, now=datetime.now(UTC)) as found:
-        counts = found.counts()
-        for version in matured_versions(found):
+    with match(root, spec, since=day, until=until, now=datetime.now(UTC)) as matched:
+        counts = matched.counts()
+        for version in matured_versions(matched):
             classes, estimate = _offline_estimate(mlflow, spec, version)
             scale = estimate.scale if isinstance(estimate, OfflineEstimate) else 0.0
-            versions.append(measure(found, spec, version, classes=classes, scale=scale))
+            versions.append(measure(matched, spec, version, classes=classes, scale=scale))
             offline[version] = estimate
     return QualityReport(
         model_name=spec.model_name,
@@ -68,12 +68,12 @@ def measure_day(
 def _offline_estimate(
     mlflow: MlflowResource, spec: ModelSpec, version: int
 ) -> tuple[tuple[Label, ...], OfflineEstimate | str]:
-    """Return the classes of a version, and its estimate or the reason why there is none.
+    """Return the classes of a version, and its offline estimate or why there is none.
 
     Where MLflow no longer has the version, the classes are those of the model file.
 
     Raises:
-        MlflowUnavailable: nothing is known of it now.
+        MlflowUnavailable: the version cannot be looked up now.
     """
     target = spec.target
     classes: tuple[Label, ...] = target.class_names or target.classes

@@ -17,38 +17,38 @@ from serving_gateway.contract import (
 )
 
 SOURCE_FILE: Final = "source.parquet"
-"""Copy of the outcomes of a model's source, inside its folder of outcomes."""
+"""Name of the copy of a source's outcomes, inside the model's folder of outcomes."""
 _CLOCKS_DIFFER: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class LogFiles:
-    """The files of one model below `root`, as the gateways arrange them."""
+    """The files of one model below `root`, in the layout of the gateways."""
 
     root: Path
     model: str
 
     @property
     def folder(self) -> Path:
-        """The model's folder, whether it is there or not."""
+        """The model's folder, which may not exist."""
         return self.root.expanduser().absolute() / check_model_name(self.model)
 
     @property
     def source_outcomes(self) -> Path:
-        """Where the outcomes of a model's source are, once they were read."""
+        """Path of the copied outcomes of the model's source, which may not exist."""
         return self.folder / OUTCOMES_FOLDER / SOURCE_FILE
 
     def predictions(self, since: datetime | None, until: datetime) -> list[str]:
-        """Files with predictions of a time; of any time before its end where `since` is None."""
+        """Return the files with predictions of a period; without a start if `since` is None."""
         return [*_files(self.folder, since, until)]
 
     def outcomes(self, since: datetime) -> list[str]:
-        """Files with outcomes that clients sent for predictions from `since` on."""
+        """Return the files with outcomes that clients sent for predictions from `since` on."""
         first = since - _CLOCKS_DIFFER
         return [*_files(self.folder / OUTCOMES_FOLDER, first, None)]
 
     def set_aside(self, since: datetime, until: datetime) -> int:
-        """How many files with predictions or outcomes of a time could not be used."""
+        """Count the unusable files with predictions or outcomes of a period."""
         days = [
             *_days(self.folder, since, until),
             *_days(self.folder / OUTCOMES_FOLDER, since, until),

@@ -1,8 +1,8 @@
-"""The prediction log joined with outcomes: one row for each logged prediction.
+"""Join the prediction log with outcomes: one row for each logged prediction.
 
-Pure but for reading the files. The result depends on their rows alone, not on how many files
-there are or in which order they came: outcomes are ordered by when they were received, and a row
-that two files hold, as while small files are merged, counts once.
+Pure except for reading the files. The result depends on their rows alone, not on the number of
+files or their order: outcomes are ordered by when they were received, and a row that two files
+hold, as while small files are merged, counts once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
-    "autoinstall_known_extensions": "false",  # nothing is fetched
+    "autoinstall_known_extensions": "false",  # nothing is downloaded
     "enable_external_file_cache": False,
     "memory_limit": "512MB",
     "preserve_insertion_order": False,
@@ -36,14 +36,14 @@ _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class MatchedPredictions:
-    """Predictions of a time, answered from `since` to before `until`, with their outcomes.
+    """Predictions answered from `since` to before `until`, with their outcomes.
 
     `database` has them as the table `matched`: `id`, `row`, `answered_at` (microseconds since the
-    epoch), `entity`, `version`, `answer`, `score`, `probabilities`, the same of B where it
-    got a copy (`b_version`, `b_answer`, `b_score`), `is_matured`, `outcome` (null where it
-    is not known), `is_late`, and how many further outcomes the row has: `duplicate`,
-    `contradicting`. Answers and outcomes of a classifier are texts, of a regression numbers. The
-    view `known` has those of its rows that are matured and have an outcome.
+    epoch), `entity`, `version`, `answer`, `score`, `probabilities`, the same for B where it
+    got a copy (`b_version`, `b_answer`, `b_score`), `is_matured`, `outcome` (null where
+    unknown), `is_late`, and how many further outcomes the row has: `duplicate`,
+    `contradicting`. Answers and outcomes are texts for a classifier, numbers for a regression.
+    The view `known` has the matured rows with an outcome.
     """
 
     database: duckdb.DuckDBPyConnection
@@ -75,11 +75,11 @@ class MatchedPredictions:
 def match(
     root: Path, spec: ModelSpec, *, since: datetime, until: datetime, now: datetime
 ) -> Iterator[MatchedPredictions]:
-    """Join a model's predictions of a time with their outcomes, as known at `now`.
+    """Join a model's predictions of a period with their outcomes, as known at `now`.
 
     Raises:
-        QualityError: files cannot be read as a prediction log or as outcomes; also in the block,
-            for what is asked there.
+        QualityError: files cannot be read as a prediction log or as outcomes; also within the
+            block, for the queries there.
     """
     import duckdb
 
@@ -87,9 +87,9 @@ def match(
     with TemporaryDirectory(prefix="outcomes-") as folder:
         try:
             with duckdb.connect(config=_CONFIG | {"temp_directory": folder}) as database:
-                found = MatchedPredictions(database, files, spec, since, until)
-                _join(found, now)
-                yield found
+                matched = MatchedPredictions(database, files, spec, since, until)
+                _join(matched, now)
+                yield matched
         except duckdb.Error as error:
             raise QualityError(
                 f"the files in {files.folder} cannot be joined as predictions and outcomes: "
@@ -97,37 +97,37 @@ def match(
             ) from error
 
 
-def _join(found: MatchedPredictions, now: datetime) -> None:
+def _join(matched: MatchedPredictions, now: datetime) -> None:
     def join() -> None:
-        for view, paths, columns in _sources(found):
+        for view, paths, columns in _sources(matched):
             rows = scan(paths, columns)
-            found.database.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
-        _compute(found, now)
+            matched.database.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
+        _compute(matched, now)
 
-    read_files(lambda: [path for _, paths, _ in _sources(found) for path in paths], join)
+    read_files(lambda: [path for _, paths, _ in _sources(matched) for path in paths], join)
 
 
 def _sources(
-    found: MatchedPredictions,
+    matched: MatchedPredictions,
 ) -> tuple[tuple[str, list[str], Mapping[str, str]], ...]:
-    """The views of what is joined: name, files, and their columns."""
-    files, source = found.files, found.files.source_outcomes
+    """Return the views to join: name, files, and their columns."""
+    files, source = matched.files, matched.files.source_outcomes
     return (
-        ("log_rows", files.predictions(found.since, found.until), PREDICTIONS),
-        ("outcome_rows", files.outcomes(found.since), OUTCOMES),
+        ("log_rows", files.predictions(matched.since, matched.until), PREDICTIONS),
+        ("outcome_rows", files.outcomes(matched.since), OUTCOMES),
         ("source_rows", [str(source)] if source.is_file() else [], OUTCOMES),
     )
 
 
-def _compute(found: MatchedPredictions, now: datetime) -> None:
-    spec, rule, database = found.spec, found.spec.outcome_rule, found.database
+def _compute(matched: MatchedPredictions, now: datetime) -> None:
+    spec, rule, database = matched.spec, matched.spec.outcome_rule, matched.database
     values = {"value": queries.value("outcome", spec), "usable": queries.usable(spec)}
     own = queries.SENT_OF_LOG, queries.FIRST_SENT
     for query in (queries.SENT, *own, queries.FIRST_OF_SOURCE):
         database.execute(query.format(**values))
     parameters: dict[str, int | None] = {
-        "since": _microseconds(found.since),
-        "until": _microseconds(found.until),
+        "since": _microseconds(matched.since),
+        "until": _microseconds(matched.until),
         "now": _microseconds(now),
         "delay": _length(rule.delay),
         "within": None if rule.within is None else _length(rule.within),

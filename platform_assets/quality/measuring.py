@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ROWS: Final = 50_000
-"""Rows of a version from which a metric without sums is computed, chosen by a hash of their ids."""
+"""Most rows used for a metric that is not a sum, chosen by a hash of their ids."""
 _ACCURACY: Final = "accuracy"
 _ABSOLUTE_ERROR: Final = "mean_absolute_error"
 _RIGHT: Final = """SELECT count(*) FILTER (answer = outcome), count(*),
@@ -33,14 +33,14 @@ _ROWS: Final = """SELECT answer, outcome, probabilities, coalesce(entity, id) AS
     ORDER BY md5(concat(id, ' ', row)), row LIMIT $limit"""
 
 
-def matured_versions(found: MatchedPredictions) -> tuple[int, ...]:
-    """Return the versions with matured rows whose outcome is known, in order."""
-    rows = found.database.sql("SELECT DISTINCT version FROM known ORDER BY version").fetchall()
+def matured_versions(matched: MatchedPredictions) -> tuple[int, ...]:
+    """Return the versions with matured rows of known outcome, in order."""
+    rows = matched.database.sql("SELECT DISTINCT version FROM known ORDER BY version").fetchall()
     return tuple(int(version) for (version,) in rows)
 
 
 def measure(
-    found: MatchedPredictions,
+    matched: MatchedPredictions,
     spec: ModelSpec,
     version: int,
     *,
@@ -57,7 +57,7 @@ def measure(
     metric, this = chosen_metric(spec.evaluation), {"version": version}
     is_finite = finite(spec)
     query = _RIGHT.format(finite=is_finite)
-    [[right, rows, not_finite]] = found.database.execute(query, this).fetchall()
+    [[right, rows, not_finite]] = matched.database.execute(query, this).fetchall()
     kind, used = ANY_TIME, rows
     value: float | None = None
     bounds: Estimate | Interval = Interval(-math.inf, math.inf)
@@ -66,7 +66,7 @@ def measure(
         value, bounds = trials.share, trials.bounds(1 - CONFIDENCE)
     elif metric.name == _ABSOLUTE_ERROR and 0 < scale < math.inf:
         query, used = _ERRORS.format(finite=is_finite), rows - not_finite
-        columns: Mapping[str, Any] = found.database.execute(query, this).fetchnumpy()
+        columns: Mapping[str, Any] = matched.database.execute(query, this).fetchnumpy()
         errors = np.minimum(np.asarray(columns["error"], dtype=np.float64), scale).tolist()
         # Of any order of the rows the sums are the same, to the last bit.
         squares = math.fsum(one * one for one in errors)
@@ -74,7 +74,7 @@ def measure(
         value, bounds = mean.mean, mean.bounds(1 - CONFIDENCE)
     else:
         query = _ROWS.format(finite=is_finite)
-        columns = found.database.execute(query, this | {"limit": MAX_ROWS}).fetchnumpy()
+        columns = matched.database.execute(query, this | {"limit": MAX_ROWS}).fetchnumpy()
         answers, units = _logged_answers(columns, spec, metric, classes)
         kind, used = FIXED_SAMPLE, len(units)
         if used:
@@ -89,18 +89,18 @@ def _logged_answers(
 ) -> tuple[Answers, NDArray[Any]]:
     """Return the answers, and the entity or request of each row.
 
-    `columns`: `answer`, `outcome`, `probabilities` and `unit`, shape (rows,). Rows of another
-    class than `classes`, or without the probabilities that the metric needs, are left out.
+    `columns`: `answer`, `outcome`, `probabilities` and `unit`, shape (rows,). Rows of a class not
+    in `classes`, or without the probabilities that the metric needs, are left out.
     """
     units = np.asarray(columns["unit"], dtype=object)
     if spec.task is Task.REGRESSION:
-        true, given = (np.asarray(columns[one], np.float64) for one in ("outcome", "answer"))
-        return Answers(true, given), units
-    by_text = {_text(one): one for one in classes}
+        true, predicted = (np.asarray(columns[name], np.float64) for name in ("outcome", "answer"))
+        return Answers(true, predicted), units
+    by_text = {_text(label): label for label in classes}
     usable = np.isin(columns["outcome"], [*by_text]) & np.isin(columns["answer"], [*by_text])
     needs_probabilities = metric.largest_steps is None
     if needs_probabilities:
-        # Of an answer without probabilities it is the shape of a null.
+        # An answer without probabilities has the shape of a null.
         of_classes = [np.shape(row) == (len(classes),) for row in columns["probabilities"]]
         usable &= np.array(of_classes, dtype=bool)
     probabilities = None
@@ -108,13 +108,13 @@ def _logged_answers(
         rows = columns["probabilities"][usable]
         probabilities = np.stack([np.asarray(row, np.float64) for row in rows])
     true, labels = (
-        _labels([by_text[text] for text in columns[one][usable]]) for one in ("outcome", "answer")
+        _labels([by_text[text] for text in columns[name][usable]]) for name in ("outcome", "answer")
     )
     return Answers(true, labels, probabilities, tuple(classes)), units[usable]
 
 
 def _labels(labels: list[Label]) -> NDArray[Any]:
-    if all(isinstance(one, str) for one in labels):
+    if all(isinstance(label, str) for label in labels):
         return np.array(labels, dtype=object)
     return np.array(labels)
 

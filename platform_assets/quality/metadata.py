@@ -1,4 +1,4 @@
-"""A report of live quality as Dagster's pages show it."""
+"""A report of live quality as metadata for Dagster's UI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from platform_assets.resources.metadata import picture, table
 from platform_assets.serving.ledger import read_ledger
 
 QUALITY_METADATA: Final = "quality"
-"""Metadata key of what the next days' pictures show."""
+"""Metadata key of the points for the next days' pictures."""
 _NUMBERS: Final = ("value", "low", "high")
 _DAYS: Final = 60
 _RECORDS: Final = 1_000
@@ -27,11 +27,11 @@ _RECORDS: Final = 1_000
 def quality_metadata(
     instance: dg.DagsterInstance, spec: ModelSpec, report: QualityReport
 ) -> dict[str, Any]:
-    """Return what Dagster shows of a report: the newest lines first, then counts."""
+    """Return the metadata of a report: first the lines by version, then counts."""
     before = read_history(instance, dg.AssetKey(spec.key("live_quality")), report.day)
     today = [
-        QualityPoint(report.day, one.version, one.value, one.low, one.high)
-        for one in report.versions
+        QualityPoint(report.day, version.version, version.value, version.low, version.high)
+        for version in report.versions
     ]
     points = [*before, *today]
     counts = report.counts
@@ -53,19 +53,19 @@ def quality_metadata(
 
 def _lines(report: QualityReport) -> list[dict[str, str]]:
     lines = []
-    for one in report.versions:
-        offline = report.offline.get(one.version, "unknown")
+    for version in report.versions:
+        offline = report.offline.get(version.version, "unknown")
         estimate = offline
         if isinstance(offline, OfflineEstimate):
             estimate = f"{offline.value:.4g} ({offline.low:.4g} to {offline.high:.4g})"
         lines.append(
             {
-                "version": str(one.version),
-                "rows": f"{one.rows:,}",
-                report.metric: f"{one.value:.4g}",
-                "bounds": f"{one.low:.4g} to {one.high:.4g}",
-                "which": one.bounds,
-                "measured rows": f"{one.measured_rows:,}",
+                "version": str(version.version),
+                "rows": f"{version.rows:,}",
+                report.metric: f"{version.value:.4g}",
+                "bounds": f"{version.low:.4g} to {version.high:.4g}",
+                "which": version.bounds,
+                "measured rows": f"{version.measured_rows:,}",
                 "held-out rows": str(estimate),
             }
         )
@@ -73,25 +73,29 @@ def _lines(report: QualityReport) -> list[dict[str, str]]:
 
 
 def _as_metadata(points: Sequence[QualityPoint]) -> dg.JsonMetadataValue:
-    """Return the metadata of the points of a day that `read_history` reads."""
+    """Return the points of a day as metadata for `read_history`."""
     return dg.MetadataValue.json(
         [
-            {"version": one.version}
+            {"version": point.version}
             | {
-                name: value if math.isfinite(value := getattr(one, name)) else None
+                name: value if math.isfinite(value := getattr(point, name)) else None
                 for name in _NUMBERS
             }
-            for one in points
+            for point in points
         ]
     )
 
 
 def read_history(instance: dg.DagsterInstance, key: dg.AssetKey, day: str) -> list[QualityPoint]:
-    """Return the points of the 60 days before a day, the newest word about each."""
+    """Return the points of the 60 days before a day, the newest record of each."""
     by_day: dict[str, list[dict[str, Any]]] = {}
-    for made in materializations(instance, key.path, _RECORDS):
-        if made.partition and made.partition < day and QUALITY_METADATA in made.metadata:
-            by_day.setdefault(made.partition, made.metadata[QUALITY_METADATA])
+    for materialization in materializations(instance, key.path, _RECORDS):
+        if (
+            materialization.partition
+            and materialization.partition < day
+            and QUALITY_METADATA in materialization.metadata
+        ):
+            by_day.setdefault(materialization.partition, materialization.metadata[QUALITY_METADATA])
     return [
         QualityPoint(
             one,

@@ -1,4 +1,4 @@
-"""Live quality over the days as a picture: PNG bytes."""
+"""A picture of live quality by day, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _COLOURS: Final = (plots.ACCENT, plots.GOOD, plots.INK, plots.SOFT)
 def quality_picture(
     report: QualityReport, points: Sequence[QualityPoint], switches: Sequence[Entry]
 ) -> bytes:
-    """Draw the metric of each version by day with its bounds, the switches, floor and promises.
+    """Draw each version's metric and bounds by day, switches, floor and offline estimates.
 
-    `points` are those of the days before and of this one.
+    `points` are those of the previous days and of this one.
     """
     figure, axes = plots.canvas(9, 3.4)
-    versions = sorted({one.version for one in points})
+    versions = sorted({point.version for point in points})
     for number, version in enumerate(versions):
-        own = [one for one in points if one.version == version]
+        own = [point for point in points if point.version == version]
         colour = _COLOURS[number % len(_COLOURS)]
-        days = [_day(one.day) for one in own]
+        days = [_day(point.day) for point in own]
         label = f"version {version}"
-        axes.plot(days, [one.value for one in own], "o-", color=colour, label=label)
-        axes.vlines(days, [one.low for one in own], [one.high for one in own], color=colour)
+        axes.plot(days, [point.value for point in own], "o-", color=colour, label=label)
+        axes.vlines(days, [point.low for point in own], [point.high for point in own], color=colour)
         offline = report.offline.get(version)
         if isinstance(offline, OfflineEstimate):
             axes.axhline(
                 offline.value, color=colour, linestyle=":", label=f"{label}, held-out rows"
             )
     axes.axhline(report.floor, color=plots.BAD, linestyle="--", label="floor")
-    _mark(axes, [*map(_day, sorted({one.day for one in points}))], switches)
+    _mark(axes, [*map(_day, sorted({point.day for point in points}))], switches)
     axes.set(title=f"{report.metric} on matured predictions, by day")
     axes.tick_params(axis="x", labelrotation=30)
     axes.legend(fontsize=8)
@@ -56,5 +56,5 @@ def _mark(axes: Any, days: Sequence[datetime], switches: Sequence[Entry]) -> Non
 
 
 def _day(day: str) -> datetime:
-    """The middle of a day, for its predictions are those of all of it."""
+    """Return the middle of a day, since its predictions are spread over it."""
     return datetime.fromisoformat(day).replace(hour=12, tzinfo=UTC)

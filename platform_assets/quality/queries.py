@@ -1,4 +1,4 @@
-"""The SQL by which predictions get their outcomes; times are microseconds since the epoch."""
+"""The SQL that joins predictions with outcomes; times are microseconds since the epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving_gateway.contract import DType
 SENT: Final = """CREATE OR REPLACE TEMP VIEW sent AS
 SELECT prediction_id AS id, row, {value} AS outcome, epoch_us(received_at) AS received
 FROM (SELECT DISTINCT prediction_id, row, outcome, received_at FROM outcome_rows)"""
-# Those of other predictions are left out first: clients may send any number of them.
+# Outcomes of other predictions are filtered out first: clients may send any number of them.
 SENT_OF_LOG: Final = """CREATE OR REPLACE TEMP VIEW sent_of_log AS
 SELECT prediction_id AS id, row, {value} AS outcome, epoch_us(received_at) AS received
 FROM (
@@ -20,7 +20,7 @@ FROM (
     SEMI JOIN log_rows ON prediction_id = sample_id
 )"""
 
-# In each of these, the outcome that came first wins, the lesser text where two came together.
+# In each of these the earliest outcome wins; of simultaneous ones, the lesser text.
 FIRST_SENT: Final = """CREATE OR REPLACE TEMP TABLE first_sent AS
 SELECT id, row, arg_min(outcome, place) AS outcome, min(received) AS received,
     arg_min(copies, place) - 1 AS duplicate, sum(copies) - arg_min(copies, place) AS contradicting
@@ -78,14 +78,14 @@ UNUSABLE: Final = """SELECT count(*) FROM sent
 
 
 def value(column: str, spec: ModelSpec) -> str:
-    """Write in SQL what an outcome's text means."""
+    """Return the SQL expression for the value of an outcome's text."""
     if spec.task is Task.REGRESSION:
         return f"try_cast({column} AS DOUBLE)"
     return f"lower({column})" if spec.target.answer_dtype is DType.BOOL else column
 
 
 def answer(prefix: str, spec: ModelSpec) -> str:
-    """Write in SQL what a version answered, comparable with `value` of an outcome."""
+    """Return the SQL expression for a version's answer, comparable with an outcome's `value`."""
     if spec.task is Task.REGRESSION:
         return f"{prefix}_score"
     return value(f"{prefix}_prediction", spec)
@@ -99,7 +99,7 @@ def finite(spec: ModelSpec) -> str:
 
 
 def usable(spec: ModelSpec) -> str:
-    """Write in SQL whether `outcome` is a class or a number of the model."""
+    """Return the SQL condition that `outcome` is a class or a number of the model."""
     if spec.task is Task.REGRESSION:
         return "isfinite(outcome)"
     if spec.target.answer_dtype is DType.BOOL:
@@ -107,4 +107,4 @@ def usable(spec: ModelSpec) -> str:
     classes: Sequence[Any] = spec.target.class_names or spec.target.classes
     if not classes:
         return "outcome IS NOT NULL"
-    return f"outcome IN ({', '.join(quoted(str(one)) for one in classes)})"
+    return f"outcome IN ({', '.join(quoted(str(label)) for label in classes)})"

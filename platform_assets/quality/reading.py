@@ -1,6 +1,6 @@
-"""Read files that gateways write, merge and delete meanwhile, and set unreadable ones aside.
+"""Read files while gateways write, merge and delete them, and set unreadable ones aside.
 
-A file that is broken, or has a column of another type, would otherwise fail each join from then on.
+A file that is broken, or has a column of another type, would otherwise fail every later join.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _KINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     _TIME: ("TIMESTAMPTZ", ("is_timestamp",)),
     _LIST: ("DOUBLE[]", ("is_list", "is_large_list")),
 }
-"""DuckDB's type for what a column holds, and pyarrow's tests of the type that a file gives it."""
+"""DuckDB's type by kind of column, and pyarrow's tests of the type in a file."""
 PREDICTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys((LOG_ID, LOG_ENTITY, LOG_PREDICTION, LOG_B_PREDICTION), _TEXT),
     **dict.fromkeys((LOG_ROW, LOG_VERSION, LOG_B_VERSION), _WHOLE),
@@ -56,19 +56,19 @@ PREDICTIONS: Final[Mapping[str, str]] = {
     LOG_TIME: _TIME,
     LOG_PROBABILITIES: _LIST,
 }
-"""What the columns hold by which files are joined."""
+"""Kinds of the columns of predictions that are used in joins."""
 OUTCOMES: Final[Mapping[str, str]] = {
     **dict.fromkeys((OUTCOME_ID, OUTCOME_VALUE, "entity"), _TEXT),
     **dict.fromkeys((OUTCOME_ROW, "known_at", "number"), _WHOLE),
     OUTCOME_RECEIVED: _TIME,
 }
-"""The same of outcomes that clients sent, and of the copy of a source's."""
+"""The same for outcomes sent by clients, and for the copy of a source's."""
 
 _T = TypeVar("_T")
 
 
 def scan(paths: Sequence[str], columns: Mapping[str, str]) -> str:
-    """Write in SQL all rows of Parquet files; of no files none, with `columns`."""
+    """Return SQL for all rows of Parquet files; without files, for no rows with `columns`."""
     if not paths:
         nothing = ", ".join(f"NULL::{_KINDS[kind][0]} AS {name}" for name, kind in columns.items())
         return f"SELECT {nothing} WHERE false"
@@ -78,12 +78,12 @@ def scan(paths: Sequence[str], columns: Mapping[str, str]) -> str:
 
 
 def read_files(list_files: Callable[[], list[str]], read: Callable[[], _T]) -> _T:
-    """Return what `read` does, which lists its files anew each time.
+    """Return the result of `read`, which lists its files anew each time.
 
-    Where it fails, those of `list_files` that cannot be used are set aside, and it is repeated.
+    If it fails, the unusable ones of `list_files` are set aside, and it is repeated.
 
     Raises:
-        duckdb.Error: it fails for another reason.
+        duckdb.Error: `read` fails for another reason.
     """
     import duckdb
 
@@ -98,9 +98,9 @@ def read_files(list_files: Callable[[], list[str]], read: Callable[[], _T]) -> _
 
 
 def set_aside(path: Path) -> bool:
-    """Rename a file that cannot be used, so that no reader meets it again; whether it was one.
+    """Rename a file if it is unusable, to hide it from readers; return whether it was.
 
-    It is deleted with the others of its day.
+    It is deleted with the other files of its day.
     """
     problem = find_problem(path)
     if problem is None:
@@ -120,16 +120,16 @@ def set_aside(path: Path) -> bool:
 
 
 def find_problem(path: Path) -> str | None:
-    """Say why a file cannot be used; None when it can, or when the disk is at fault."""
+    """Say why a file is unusable; None if it is usable, or the disk is at fault."""
     from pyarrow import ArrowException, parquet
 
     kinds = OUTCOMES if OUTCOMES_FOLDER in path.parts[-3:] else PREDICTIONS
     try:
         with path.open("rb") as handle:
             file = parquet.ParquetFile(handle)
-            table = file.read(columns=[one for one in file.schema_arrow.names if one in kinds])
+            table = file.read(columns=[name for name in file.schema_arrow.names if name in kinds])
     except (ArrowException, OSError) as error:
-        # Only what the operating system reports has a number.
+        # Only errors from the operating system have a number.
         is_of_the_disk = isinstance(error, OSError) and error.errno is not None
         return None if is_of_the_disk else " ".join(str(error).split())
     for field in table.schema:
@@ -138,9 +138,9 @@ def find_problem(path: Path) -> str | None:
     return None
 
 
-def _holds(found: pa.DataType, kind: str) -> bool:
+def _holds(arrow_type: pa.DataType, kind: str) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    return any(getattr(pa.types, test)(found) for test in ("is_null", *_KINDS[kind][1]))
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    return any(getattr(pa.types, test)(arrow_type) for test in ("is_null", *_KINDS[kind][1]))

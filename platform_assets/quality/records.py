@@ -8,9 +8,9 @@ from typing import Final
 
 CONFIDENCE: Final = 0.95
 ANY_TIME: Final = "hold while they are watched"
-"""Kind of bounds: those of a confidence sequence, over all looks together."""
+"""Kind of bounds: a confidence sequence, valid over all looks together."""
 FIXED_SAMPLE: Final = "hold for one look (jackknife, fixed sample)"
-"""Kind of bounds: right once, and excluded sooner or later by looking again and again."""
+"""Kind of bounds: valid for a single look; repeated looks sooner or later violate them."""
 
 
 class QualityError(Exception):
@@ -19,26 +19,26 @@ class QualityError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCounts:
-    """How many predicted rows and outcomes there are of some time."""
+    """The numbers of predicted rows and outcomes in a period."""
 
     predictions: int = 0
     """Logged rows."""
     matured: int = 0
-    """Those whose outcome is final by now."""
+    """Logged rows whose outcome is final by now."""
     answered: int = 0
-    """Matured ones whose outcome is known."""
+    """Matured rows whose outcome is known."""
     late: int = 0
-    """Of these, outcomes that were received after the row was matured."""
+    """Of these, outcomes received after the row had matured."""
     duplicate: int = 0
-    """Further outcomes of the same rows with the same value."""
+    """Further outcomes of the same rows, with the same value."""
     contradicting: int = 0
-    """Further outcomes of the same rows with another value; the first one counts."""
+    """Further outcomes of the same rows, with another value; the first one counts."""
     unmatched: int = 0
-    """Outcomes, received in that time, of rows that the log does not have."""
+    """Outcomes received in the period for rows that are not in the log."""
     unusable: int = 0
-    """Outcomes, received in that time, that are no class or number of the model."""
+    """Outcomes received in the period that are not a class or a number of the model."""
     files_set_aside: int = 0
-    """Files of that time that could not be used, so that their rows are missing."""
+    """Unusable files of the period, whose rows are missing."""
 
     @property
     def coverage(self) -> float | None:
@@ -48,7 +48,7 @@ class OutcomeCounts:
 
 @dataclass(frozen=True, slots=True)
 class VersionQuality:
-    """A metric of one version on matured rows with bounds of 95 %; NaN where undetermined."""
+    """A metric of one version on matured rows, with 95 % bounds; NaN where undetermined."""
 
     version: int
     rows: int
@@ -79,7 +79,7 @@ class QualityPoint:
 class OfflineEstimate:
     """The metric of a version on its held-out rows.
 
-    `scale` is the width of their true values, which bounds the errors of a regression; NaN of a
+    `scale` is the range of their true values, which bounds the errors of a regression; NaN for a
     classifier.
     """
 
@@ -100,6 +100,6 @@ class QualityReport:
     floor: float
     counts: OutcomeCounts
     versions: tuple[VersionQuality, ...] = ()
-    """Those with matured rows whose outcome is known, the least one first."""
+    """The versions with matured rows of known outcome, lowest number first."""
     offline: Mapping[int, OfflineEstimate | str] = field(default_factory=dict)
-    """By version; why it is not known where it is not."""
+    """By version; the reason where it is unknown."""

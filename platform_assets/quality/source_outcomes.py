@@ -1,6 +1,6 @@
-"""Copy the outcomes of a model's source next to those of clients, where both are joined.
+"""Copy the outcomes of a model's source next to those sent by clients, to join both.
 
-The copy is what a release reads too, which must not ask a source every few seconds.
+A release reads the copy, too, since it must not query a source every few seconds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def copy_source_outcomes(
     spec: ModelSpec, source: SourceResource, files: LogFiles, log: Log | None = None
 ) -> int:
-    """Read the source of outcomes, if the model has one, and return its rows with an outcome.
+    """Copy the source's outcomes, if the model has such a source; count the rows kept.
 
-    The copy has the columns `entity` (as the prediction log names it), `outcome` (text), `known_at`
-    (microseconds since the epoch; null without times) and `number` (of the row, from 0). Of a
-    model without a source, the copy of an earlier one is removed.
+    The copy has the columns `entity` (as in the prediction log), `outcome` (text), `known_at`
+    (microseconds since the epoch; null without times) and `number` (of the row, from 0). Without
+    a source, the copy of an earlier one is removed.
 
     Raises:
         SourceError: the source cannot be read, or values are not of the model's types.
@@ -70,7 +70,7 @@ def outcome_rows(table: pa.Table, spec: OutcomeTable) -> pa.Table:
 
 
 def _outcomes(column: pa.ChunkedArray, spec: OutcomeTable) -> pa.ChunkedArray:
-    """The true values as texts; classes by the names that the model answers."""
+    """Return the true values as texts, classes by the model's names for them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -78,13 +78,13 @@ def _outcomes(column: pa.ChunkedArray, spec: OutcomeTable) -> pa.ChunkedArray:
     if not names:
         return pc.cast(column, pa.string())
     classes = pa.array(list(spec.target.classes), column.type)
-    # A value that is not a class stays as it is, and is counted as unusable.
+    # A value that is not a class is kept and counted as unusable.
     named = pc.take(pa.array(list(names)), pc.index_in(column, value_set=classes))
     return pc.coalesce(named, pc.cast(column, pa.string()))
 
 
 def _entities(table: pa.Table, spec: OutcomeTable) -> pa.ChunkedArray:
-    """The keys of each row as the prediction log writes them."""
+    """Return the keys of each row in the format of the prediction log."""
     import duckdb
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -97,5 +97,5 @@ def _entities(table: pa.Table, spec: OutcomeTable) -> pa.ChunkedArray:
         database.register("keys", columns)
         parts = ", ".join(f"{quoted(key)}, k{at}" for at, key in enumerate(keys))
         query = f"SELECT json_object({parts})::VARCHAR AS entity FROM keys"  # noqa: S608 -- names
-        found: pa.Table = database.sql(query).to_arrow_table()
-    return found["entity"]
+        entities: pa.Table = database.sql(query).to_arrow_table()
+    return entities["entity"]

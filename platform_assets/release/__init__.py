@@ -1,1 +1,1 @@
-"""Progressive release: the pilot that decides, its records, and the decisions of people."""
+"""Progressive release: the pilot that decides, its records, and the manual decisions."""

@@ -1,4 +1,4 @@
-"""Messages to people about a release."""
+"""Alerts about a release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serving_gateway.contract import Release, ReleaseState
 
 
 def alert_text(spec: ModelSpec, release: Release, reason: str) -> str:
-    """Return a message for people; empty while nothing needs them."""
+    """Return the alert about a release; empty while nothing needs attention."""
     version, name = release.version, spec.model_name
     match release.state:
         case ReleaseState.STOPPED:
@@ -26,7 +26,7 @@ def alert_text(spec: ModelSpec, release: Release, reason: str) -> str:
 
 
 def refusal_text(spec: ModelSpec, version: int, reason: str) -> str:
-    """Return a message about a version that passed its gates and cannot be released."""
+    """Return the alert about a version that passed its gates but cannot be released."""
     return (
         f":octagonal_sign: version {version} of *{spec.model_name}* passed its gates, and the "
         f"gateway refuses its release; production stays: {escape(reason)}"

@@ -1,4 +1,4 @@
-"""`[model, release]`: an asset outside of Dagster, and its checks, one for each guardrail."""
+"""`[model, release]`: an external asset, and its checks, one for each guardrail."""
 
 from collections.abc import Iterator
 
@@ -55,15 +55,17 @@ def release_checks(spec: ModelSpec, steps: ReleaseSpec) -> dg.AssetChecksDefinit
         if (release := report.release) is not None:
             evidence = report.evidence or ReleaseEvidence(release.id)
             guards = judge_guards(release.plan, release, evidence)
-            judged = {one.guard.value: guard_evaluation(spec, release, one) for one in guards}
+            judged = {
+                report.guard.value: guard_evaluation(spec, release, report) for report in guards
+            }
         for name in sorted(selected):
-            found = judged.get(name)
+            evaluation = judged.get(name)
             yield dg.AssetCheckResult(
                 check_name=name,
-                passed=found is None or found.passed,
+                passed=evaluation is None or evaluation.passed,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=found.description if found else "is not judged now",
-                metadata=found.metadata if found else None,
+                description=evaluation.description if evaluation else "is not judged now",
+                metadata=evaluation.metadata if evaluation else None,
             )
 
     return release_guards

@@ -19,10 +19,9 @@ def release_obstacle(
     last: Release | None,
     released_load: str,
 ) -> str | None:
-    """Say why the newest load begins no release; None when its gates decide.
+    """Say why the newest load does not begin a release; None when its gates decide.
 
-    `last` is the model's last release, and `released_load` the load that it began with, as far as
-    that is remembered.
+    `last` is the model's last release, and `released_load` the load it began with, if remembered.
     """
     if load is None or not load.state.ready:
         return "no loaded version waits for its release"
@@ -36,7 +35,7 @@ def release_obstacle(
             f"version {version} waits: production is pinned to version {production.version}, "
             'which ends with a reload of variant A with {"unpin": true} at the gateway'
         )
-    # By time where it is not remembered; not by time alone, since clocks differ.
+    # By time if the load is not remembered; not by time alone, since clocks differ.
     is_new = (
         last is None or last.version != version or load.at > datetime.fromisoformat(last.started_at)
     )
@@ -50,20 +49,20 @@ def release_obstacle(
 
 
 def waiting_note(spec: ModelSpec, load: RecordedLoad | None, release: Release) -> str:
-    """Say that a newer version waits for the end of an active release; empty where none does."""
+    """Say that a newer version waits for the active release to end; empty where none does."""
     if load is None or not load.state.ready:
         return ""
     version = load.state.version
     if version in {release.version, release.previous_version}:
         return ""
     note = f"version {version}, loaded meanwhile, waits until this release has ended"
-    if release.state is ReleaseState.WATCHING:  # a stop would pin
+    if release.state is ReleaseState.WATCHING:  # stopping it would pin the version
         return note
     return f"{note}; to begin it at once, stop this one (job {spec.model_name}_stop_release)"
 
 
 def open_gates(load: RecordedLoad, instance: dg.DagsterInstance) -> str | None:
-    """Say which gates the load has not passed; None when it passed all."""
+    """Name the gates that the load has not passed; None when it passed all."""
     try:
         require_gates_passed(load.state, instance)
     except dg.Failure as failure:

@@ -1,4 +1,4 @@
-"""What people decide about a release, as jobs: approve what it waits for, and stop it."""
+"""The manual decisions about a release, as jobs: approve a step that waits, or stop it."""
 
 # No postponed annotations here: Dagster reads them.
 from typing import Final, Literal
@@ -27,7 +27,7 @@ class PersonalDecision(dg.Config):
 
 
 def decision_jobs(spec: ModelSpec) -> list[dg.JobDefinition]:
-    """Build the jobs by which a person approves what a release waits for, and stops it."""
+    """Build the jobs by which a person approves a waiting release, or stops it."""
     name = spec.model_name
     approve = f"Approves what the release of {name} waits for. It does not wait for other runs."
     stop = (
@@ -41,15 +41,15 @@ def decision_jobs(spec: ModelSpec) -> list[dg.JobDefinition]:
 
 
 def _decision_job(
-    spec: ModelSpec, name: str, op: str, done: Literal["approved", "stopped"], description: str
+    spec: ModelSpec, name: str, op: str, outcome: Literal["approved", "stopped"], description: str
 ) -> dg.JobDefinition:
     @dg.op(name=op)
     def decision(
         context: dg.OpExecutionContext, config: PersonalDecision, gateway: GatewayResource
     ) -> None:
-        decide = gateway.approve_release if done == "approved" else gateway.stop_release
-        with as_failure(f"the release was not {done}", _LOOK, GatewayClientError):
-            answer = decide(spec.model_name, _decision(config, f"{done} by"))
+        decide = gateway.approve_release if outcome == "approved" else gateway.stop_release
+        with as_failure(f"the release was not {outcome}", _LOOK, GatewayClientError):
+            answer = decide(spec.model_name, _decision(config, f"{outcome} by"))
         pending = ", as soon as the store can be written" if answer.status == STOP_PENDING else ""
         place = describe_place(answer.release)
         context.log.info(f"version {answer.release.version}: {place}{pending}")
@@ -62,7 +62,7 @@ def _decision_job(
 
 
 def _decision(config: PersonalDecision, what: str) -> ReleaseDecision:
-    # The gateway knows the pipeline's token alone: the person's name is part of the reason.
+    # The gateway only knows the pipeline's token, so the person's name goes into the reason.
     name, reason = config.name.strip(), config.reason.strip()
     if not name or not reason:
         raise failure(

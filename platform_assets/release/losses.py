@@ -24,7 +24,7 @@ Losses = Callable[[ModelSpec, Release, datetime], PairedLosses | None]
 
 
 def candidate_losses(root: Path, spec: ModelSpec, release: Release, now: datetime) -> PairedLosses:
-    """Return the candidate's losses against production's, on this side of the switch.
+    """Return the candidate's losses paired with production's, on this side of the switch.
 
     `root` is the folder of the prediction logs of all models.
 
@@ -33,27 +33,27 @@ def candidate_losses(root: Path, spec: ModelSpec, release: Release, now: datetim
     """
     watching = release.state is ReleaseState.WATCHING
     previous, candidate = release.previous_version, release.version
-    found = paired_outcomes(
+    losses = paired_outcomes(
         root,
         spec,
         since=datetime.fromisoformat(release.since if watching else release.started_at),
-        # After the switch the candidate is A, and the version before is mirrored as B.
+        # After the switch the candidate is A, and the previous version is mirrored as B.
         a_version=candidate if watching else previous,
         b_version=previous if watching else candidate,
         now=now,
         score_scale=release.plan.score_scale,
     )
-    return _swap(found) if watching else found
+    return _swap(losses) if watching else losses
 
 
 def losses_reader(samples: SamplesFolder, log: logging.Logger) -> Losses:
-    """Return what joins the logs below a folder; what cannot be read is logged, and None."""
+    """Return a function that joins the logs; it logs read errors and returns None."""
     root = Path(samples.root).expanduser().absolute()
 
     def read(spec: ModelSpec, release: Release, now: datetime) -> PairedLosses | None:
         try:
             return candidate_losses(root, spec, release, now)
-        # A full disk, too, costs this model's evidence alone, and no other model's turn.
+        # Even a full disk only costs this model its evidence, not the other models their turn.
         except (QualityError, OSError) as error:
             log.warning("%s: outcomes cannot be joined: %s", spec.model_name, error)
             return None

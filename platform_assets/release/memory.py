@@ -1,4 +1,4 @@
-"""The pilot's memory of a model between two ticks of the sensor, and the result of a tick."""
+"""The pilot's memory of a model between two sensor ticks, and the result of a tick."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from serving_gateway.contract import BoundedMean, PairedOutcomes, Release
 
 
 class PilotMemory(msgspec.Struct, omit_defaults=True):
-    """What the pilot need not read, report or request again; times in seconds since the epoch."""
+    """State that spares repeated reads, reports and requests; times in seconds since the epoch."""
 
     place: tuple[str, str, int] | None = None
     """Release, state and step of the newest record."""
     recorded_at: float = 0.0
     released_load: str = ""
-    """Load with which the last release began."""
+    """Load that the last release began with."""
     waiting_load: str = ""
-    """Load that was last checked for a release, when, and the obstacle found."""
+    """Load last checked for a release, when, and the obstacle found."""
     asked_at: float = 0.0
     obstacle: str = ""
     joined_for: str = ""
-    """Release, and side of the switch, whose losses these are, and when they were joined."""
+    """Release and side of the switch that the losses belong to, and when they were joined."""
     joined_at: float = 0.0
     paired: PairedOutcomes | None = None
     mean: BoundedMean | None = None
@@ -34,7 +34,7 @@ class PilotMemory(msgspec.Struct, omit_defaults=True):
 
 @dataclass(slots=True)
 class TickResult:
-    """What one tick of the sensor leads to, for one model."""
+    """The outcome of one sensor tick for one model."""
 
     events: list[Event] = field(default_factory=list)
     requests: list[dg.RunRequest] = field(default_factory=list)

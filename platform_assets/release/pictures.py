@@ -1,4 +1,4 @@
-"""The evidence of a release against its margins over time, as a picture: PNG bytes."""
+"""The evidence of a release against its margins over time, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from serving_gateway.contract import Guard
 
 @dataclass(frozen=True, slots=True)
 class EvidencePoint:
-    """The bounds of all guards at one time, in seconds since the epoch.
+    """The bounds of all guards at one point in time, in seconds since the epoch.
 
-    Of each guard the lower bound, the value and the upper bound; None where nothing is known.
+    For each guard the lower bound, the value and the upper bound; None where unknown.
     """
 
     at: float
@@ -40,7 +40,7 @@ def _panel(axes: Any, guard: Guard, margin: float, points: Sequence[EvidencePoin
     ]
     minutes, lows, values, highs = np.array(known, np.float64).reshape(-1, 4).T
     reach = 2.5 * max(abs(margin), np.abs(values).max(initial=1e-9))
-    # What has no bound yet, NaN here, reaches beyond the panel.
+    # A missing bound, NaN here, extends beyond the panel.
     lows, highs = np.fmax(lows, -reach), np.fmin(highs, reach)
     axes.fill_between(minutes, lows, highs, color=plots.ACCENT, alpha=0.2, linewidth=0)
     axes.errorbar(

@@ -54,14 +54,14 @@ from serving_gateway.contract import (
 )
 
 NOT_YET_S: Final = 600.0
-"""Seconds between two records of a release that nothing was decided about."""
+"""Seconds between two records of a release while nothing is decided about it."""
 _ASK_AGAIN_S: Final = 60.0
 _JOIN_OUTCOMES_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """Takes one model's releases a step further, as far as the evidence goes."""
+    """Advances one model's releases as far as the evidence allows."""
 
     spec: ModelSpec
     steps: ReleaseSpec
@@ -72,11 +72,11 @@ class Pilot:
     instance: dg.DagsterInstance
     now: datetime
     memory: PilotMemory
-    """Is updated."""
+    """Updated in place."""
     result: TickResult = field(default_factory=TickResult)
 
     def tick(self, *, is_busy: bool) -> TickResult:
-        """Read the state, and carry out one decision at most.
+        """Read the state, and carry out at most one decision.
 
         `is_busy` says that a run is loading or switching a version of the model.
 
@@ -100,28 +100,28 @@ class Pilot:
         return self.result
 
     def _read_gateway(self) -> tuple[EffectiveVersion | None, ReleaseReport | None, str]:
-        """Production, its release, and why a replica cannot be asked: then production is unknown.
+        """Return production (None if any replica is unreachable), its release, and the problem.
 
-        One replica that answers is enough to stop a release by.
+        One replica that answers is enough to stop a release.
         """
         name = self.spec.model_name
         try:
             statuses = self.gateway.model_statuses(name)
         except GatewayUnavailable as error:
             report, problem = self.gateway.release(name), str(error)
-            # Its newest counts are missing, and they may be what is bad.
+            # The missing replica's newest counts may be the bad ones.
             report = replace(report, evidence_problem=report.evidence_problem or problem)
             return None, report, problem
         if not statuses:
             return None, None, ""
-        newest = max(statuses, key=lambda one: one.routing.generation)
+        newest = max(statuses, key=lambda status: status.routing.generation)
         production = newest.effective.get(PRODUCTION)
         if production is None:
             return None, None, ""
         report = self.gateway.release(name)
         own, last = report.generation, newest.routing.generation
         if own < last:
-            # Of a release that others have changed meanwhile: nothing follows from it.
+            # Its release was changed elsewhere in the meantime: draw no conclusions from it.
             problem = f"a replica that is behind answered, by generation {own} instead of {last}"
             return None, None, problem
         return production, report, ""
@@ -147,7 +147,7 @@ class Pilot:
             self._promote_first(load.state)
 
     def _begin_release(self, state: ServingState) -> str:
-        """Begin a release; return why the version cannot be released yet, else an empty text."""
+        """Begin a release; return why the version cannot be released yet, else ""."""
         reason = f"version {state.version} passed its gates"
         try:
             scale = score_scale(self.spec, state.run_id, self.mlflow)
@@ -186,7 +186,7 @@ class Pilot:
         if report.stop_pending:
             verdict, reason = Verdict.NOT_YET, "a stop is in effect and not yet written down"
         elif (
-            # What is missing may be what is bad; after the switch time decides, not evidence.
+            # The missing evidence may be the bad one; after the switch, time decides instead.
             verdict is Verdict.GO
             and release.state is ReleaseState.RUNNING
             and report.evidence_problem
@@ -205,15 +205,15 @@ class Pilot:
     ) -> None:
         request = ReleaseAdvance(release.id, release.state, release.step, verdict, reason)
         try:
-            done = self.gateway.advance_release(self.spec.model_name, request).release
+            after = self.gateway.advance_release(self.spec.model_name, request).release
         except GatewayRefused as refusal:
             if refusal.status != HTTPStatus.CONFLICT:
                 raise
             self.result.summary = f"looks again, since the release changed: {refusal}"
             return
-        self._record(done, guards, verdict, reason)
-        if done.state is ReleaseState.CLEARED:
-            self._promote(f"release {done.id}")
+        self._record(after, guards, verdict, reason)
+        if after.state is ReleaseState.CLEARED:
+            self._promote(f"release {after.id}")
 
     def _promote(self, purpose: str) -> None:
         request = request_promotion(self.spec.model_name, purpose, self.instance)
@@ -224,7 +224,7 @@ class Pilot:
             result.requests.append(request)
 
     def _note_change(self, release: Release) -> None:
-        """Record where others brought the release: a person, a replica, or the switch."""
+        """Record a change of the release made elsewhere: by a person, a replica, or the switch."""
         if self.memory.place == release_place(release):
             return
         act = release.acts[-1] if release.acts else None
@@ -234,7 +234,7 @@ class Pilot:
     def _record(
         self, release: Release, guards: tuple[GuardReport, ...], verdict: Verdict, reason: str
     ) -> None:
-        made, checks = decision_events(
+        materialization, checks = decision_events(
             self.spec, release, guards, verdict, reason, self.now, self.instance
         )
         place = release_place(release)
@@ -242,20 +242,20 @@ class Pilot:
             if text := alert_text(self.spec, release, reason):
                 self.result.alerts.append(text)
             writer = LedgerWriter(self.spec, self.ledger, self.instance)
-            made = writer.with_act(made, identity=" ".join(map(str, place)))
-        self.result.events += [made, *checks]
+            materialization = writer.with_act(materialization, identity=" ".join(map(str, place)))
+        self.result.events += [materialization, *checks]
         self.result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
         self.memory.place, self.memory.recorded_at = place, self.now.timestamp()
 
     def _joined_losses(self, release: Release) -> PairedLosses | None:
-        """The outcome guard's evidence, of a minute ago at most."""
+        """Return the outcome guard's evidence, at most a minute old."""
         if Guard.OUTCOME not in release.plan.guardrails:
             return None
         memory, now = self.memory, self.now.timestamp()
         side = f"{release.id} {release.state is ReleaseState.WATCHING}"
         if memory.joined_for != side or now >= memory.joined_at + _JOIN_OUTCOMES_S:
-            found = self.losses(self.spec, release, self.now)
-            memory.paired = found if isinstance(found, PairedOutcomes) else None
-            memory.mean = found if isinstance(found, BoundedMean) else None
+            losses = self.losses(self.spec, release, self.now)
+            memory.paired = losses if isinstance(losses, PairedOutcomes) else None
+            memory.mean = losses if isinstance(losses, BoundedMean) else None
             memory.joined_for, memory.joined_at = side, now
         return memory.paired or memory.mean

@@ -1,4 +1,4 @@
-"""The runs that switch to a released version: one at a time, and few when they fail."""
+"""The runs that switch to a released version: one at a time, with few retries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAUSE_S: Final = 60
 def request_promotion(
     model_name: str, purpose: str, instance: dg.DagsterInstance
 ) -> dg.RunRequest | str:
-    """Return the run that switches for this purpose, or why there is none now."""
+    """Return the run that switches for this purpose, or the reason not to run one now."""
     tags = {MODEL_TAG: model_name, RELEASE_TAG: purpose}
     records = instance.get_run_records(dg.RunsFilter(tags=tags), limit=MAX_RUNS)
     if records:

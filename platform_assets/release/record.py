@@ -39,12 +39,12 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def release_key(spec: ModelSpec) -> dg.AssetKey:
-    """Key of a model's releases."""
+    """Return the asset key of a model's releases."""
     return dg.AssetKey(spec.key(RELEASE))
 
 
 def describe_place(release: Release) -> str:
-    """Say where a release is, in few words."""
+    """Describe briefly where a release is."""
     steps, state = release.plan.steps, release.state
     if state is ReleaseState.STOPPED and release.acts and release.acts[-1].phase == WATCH:
         return "stopped while it was watched, after the switch"
@@ -65,7 +65,7 @@ def decision_events(
     now: datetime,
     instance: dg.DagsterInstance,
 ) -> tuple[dg.AssetMaterialization, list[dg.AssetCheckEvaluation]]:
-    """Return the record of a decision, or of a state that others brought a release into."""
+    """Return the record of a decision, or of a change of state made elsewhere."""
     shown: dict[str, Any] = {
         "version": release.version,
         "verdict": verdict.value,
@@ -74,10 +74,10 @@ def decision_events(
         "previous_version": release.previous_version,
     }
     if guards:
-        bounds = {one.guard: (one.low, one.value, one.high) for one in guards}
+        bounds = {report.guard: (report.low, report.value, report.high) for report in guards}
         points = [*_past_points(spec, release, instance), EvidencePoint(now.timestamp(), bounds)]
-        drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
-        shown["guardrails"] = table(_row(one) for one in guards)
+        drawn = evidence_picture(points, {report.guard: report.margin for report in guards})
+        shown["guardrails"] = table(_row(report) for report in guards)
         shown["evidence"] = picture(drawn, "the bounds of each guardrail over time, and its margin")
         shown[NUMBERS] = dg.MetadataValue.json(
             {guard.value: [*three] for guard, three in bounds.items()}
@@ -85,8 +85,8 @@ def decision_events(
     if release.acts:
         shown["acts"] = dg.MetadataValue.md("\n".join(map(_act_line, release.acts)))
     shown[RELEASE_ID] = release.id
-    made = dg.AssetMaterialization(release_key(spec), description=reason, metadata=shown)
-    return made, [guard_evaluation(spec, release, one) for one in guards]
+    materialization = dg.AssetMaterialization(release_key(spec), description=reason, metadata=shown)
+    return materialization, [guard_evaluation(spec, release, report) for report in guards]
 
 
 def _act_line(act: ReleaseAct) -> str:
@@ -97,7 +97,7 @@ def _act_line(act: ReleaseAct) -> str:
 def guard_evaluation(
     spec: ModelSpec, release: Release, report: GuardReport
 ) -> dg.AssetCheckEvaluation:
-    """Return the verdict on a guard as that of its check: it fails when the guard is broken."""
+    """Return the verdict on a guard as its check's evaluation, failed when the guard is broken."""
     return dg.AssetCheckEvaluation(
         asset_key=release_key(spec),
         check_name=report.guard.value,
@@ -134,17 +134,17 @@ def _number(value: float | None) -> str:
 def _past_points(
     spec: ModelSpec, release: Release, instance: dg.DagsterInstance
 ) -> list[EvidencePoint]:
-    """The points of earlier records of a release on the same side of its switch, oldest first."""
+    """Return points of a release's earlier records on this side of its switch, oldest first."""
     is_after_switch = release.state in _AFTER_SWITCH
     points: list[EvidencePoint] = []
-    for made in materializations(instance, spec.key(RELEASE), _POINTS):
-        found = made.metadata
-        if RELEASE_ID not in found:
+    for materialization in materializations(instance, spec.key(RELEASE), _POINTS):
+        metadata = materialization.metadata
+        if RELEASE_ID not in metadata:
             continue
-        is_watch = found["state"] == ReleaseState.WATCHING.value
-        if found[RELEASE_ID] != release.id or is_watch != is_after_switch:
+        is_watch = metadata["state"] == ReleaseState.WATCHING.value
+        if metadata[RELEASE_ID] != release.id or is_watch != is_after_switch:
             break
-        if NUMBERS in found:
-            bounds = {Guard(name): tuple(three) for name, three in found[NUMBERS].items()}
-            points.insert(0, EvidencePoint(made.at.timestamp(), bounds))
+        if NUMBERS in metadata:
+            bounds = {Guard(name): tuple(three) for name, three in metadata[NUMBERS].items()}
+            points.insert(0, EvidencePoint(materialization.at.timestamp(), bounds))
     return points

@@ -59,7 +59,7 @@ def release_pilot_sensor(
         webhook: WebhookResource,
     ) -> dg.SensorResult:
         memories = msgspec.json.decode(context.cursor or "{}", type=dict[str, PilotMemory])
-        said: list[str] = []
+        notes: list[str] = []
         events: list[Event] = []
         requests: list[dg.RunRequest] = []
         busy = busy_models(context.instance, CHANGE, LEASE)
@@ -69,7 +69,7 @@ def release_pilot_sensor(
             if spec.release is None:
                 continue
             name = spec.model_name
-            # A copy: a tick that fails leaves the memory as it was, so the next one repeats it.
+            # A copy: a failing tick leaves the memory unchanged, so the next one repeats it.
             memory = replace(memories.get(name, PilotMemory()))
             pilot = Pilot(
                 spec=spec,
@@ -85,9 +85,9 @@ def release_pilot_sensor(
             try:
                 result = pilot.tick(is_busy=name in busy)
             except (GatewayClientError, ValueError) as error:
-                said.append(f"{name}: nothing was changed: {error}")
+                notes.append(f"{name}: nothing was changed: {error}")
                 if isinstance(error, GatewayUnavailable):
-                    break  # a timeout for each model would outlast the tick
+                    break  # a timeout per model would outlast the tick
                 continue
             since = time.time()
             waiting = [*memory.messages, *((text, since) for text in result.alerts)]
@@ -97,10 +97,10 @@ def release_pilot_sensor(
             memories[name] = memory
             events += result.events
             requests += result.requests
-            said.append(f"{name}: {result.summary}")
+            notes.append(f"{name}: {result.summary}")
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else "; ".join(said),
+            skip_reason=None if requests else "; ".join(notes),
             cursor=msgspec.json.encode(memories).decode(),
             asset_events=events,
         )

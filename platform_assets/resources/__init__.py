@@ -1,1 +1,1 @@
-"""Typed clients of the systems around the pipeline."""
+"""Typed clients for the systems around the pipeline."""

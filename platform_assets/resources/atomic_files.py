@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also after a crash; and locks between writers."""
+"""Files that appear completely or not at all, even after a crash; and locks between writers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _ABANDONED_AFTER_S: Final = 3600.0
-"""Age at which a staged file belongs to a writer that was killed."""
+"""Age from which a staged file must belong to a killed writer."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, prefix: str = ".", mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` in one step when the block ends.
+    """Open a file that atomically replaces `path` when the block ends.
 
-    An exception, such as the OSError of a full disk, leaves `path` as it was. `prefix` begins the
-    name until then; `mode` are the permissions of the new file, less the umask.
+    An exception, such as the OSError of a full disk, leaves `path` unchanged. `prefix` begins the
+    temporary name; `mode` are the permissions of the new file, less the umask.
     """
-    # Not the process id: on a shared volume every container's process may have the same.
+    # Not the process id: processes of several containers may share it on one volume.
     staged = path.with_name(f"{prefix}{path.name}.{uuid.uuid4().hex}.part")
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -38,13 +38,13 @@ def replacing(path: Path, *, prefix: str = ".", mode: int = 0o666) -> Iterator[B
 
 
 def replace_file(path: Path, data: bytes, *, prefix: str = ".", mode: int = 0o666) -> None:
-    """Replace the content of `path` in one step; arguments and errors as of `replacing`."""
+    """Replace the content of `path` atomically; arguments and errors as for `replacing`."""
     with replacing(path, prefix=prefix, mode=mode) as file:
         file.write(data)
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file, durably; OSError when it exists or cannot be written."""
+    """Write a file durably; OSError if it exists or cannot be written."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -52,7 +52,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the entries of a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -61,14 +61,14 @@ def fsync_directory(path: Path) -> None:
 
 
 def remove_abandoned(folder: Path, pattern: str) -> None:
-    """Remove the staged files and folders that match and whose writer must have been killed.
+    """Remove matching staged files and folders whose writer must have been killed.
 
     Their age decides: the writer may run on another machine.
     """
     for entry in folder.glob(pattern):
         with contextlib.suppress(OSError):
             inside = entry.iterdir() if entry.is_dir() else ()
-            newest = max(one.stat().st_mtime for one in (entry, *inside))
+            newest = max(file.stat().st_mtime for file in (entry, *inside))
             if time.time() - newest < _ABANDONED_AFTER_S:
                 continue
             if entry.is_dir():
@@ -79,7 +79,7 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait for the lock of this file, and hold it; it ends with the process at the latest."""
+    """Wait for the lock of this file, and hold it, at most until the process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Where a training runs: its code, and what decides about the last bit of a fitted number."""
+"""The environment of a training: its code, and what affects the last bit of its numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 ENVIRONMENT_TAG: Final = "serving.environment"
-"""Tag of an MLflow run: the environment that it was trained in, as JSON."""
+"""Tag of an MLflow run: the environment of the training, as JSON."""
 
 
 def source_tags(description: str) -> dict[str, str]:
-    """Return MLflow's own tags of a run: who, by which code, what for."""
+    """Return MLflow's own tags of a run: by whom, with which code, what for."""
     tags = {
         "mlflow.source.type": "JOB",
         "mlflow.source.name": "platform_assets",
@@ -29,7 +29,7 @@ def source_tags(description: str) -> dict[str, str]:
 
 @cache
 def _git_commit() -> str:
-    """`GIT_COMMIT`, which an image without the repository sets, or else the checkout's commit."""
+    """Return `GIT_COMMIT`, as set in an image without the repository, or the checkout's commit."""
     if commit := os.environ.get("GIT_COMMIT"):
         return commit
     root = Path(__file__).parents[2]
@@ -52,18 +52,18 @@ def _user() -> str:
 def numeric_environment() -> str:
     """Describe interpreter, machine and the kernels of the linear algebra library, as JSON.
 
-    The library chooses its kernels by the processor, and they round differently: the same
-    training on two kinds of processors may give two graphs.
+    The library chooses its kernels by processor, and they round differently: the same training on
+    two kinds of processors may give two graphs.
     """
     import numpy as np
     from threadpoolctl import threadpool_info  # type: ignore[import-untyped] # ships no stubs
 
-    # Loaded by now, so that the list below has it.
+    # Imported so that the list below includes it.
     np.ones((2, 2)) @ np.ones((2, 2))
     kernels = {
-        f"{one['internal_api']} {one['version']}": str(one.get("architecture", "any"))
-        for one in threadpool_info()
-        if one["user_api"] == "blas"
+        f"{library['internal_api']} {library['version']}": str(library.get("architecture", "any"))
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
     }
     return json.dumps(
         {
@@ -75,7 +75,7 @@ def numeric_environment() -> str:
 
 
 def differences(here: str, there: str) -> list[str]:
-    """Say what two environments (`numeric_environment`) do not share."""
+    """Describe how two environments (`numeric_environment`) differ."""
     now, then = json.loads(here), json.loads(there)
     return [
         f"{name}: {then.get(name, 'none')} then, {now.get(name, 'none')} now"

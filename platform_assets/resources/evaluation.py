@@ -8,7 +8,7 @@ from typing import Any, Final
 from platform_assets.resources.records import EvaluationSet
 
 EVALUATION_ARTIFACT: Final = "evaluation/evaluation.parquet"
-"""Where a run keeps its evaluation set."""
+"""Artifact path of a run's evaluation set."""
 _OWN: Final = "serving."
 TRUE_COLUMN: Final = f"{_OWN}label_true"
 LABEL_COLUMN: Final = f"{_OWN}label"
@@ -22,7 +22,7 @@ def write_evaluation(evaluation: EvaluationSet) -> bytes:
     """Return the evaluation set as Parquet bytes.
 
     Raises:
-        ValueError: a feature has the name of a column that the file needs for itself.
+        ValueError: a feature has the name of one of the file's own columns.
     """
     reserved = [name for name in evaluation.features.columns if name.startswith(_OWN)]
     if reserved:
@@ -43,7 +43,7 @@ def write_evaluation(evaluation: EvaluationSet) -> bytes:
 
 
 def read_evaluation(data: bytes) -> EvaluationSet:
-    """Read what `write_evaluation` wrote; Parquet only, nothing is unpickled."""
+    """Read the output of `write_evaluation`; Parquet only, nothing is unpickled."""
     import pandas as pd
 
     frame = pd.read_parquet(io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""What Dagster recorded of assets and checks, the newest first, with metadata as plain values."""
+"""Dagster's records of assets and checks, newest first, with metadata as plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Materialized(NamedTuple):
     at: datetime
     """When it was recorded, in UTC."""
     run_id: str
-    """Of Dagster; empty where it was recorded without a run."""
+    """Id of the Dagster run; empty if it was recorded without one."""
     partition: str | None
     metadata: dict[str, Any]
 
@@ -30,10 +30,10 @@ def materializations(
             datetime.fromtimestamp(record.timestamp, UTC),
             record.run_id or "",
             record.partition_key,
-            {name: value.value for name, value in made.metadata.items()},
+            {name: value.value for name, value in materialization.metadata.items()},
         )
         for record in records
-        if (made := record.asset_materialization) is not None
+        if (materialization := record.asset_materialization) is not None
     ]
 
 
@@ -45,7 +45,7 @@ def evaluations(
         dg.AssetCheckKey(dg.AssetKey(key), check), limit=limit
     )
     for record in history:
-        # Of a run that is only queued there is a record, without a verdict.
+        # A run that is only queued has a record without a verdict.
         verdict = record.event.asset_check_evaluation if record.event else None
         if verdict is not None:
             yield verdict

@@ -1,4 +1,4 @@
-"""Failures as the Dagster UI shows them, and the client errors that become failures."""
+"""Failures for display in the Dagster UI, and the client errors that become failures."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from platform_assets.resources.triton_api import TritonUnreachable
 STILL_TRUE: Final = (
     "Nothing changed in serving: GET /models of the gateway says what is in production."
 )
-"""True also of a model that was never served."""
+"""True even for a model that was never served."""
 TRANSIENT: Final = "transient"
-"""Metadata key of a failure whose cause may pass by itself."""
+"""Metadata key of a failure whose cause may go away by itself."""
 RETRIES: Final = 3
 _AWAY: Final = (MlflowUnavailable, GatewayUnavailable, TritonUnreachable)
 _BUSY: Final = frozenset({429, 502, 503, 504})
@@ -37,16 +37,16 @@ def failure(
 ) -> Failure:
     """Build the failure of a step: what happened, what is still served, what to do.
 
-    Secrets of the environment are taken out. `allow_retries` says that the cause may pass by
-    itself, such as a server that is down; `metadata` is shown with the failure.
+    Secrets of the environment are redacted. `allow_retries` says that the cause, such as a server
+    that is down, may go away by itself; `metadata` is shown with the failure.
 
     Raises:
-        dagster.RetryRequested: instead of returning, where retries are allowed and the step that
-            runs has some left.
+        dagster.RetryRequested: instead of returning, if retries are allowed and the running step
+            has some left.
     """
     what, todo = (without_secrets(text, os.environ).rstrip(". ") for text in (what, todo))
     what = what[:1].upper() + what[1:]
-    made = Failure(
+    error = Failure(
         description=f"{what}. {still_true} What to do: {todo}.",
         metadata={
             "what_to_do": todo,
@@ -57,23 +57,23 @@ def failure(
         allow_retries=allow_retries,
     )
     if allow_retries:
-        request_retry(made)
-    return made
+        request_retry(error)
+    return error
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a server was away or busy, so that the same call may succeed later."""
+    """Whether a server was unavailable or busy, so that the same call may succeed later."""
     return isinstance(error, _AWAY) or getattr(error, "status", None) in _BUSY
 
 
 def request_retry(cause: Exception) -> None:
-    """End this try of the step that runs, where it has another one; return where it has none.
+    """End this attempt of the running step if it has another one left; return otherwise.
 
     Raises:
-        dagster.RetryRequested: the step is tried again, each time after twice as long.
+        dagster.RetryRequested: the step is retried, each time after twice as long.
     """
-    # Not by a RetryPolicy: under one Dagster also starts a canceled step again, and one that
-    # an error in the code ended after hours of training.
+    # Not by a RetryPolicy, which also retries a canceled step, and one that a bug ended after
+    # hours of training.
     try:
         attempts = OpExecutionContext.get().retry_number
     except DagsterInvariantViolationError:
@@ -88,7 +88,7 @@ def as_failure(
 ) -> Iterator[None]:
     """Turn `errors` in the block into the failure of a step: `what` happened, and why.
 
-    Where `what` is empty, the error says it all. The step is tried again where a server was away.
+    If `what` is empty, the error alone is shown. The step is retried if a server was unavailable.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def mlflow_failures(step: str) -> Iterator[None]:
 
 @contextmanager
 def feast_failures() -> Iterator[None]:
-    """Turn the feature store's errors in the block into the failure of a step that uses it."""
+    """Turn the feature store's errors in the block into the failure of the step."""
     try:
         yield
     except (FeatureStoreError, OSError) as exc:

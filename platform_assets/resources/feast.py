@@ -1,4 +1,4 @@
-"""Feast as the pipeline uses it: one model at a time, state in a directory of ours.
+"""Feast as the pipeline uses it: one model at a time, with its state in our own directory.
 
 Importing Feast takes seconds, so it is imported when it is first needed.
 """
@@ -29,7 +29,7 @@ CONFIG_NAME: Final = "feature_store.yaml"
 MODEL_TAG: Final = "model_name"
 """Tag of a feature service: the model whose versions read it."""
 _LOCK_SECONDS: Final = 60
-"""Longest wait for another chain's change of the registry."""
+"""Longest wait, in seconds, for another chain's change of the registry."""
 VALUE_TYPES: Final = {
     DType.FP32: "FLOAT",
     DType.FP64: "DOUBLE",
@@ -42,7 +42,7 @@ _DTYPES: Final = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
 
 
 class FeastResource(ConfigurableResource["FeastResource"]):
-    """One feature store; everything that it writes is in `state_dir`.
+    """One feature store, which writes only to `state_dir`.
 
     Every method raises `FeatureStoreError`.
     """
@@ -66,19 +66,19 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
     @property
     def data_dir(self) -> Path:
-        """Where the definitions look for the Parquet files of their sources."""
+        """Folder of the Parquet files of the definitions' sources."""
         return self.home / "data"
 
     def render(self) -> Path:
         """Write the effective feature_store.yaml into the state directory; return its path.
 
-        The Feast command line, the gateway and this resource then read the same store.
+        The Feast command line, the gateway and this resource then use the same store.
         """
         config = {
             "project": self.project,
             "provider": "local",
-            # The SQL registry changes in transactions: a gateway that reads it meanwhile
-            # never meets half a file.
+            # The SQL registry changes in transactions, so a gateway that reads it meanwhile
+            # never sees half a file.
             "registry": {
                 "registry_type": "sql",
                 "path": f"sqlite:///{self.home}/registry.db",
@@ -95,7 +95,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         text = "# Rendered by the pipeline on every run; changes made here are lost.\n"
         text += json.dumps(config, indent=2) + "\n"
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
-            # Only for its owner: it may hold a Redis password.
+            # Readable by its owner alone: it may hold a Redis password.
             replace_file(target, text.encode(), mode=0o600)
         return target
 
@@ -108,16 +108,16 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             )
         if not self.redis:
             raise FeatureStoreError("the online store is redis, but no address of it is given")
-        # The newest row of an entity is found before it is written. Feast's own way, to drop what
-        # is not newer than the stored row, would keep a wrong value that the source has corrected
-        # since, and for good where rows have no time.
+        # We determine the newest row of an entity before writing. Feast's own way, dropping rows
+        # not newer than the stored one, would keep a wrong value that the source has corrected
+        # since, and forever if rows have no time.
         address = connection_string(self.redis)
         return {"type": "redis", "connection_string": address, "skip_dedup": True}
 
     def apply(self, objects: Sequence[Any]) -> None:
-        """Make the registry know these objects; others are left as they are."""
+        """Register these objects; others stay unchanged."""
         self.render()
-        names = ", ".join(sorted({one.name for one in objects}))
+        names = ", ".join(sorted({object_.name for object_ in objects}))
         with translated(f"apply {names}"), self._registry_lock():
             store = self._store()
             use_write_ahead_log(store)
@@ -126,10 +126,10 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def service_contract(
         self, feature_service: str, names: Sequence[str] = (), request: Sequence[Feature] = ()
     ) -> str:
-        """Return the `feature_contract` of what is registered: names and types, in order.
+        """Return the `feature_contract` of a registered service: names and types, in order.
 
         A service of several views has the columns of each in the order of its table: `names` is
-        the order of the model, whose features of requests are `request`.
+        the model's order, and `request` are its request features.
         """
         store = self._store()
         with translated(f"look up feature service {feature_service}"):
@@ -145,14 +145,14 @@ class FeastResource(ConfigurableResource["FeastResource"]):
                 f"feature service {feature_service} has features that no model can read: "
                 f"{', '.join(unknown)}"
             )
-        found = [*(Feature(name, _DTYPES[kind]) for name, kind in features), *request]
+        columns = [*(Feature(name, _DTYPES[kind]) for name, kind in features), *request]
         if names:
             places = {name: place for place, name in enumerate(names)}
-            found.sort(key=lambda one: places.get(one.name, len(places)))
-        return feature_contract(found)
+            columns.sort(key=lambda column: places.get(column.name, len(places)))
+        return feature_contract(columns)
 
     def view(self, feature_view: str) -> Any:
-        """Return a registered view, as Feast's own object."""
+        """Return a registered view, a Feast object."""
         store = self._store()
         with translated(f"look up feature view {feature_view}"):
             return store.get_feature_view(feature_view)
@@ -166,17 +166,17 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         return OnlineView(store, feature_view)
 
     def services(self, model_name: str) -> list[str]:
-        """Return the services that versions of a model were made for, in the order of names."""
-        return [one.name for one in self._services(model_name)]
+        """Return the services that versions of a model were made for, sorted by name."""
+        return [service.name for service in self._services(model_name)]
 
     def views(self, model_name: str) -> list[str]:
-        """Return the views of a model's own table, of all contracts, in the order of names."""
-        return [one.name for one in self._services(model_name) if _has_own_view(one)]
+        """Return the views of a model's own table, for all contracts, sorted by name."""
+        return [service.name for service in self._services(model_name) if _has_own_view(service)]
 
     def readers(self, feature_view: str) -> dict[str, dict[str, DType | None]]:
-        """Return the columns of a view that registered services read, by service.
+        """Return, by service, the columns of a view that registered services read.
 
-        The type of a column that no model can read is None.
+        The type is None for a column that no model can read.
         """
         with translated(f"list what reads {feature_view}"):
             return {
@@ -187,7 +187,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             }
 
     def delete_service(self, feature_service: str) -> None:
-        """Delete a service, and of a model's own table its view, source and online rows."""
+        """Delete a service and, for a model's own table, its view, source and online rows."""
         store = self._store()
         with translated(f"look up feature service {feature_service}"):
             service = store.get_feature_service(feature_service)
@@ -202,23 +202,23 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
     def _services(self, model_name: str) -> list[Any]:
         with translated(f"list the feature services of {model_name}"):
-            found = self._store().list_feature_services(tags={MODEL_TAG: model_name})
-            return sorted(found, key=lambda one: str(one.name))
+            services = self._store().list_feature_services(tags={MODEL_TAG: model_name})
+            return sorted(services, key=lambda service: str(service.name))
 
     def historical(self, entities: pd.DataFrame, feature_view: str) -> pd.DataFrame:
-        """Join features to `entities` as they were known at each row's event timestamp.
+        """Join features to `entities` as known at each row's event timestamp.
 
         `entities` have the join key, `event_timestamp` (UTC) and any columns to keep. Features
-        are added, texts as categories. The order of rows and columns is Feast's own; a row that
-        no observation precedes may be missing.
+        are added, texts as categories. The order of rows and columns is Feast's own; a row
+        without an earlier observation may be missing.
         """
         store = self._store()
         with translated(f"join the features of {feature_view}"), _own_duckdb():
             features = store.get_feature_view(feature_view).features
             table = store.get_historical_features(
-                entity_df=entities, features=[f"{feature_view}:{one.name}" for one in features]
+                entity_df=entities, features=[f"{feature_view}:{field.name}" for field in features]
             ).to_arrow()
-            # Many rows share a text. Each column is let go once it is converted.
+            # Many rows share a text. Each column is released once it is converted.
             joined: pd.DataFrame = table.to_pandas(
                 strings_to_categorical=True, split_blocks=True, self_destruct=True
             )
@@ -238,20 +238,20 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
 
 def column_types(fields: Iterable[Any]) -> dict[str, DType | None]:
-    """Return the types of fields (Feast's own objects) by name; None for what no model can read."""
-    return {one.name: _DTYPES.get(one.dtype.to_value_type().name) for one in fields}
+    """Return the types of Feast fields by name; None for types that no model can read."""
+    return {field.name: _DTYPES.get(field.dtype.to_value_type().name) for field in fields}
 
 
 def _has_own_view(service: Any) -> bool:
-    """Whether a service (Feast's own object) is that of a model's own table."""
-    return any(one.name == service.name for one in service.feature_view_projections)
+    """Whether a service (a Feast object) is that of a model's own table."""
+    return any(projection.name == service.name for projection in service.feature_view_projections)
 
 
 @contextmanager
 def _own_duckdb() -> Iterator[None]:
-    """Let Feast's offline store use a database that is closed afterwards.
+    """Make Feast's offline store use a database that is closed afterwards.
 
-    ibis would keep the one that it opens by itself, and that keeps the files that it read.
+    ibis never closes the one that it opens by itself, which keeps open the files that it read.
     """
     import ibis  # type: ignore[import-untyped] # its annotations are not published
 

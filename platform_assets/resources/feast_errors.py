@@ -1,4 +1,4 @@
-"""The one error of the feature store."""
+"""The only error of the feature store."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from platform_assets.resources.redaction import without_secrets
 
 
 class FeatureStoreError(Exception):
-    """Feast or one of its stores did not do what was asked; the message says what and why."""
+    """A call to Feast or one of its stores failed; the message says which one and why."""
 
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Raise `FeatureStoreError` for any error in this block."""
-    # Feast lets the exceptions of its stores through (SQLAlchemy, sqlite3, redis, pyarrow,
-    # pandas): the one point that names them all.
+    # Feast does not wrap the exceptions of its stores (SQLAlchemy, sqlite3, redis, pyarrow,
+    # pandas); this is the only place where they are translated.
     try:
         yield
     except FeatureStoreError:

@@ -1,7 +1,7 @@
 """Write, read and delete the rows of one feature view in the online store.
 
-Feast's interface writes and reads rows, but deletes whole views only. How its stores keep a row,
-which deleting one takes, is known in this module alone.
+Feast's interface writes and reads rows, but only deletes whole views. Deleting a row requires
+knowing how Feast's stores keep it, which only this module does.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _LOCK_MILLISECONDS: Final = 300_000
-"""Longest wait for another writer; each holds the lock for one batch of rows."""
+"""Longest wait for another writer, which holds the lock for one batch of rows."""
 _BATCH: Final = 5_000
 _MARKER: Final = "online_content"
 
 Row = tuple[Any, dict[str, Any], datetime, datetime | None]
-"""Entity key, values by feature, event time, time of creation: what a store writes."""
+"""What a store writes: entity key, values by feature, event time, time of creation."""
 
 
 class OnlineRow(NamedTuple):
-    """What the store holds of an entity; nothing for one that it does not know."""
+    """What the store holds for an entity; empty for an unknown one."""
 
     observed_at: datetime | None
     values: dict[str, Any]
@@ -52,7 +52,7 @@ class OnlineView:
 
     @property
     def content(self) -> str:
-        """Which content was written last, as `mark` says; empty when that is unknown."""
+        """The content written last, as recorded by `mark`; empty when unknown."""
         with translated(f"read {self._doing}"):
             [(_, values)] = self._online.online_read(
                 self._config, self._marker, self._marker_keys(), ["content"]
@@ -60,7 +60,7 @@ class OnlineView:
         return plain_value((values or {}).get("content")) or ""
 
     def mark(self, content: str) -> None:
-        """Keep, beside the rows, which content they are: a store that lost rows lost it too."""
+        """Record beside the rows which content they are: a store that loses rows loses it, too."""
         from feast.protos.feast.types.Value_pb2 import Value
 
         [key] = self._marker_keys()
@@ -69,7 +69,7 @@ class OnlineView:
             self._online.online_write_batch(self._config, self._marker, [row], None)
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> int:
-        """Write rows (join key, event timestamp, features), one per entity; return how many."""
+        """Write rows (join key, event timestamp, features), one per entity; return their number."""
         written = 0
         with translated(f"write {self._doing}"):
             for batch in batches:
@@ -79,7 +79,7 @@ class OnlineView:
         return written
 
     def record_span(self, first: datetime, last: datetime) -> None:
-        """Keep the first and last event time (UTC) in Feast's own record of what it serves."""
+        """Record the first and last event time (UTC) in Feast's materialization intervals."""
         with translated(f"record what was written to {self._doing}"):
             registry = self._store.registry
             registry.apply_materialization(self._view, self._store.project, first, last)
@@ -92,20 +92,20 @@ class OnlineView:
         return [_row(time, values or {}) for time, values in stored]
 
     def delete(self, ids: Iterable[int | str]) -> int:
-        """Delete the rows of these entities; return how many were named."""
+        """Delete the rows of these entities; return the number of ids given."""
         with translated(f"delete rows of {self._doing}"):
             rows = self._stored_rows()
-            keys = [rows.key(one) for one in entity_keys(ids, self._view)]
+            keys = [rows.key(key) for key in entity_keys(ids, self._view)]
             rows.delete(keys)
         return len(keys)
 
     def delete_others(self, ids: Iterable[int | str]) -> int:
-        """Delete the rows of all but these entities; return how many there were."""
+        """Delete the rows of all other entities; return their number."""
         with translated(f"delete rows of {self._doing}"):
             rows = self._stored_rows()
             others = {*rows.all()}
-            for some in _batches(ids) if others else ():
-                others.difference_update(map(rows.key, entity_keys(some, self._view)))
+            for batch in _batches(ids) if others else ():
+                others.difference_update(map(rows.key, entity_keys(batch, self._view)))
             rows.delete(others)
         return len(others)
 
@@ -119,14 +119,14 @@ class OnlineView:
 
 def _row(time: datetime | None, values: dict[str, Any]) -> OnlineRow:
     plain = {name: plain_value(value) for name, value in values.items()}
-    # Redis answers with nulls of the epoch for an entity that it does not have.
+    # Redis returns nulls with the time 0 for an unknown entity.
     if time is None or (not time.timestamp() and set(plain.values()) <= {None}):
         return OnlineRow(None, {})
     return OnlineRow(time, plain)
 
 
 def use_write_ahead_log(store: Any) -> None:
-    """Make SQLite's readers independent of its writers, and these wait for each other."""
+    """Make SQLite's readers independent of writers, and writers wait for each other."""
     if store.config.online_store.type == "sqlite":
         connection = store.provider.online_store._get_conn(store.config)
         connection.execute(f"PRAGMA busy_timeout = {_LOCK_MILLISECONDS}")
@@ -134,7 +134,7 @@ def use_write_ahead_log(store: Any) -> None:
 
 
 def _marker() -> Any:
-    """A view that Feast's registry does not know: written and read here alone."""
+    """Return a view that is not in Feast's registry and only used here."""
     from feast import Entity, FeatureView, Field, ValueType
     from feast.types import String
 
@@ -144,7 +144,7 @@ def _marker() -> Any:
 
 
 class _SqliteRows:
-    """The rows of a view by the keys under which the store keeps them."""
+    """The rows of a view by the store's own keys."""
 
     def __init__(self, online: Any, config: Any, view: Any) -> None:
         self._connection = online._get_conn(config)
@@ -162,13 +162,13 @@ class _SqliteRows:
 
     def delete(self, keys: Collection[bytes]) -> None:
         statement = f"DELETE FROM {self._table} WHERE entity_key = ?"  # noqa: S608
-        for some in _batches(keys):
+        for batch in _batches(keys):
             with self._connection:
-                self._connection.executemany(statement, [(key,) for key in some])
+                self._connection.executemany(statement, [(key,) for key in batch])
 
 
 class _RedisRows:
-    """The same for Redis: an entity is a hash, which views share whose join keys have one name."""
+    """The same for Redis: an entity is a hash, shared by views with the same join key name."""
 
     def __init__(self, online: Any, config: Any, view: Any) -> None:
         from feast.infra.key_encoding_utils import serialize_entity_key_prefix
@@ -177,7 +177,10 @@ class _RedisRows:
         self._client = online._get_client(config.online_store)
         self._project = config.project
         self._time = f"_ts:{view.name}".encode()
-        self._fields = [self._time, *(_mmh3(f"{view.name}:{one.name}") for one in view.features)]
+        self._fields = [
+            self._time,
+            *(_mmh3(f"{view.name}:{field.name}") for field in view.features),
+        ]
         self._prefix = serialize_entity_key_prefix([view.entity_columns[0].name])
 
     def key(self, entity: Any) -> bytes:
@@ -187,30 +190,30 @@ class _RedisRows:
 
     def all(self) -> Iterator[bytes]:
         parts = (self._prefix, self._project.encode())
-        pattern = b"*".join(re.sub(rb"([*?\[\]\\])", rb"\\\1", one) for one in parts)
-        for some in _batches(self._client.scan_iter(pattern, count=_BATCH)):
+        pattern = b"*".join(re.sub(rb"([*?\[\]\\])", rb"\\\1", part) for part in parts)
+        for batch in _batches(self._client.scan_iter(pattern, count=_BATCH)):
             with self._client.pipeline(transaction=False) as pipe:
-                for key in some:
+                for key in batch:
                     pipe.hexists(key, self._time)
                 held = pipe.execute()
-            yield from (key for key, is_held in zip(some, held, strict=True) if is_held)
+            yield from (key for key, is_held in zip(batch, held, strict=True) if is_held)
 
     def delete(self, keys: Collection[bytes]) -> None:
-        for some in _batches(keys):
+        for batch in _batches(keys):
             with self._client.pipeline(transaction=False) as pipe:
-                for key in some:
+                for key in batch:
                     pipe.hdel(key, *self._fields)
                 pipe.execute()
 
 
 def _batches(items: Iterable[_T]) -> Iterator[list[_T]]:
     rest = iter(items)
-    while some := [*islice(rest, _BATCH)]:
-        yield some
+    while batch := [*islice(rest, _BATCH)]:
+        yield batch
 
 
 def entity_keys(ids: Iterable[Any], view: Any) -> list[Any]:
-    """Return Feast's keys of entities of a view (Feast's own object)."""
+    """Return Feast's keys for entities of a view (a Feast object)."""
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
     [key] = view.entity_columns
@@ -220,14 +223,14 @@ def entity_keys(ids: Iterable[Any], view: Any) -> list[Any]:
 
 
 def online_rows(batch: pa.RecordBatch, view: Any) -> list[Row]:
-    """Turn a batch of the columns of a view (Feast's own object) into its rows.
+    """Turn a batch with the columns of a view (a Feast object) into its rows.
 
-    A null becomes a value without content.
+    A null becomes an unset value.
     """
     keys = entity_keys(batch.column(view.entity_columns[0].name).to_pylist(), view)
     times = batch.column(view.batch_source.timestamp_field).to_pylist()
     names = [feature.name for feature in view.features]
-    columns = [_values(batch.column(one.name).to_pylist(), one) for one in view.features]
+    columns = [_values(batch.column(field.name).to_pylist(), field) for field in view.features]
     return [
         (entity, dict(zip(names, values, strict=True)), time, None)
         for entity, time, *values in zip(keys, times, *columns, strict=True)
@@ -235,9 +238,9 @@ def online_rows(batch: pa.RecordBatch, view: Any) -> list[Row]:
 
 
 def plain_value(value: Any) -> Any:
-    """Return the content of Feast's value as the gateway reads it.
+    """Return the content of a Feast value as the gateway reads it.
 
-    None for one that is unset, NaN or an empty text.
+    None if it is unset, NaN or an empty text.
     """
     kind = None if value is None else value.WhichOneof("val")
     if kind is None or kind == "null_val":

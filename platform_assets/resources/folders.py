@@ -1,4 +1,4 @@
-"""The folders of what runs leave for people: proofs, drift reports, batch predictions."""
+"""The folders with the output of runs: proofs, drift reports, batch predictions."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _LATEST: Final = "latest"
 
 
 class ModelFolders(dg.ConfigurableResource[None]):
-    """A folder for each model below one, `<root>/<model_name>`."""
+    """A folder for each model below a root, `<root>/<model_name>`."""
 
     root: str
 
     def folder(self, model_name: str) -> Path:
-        """Folder of a model, whether it is there or not."""
+        """Return the folder of a model, which may not exist."""
         return Path(self.root).expanduser().absolute() / check_model_name(model_name)
 
 
 class ProofFolder(ModelFolders):
-    """By model: one folder per Dagster run, and `latest`, which points at the newest."""
+    """By model: one folder per Dagster run, and `latest`, a link to the newest."""
 
     root: str = Field(description="Folder that holds the proofs.")
 
     def write(self, model_name: str, run_id: str, files: Mapping[str, str]) -> Path:
-        """Write the files of a run, then let `latest` point at them; return their folder."""
+        """Write the files of a run, then point `latest` at them; return their folder."""
         home = self.folder(model_name)
         folder = home / run_id
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,12 +67,12 @@ class PredictionsFolder(ModelFolders):
     root: str = Field(description="Folder that holds the predictions of all models.")
 
     def path(self, model_name: str, version: int, scored_at: datetime) -> Path:
-        """Return where to write the predictions that a version makes from this time on."""
+        """Return where to write the predictions of a version's scoring that starts at this time."""
         return self.folder(model_name) / f"{scored_at:%Y%m%dT%H%M%SZ}-v{version}.parquet"
 
     @contextmanager
     def workspace(self, model_name: str) -> Iterator[Path]:
-        """Make the folder of a model, and another inside it for what is needed until the end."""
+        """Make the folder of a model, and inside it a temporary one for the block."""
         folder = self.folder(model_name)
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder, ".*.part")

@@ -1,4 +1,4 @@
-"""The gateways, as the pipeline sees them: switches, status, predictions."""
+"""The gateways as the pipeline uses them: switches, status, predictions."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _RELOAD_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
 _NO_GATEWAY: Final = "GATEWAY_URLS names no gateway"
 STOP_PENDING: Final = "stop_pending"
-"""Status of a stop that the replicas carry out and could not yet write down."""
+"""HTTP status of a stop that replicas carry out but could not record yet."""
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 class GatewayClientError(Exception):
-    """A gateway could not be used; the message says which and why."""
+    """A call to a gateway failed; the message says which one and why."""
 
 
 class GatewayUnavailable(GatewayClientError):
@@ -53,7 +53,7 @@ class GatewayUnavailable(GatewayClientError):
 
 
 class UnreadableAnswer(GatewayClientError):
-    """The gateway answered something that its contract does not know."""
+    """The gateway's answer does not match its contract."""
 
 
 class GatewayRefused(GatewayClientError):
@@ -78,25 +78,25 @@ _REFUSALS: Final = {
     "model_not_open": ModelNotHosted,
     "variant_pinned": VariantPinned,
 }
-"""By the code of the gateway's answer."""
+"""Exceptions by the error code of the gateway's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Convergence:
-    """How far the replicas followed a switch."""
+    """How far the replicas have followed a switch."""
 
     behind: dict[str, str]
-    """Address or id of each replica that did not, and how it stands instead."""
+    """Address or id of each replica that has not, and its state instead."""
     live: tuple[str, ...]
     """Ids of all live replicas."""
 
 
 class GatewayResource(dg.ConfigurableResource[None]):
-    """All gateway replicas that route to one Triton; each model has paths of its own there.
+    """All gateway replicas that route to one Triton; each model has its own paths there.
 
-    All methods raise `GatewayClientError`: `GatewayUnavailable` when no answer comes,
+    All methods raise `GatewayClientError`: `GatewayUnavailable` without an answer,
     `GatewayRefused` with the gateway's own reason (nothing changed), `ModelNotHosted` before the
-    first reload of a model, `UnreadableAnswer` for what the contract does not know.
+    first reload of a model, `UnreadableAnswer` for an answer that violates the contract.
     """
 
     urls: str = Field(description="Addresses of the replicas, separated by commas.")
@@ -108,15 +108,15 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return tuple(url.strip().rstrip("/") for url in self.urls.split(",") if url.strip())
 
     def reload(self, model_name: str, alias: str, request: ReloadRequest) -> ReloadResponse:
-        """Move a variant; replicas share the routing record, so one is asked."""
+        """Move a variant; replicas share the routing record, so asking one is enough."""
         return self._change(model_name, f"/variant/{alias}/reload", request, ReloadResponse)
 
     def rollback(self, model_name: str, alias: str, request: RollbackRequest) -> ReloadResponse:
-        """Move a variant back, and pin it there."""
+        """Roll a variant back, and pin it there."""
         return self._change(model_name, f"/variant/{alias}/rollback", request, ReloadResponse)
 
     def release(self, model_name: str) -> ReleaseReport:
-        """Return the present release or the last one, with what all replicas counted of it."""
+        """Return the present or the last release, with the counts of all replicas."""
         path = f"/models/{model_name}/release"
         return _decode(self._first("GET", path, is_authorized=True), path, ReleaseReport)
 
@@ -125,17 +125,18 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return self._change(model_name, "/release", request, ReleaseResponse)
 
     def advance_release(self, model_name: str, request: ReleaseAdvance) -> ReleaseResponse:
-        """End the present phase of a release; refused (409) when it is another one by now."""
+        """End the present phase of a release; refused (409) if it has changed meanwhile."""
         return self._change(model_name, "/release/advance", request, ReleaseResponse)
 
     def approve_release(self, model_name: str, request: ReleaseDecision) -> ReleaseResponse:
-        """Approve what a release waits for."""
+        """Give the approval that a release waits for."""
         return self._change(model_name, "/release/approve", request, ReleaseResponse)
 
     def stop_release(self, model_name: str, request: ReleaseDecision) -> ReleaseResponse:
-        """Stop a release; one that is watched is rolled back.
+        """Stop a release; after the switch, it is rolled back.
 
-        Each replica is asked while none could write that down: each stops it for its own clients.
+        If a replica cannot record the stop, the others are asked, too: each stops it for its own
+        clients.
         """
         path, content = f"/models/{model_name}/release/stop", msgspec.json.encode(request)
         answer: ReleaseResponse | GatewayUnavailable = GatewayUnavailable(_NO_GATEWAY)
@@ -157,7 +158,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return self._get(replica, f"/models/{model_name}", ModelStatus)
 
     def model_statuses(self, model_name: str) -> list[ModelStatus]:
-        """Return the status on each replica that hosts the model; none before the first reload."""
+        """Return the status on each replica that hosts the model; [] before the first reload."""
         statuses = []
         for replica in self.replicas:
             with contextlib.suppress(ModelNotHosted):
@@ -173,7 +174,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return self._request(replica, "GET", "/metrics").decode()
 
     def predict(self, model_name: str, rows: Sequence[Sequence[Any]]) -> PredictResponse:
-        """Return the predictions for rows in signature order; None is missing.
+        """Return the predictions for rows in signature order, with None for missing values.
 
         The request is not counted as traffic (`PLATFORM_HEADER`), and needs no API key.
         """
@@ -185,9 +186,9 @@ class GatewayResource(dg.ConfigurableResource[None]):
         entities: Sequence[Mapping[str, int | str]],
         request: Sequence[Mapping[str, Any]],
     ) -> PredictResponse:
-        """Return the predictions for keys, with the values that requests send; as `predict`.
+        """Return the predictions for keys and the values that requests send; as `predict`.
 
-        `request` has the request features of each of the `entities` by name.
+        `request` has the request features of each of the `entities`, by name.
         """
         sent = {"request": request} if any(request) else {}
         return self._predict(model_name, {"entities": entities, **sent})
@@ -200,10 +201,10 @@ class GatewayResource(dg.ConfigurableResource[None]):
     def wait_until_followed(
         self, model_name: str, alias: str, switch: ReloadResponse, deadline_s: float
     ) -> Convergence:
-        """Wait until every replica routes `alias` by the generation that a switch made.
+        """Wait until every replica routes `alias` by a switch's generation.
 
-        Every replica is each address of `urls`, and each other one that those list as live. After
-        `deadline_s` seconds the last state counts, or the last error is raised.
+        Replicas are all addresses of `urls`, and any others that those list as live. After
+        `deadline_s` seconds the last state is returned, or the last error raised.
         """
         deadline = time.monotonic() + deadline_s
         while True:
@@ -274,7 +275,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         if is_authorized:
             headers["authorization"] = f"Bearer {self.control_token}"
         try:
-            # Cluster-internal addresses: a proxy of the environment has no business here.
+            # Cluster-internal addresses: ignore the environment's proxy.
             with httpx.Client(timeout=timeout_s, trust_env=False, verify=_trust()) as client:
                 answer = client.request(method, replica + path, content=content, headers=headers)
         except httpx.HTTPError as error:
@@ -288,7 +289,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
 
 @functools.cache
 def _trust() -> ssl.SSLContext:
-    """The root certificates of HTTPS addresses; a client that reads them itself needs 20 ms."""
+    """Load the root certificates for HTTPS once: each client would need 20 ms for it."""
     import httpx
 
     return httpx.create_ssl_context(trust_env=False)
@@ -308,7 +309,7 @@ def _refusal(replica: str, path: str, answer: httpx.Response) -> GatewayRefused:
     try:
         body = msgspec.json.decode(answer.content, type=ErrorResponse)
         code, reason = body.code, body.error
-    except msgspec.DecodeError:  # of a proxy between
+    except msgspec.DecodeError:  # an answer from a proxy in between
         code, reason = "", answer.text[:500]
     return _REFUSALS.get(code, GatewayRefused)(
         f"the gateway at {replica} refused {path} ({answer.status_code} {code}): {reason}",
@@ -318,28 +319,28 @@ def _refusal(replica: str, path: str, answer: httpx.Response) -> GatewayRefused:
 
 
 def confirmed_version(status: ModelStatus, alias: str) -> int | None:
-    """Version that a variant routes to and that the replica confirmed with Triton; else None."""
+    """Return the version that a variant routes to if the replica confirmed it with Triton."""
     slot = status.effective.get(alias)
     return slot.version if slot is not None and slot.ready else None
 
 
 def routed_version(status: ModelStatus, alias: str) -> int | None:
-    """Version that a variant routes to, confirmed or not; None when it has none."""
+    """Return the version that a variant routes to, confirmed or not; None without one."""
     slot = status.effective.get(alias)
     return None if slot is None else slot.version
 
 
 def routed_versions(statuses: Iterable[ModelStatus]) -> tuple[int, ...]:
-    """Every version that some variant of some replica routes to."""
+    """Return every version that any variant of any replica routes to."""
     return tuple(
         dict.fromkeys(slot.version for status in statuses for slot in status.effective.values())
     )
 
 
 def replicas_behind(status: ModelStatus, generation: int) -> dict[str, str]:
-    """Why each live replica in a model's status does not serve by `generation` yet.
+    """Say why each live replica that lags in a model's status does not serve `generation` yet.
 
-    A list that may be incomplete counts as a replica that is behind.
+    A possibly incomplete list counts as a replica that lags.
     """
     behind: dict[str, str] = {}
     if status.replicas_problem is not None:

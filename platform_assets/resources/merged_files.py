@@ -1,7 +1,7 @@
-"""Files of a day of the prediction log, some of which hold the rows of others.
+"""The files of a day of the prediction log, some of which hold the merged rows of others.
 
-A merged file names those whose place it takes, so that one rename brings it into effect: who sees
-it leaves them out, whether they are deleted yet or not.
+A merged file names those it replaces, so that a single rename puts it into effect: readers that
+see it ignore them, whether or not they are deleted yet.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final
 
 MERGED: Final = "merged-"
-"""How the name of such a file begins."""
+"""Prefix of the name of a merged file."""
 _REPLACES: Final = b"prediction_log_replaces"
-"""Key of the names in the metadata of its schema, a JSON array."""
+"""Key of its schema's metadata with the replaced names, a JSON array."""
 _ATTEMPTS: Final = 5
 
 
 def current_files(day: Path) -> list[Path]:
-    """Return the files in the folder of a day that hold its rows, each row once, by name."""
+    """Return the files of a day, sorted by name, that together hold each of its rows once."""
     paths = _list_files(day)
     replaced = {
         name for path in paths if path.name.startswith(MERGED) for name in replaced_files(path)
@@ -29,7 +29,7 @@ def current_files(day: Path) -> list[Path]:
 
 
 def _list_files(day: Path) -> list[Path]:
-    """List a folder again if it changed meanwhile: a list may lack a new file and old ones too."""
+    """List a folder again if it changed meanwhile: a listing may miss new and old files alike."""
     paths: list[Path] = []
     with suppress(FileNotFoundError):
         for _ in range(_ATTEMPTS):
@@ -42,13 +42,13 @@ def _list_files(day: Path) -> list[Path]:
 
 
 def is_replaced(path: Path) -> bool:
-    """Return whether the rows of a file, which may be gone, are in another one."""
+    """Whether a merged file holds the rows of this one, which may be gone."""
     merged = path.parent.glob(f"{MERGED}*.parquet")
-    return any(path.name in replaced_files(one) for one in merged)
+    return any(path.name in replaced_files(file) for file in merged)
 
 
 def replaced_files(merged: Path) -> frozenset[str]:
-    """Return the names of the files whose place a merged one takes; none if it cannot be read."""
+    """Return the names of the files that a merged one replaces; none if it cannot be read."""
     from pyarrow import ArrowException, parquet
 
     try:
@@ -59,12 +59,12 @@ def replaced_files(merged: Path) -> frozenset[str]:
 
 
 def replacing_metadata(paths: Sequence[Path]) -> dict[bytes, bytes]:
-    """Return the metadata of a file that takes the place of these."""
+    """Return the metadata of a file that replaces these."""
     return {_REPLACES: json.dumps([path.name for path in paths]).encode()}
 
 
 def remove_replaced(day: Path) -> None:
-    """Delete the files in the folder of a day whose rows are in another one, as after a crash."""
+    """Delete the replaced files of a day that are still there, for example after a crash."""
     for merged in day.glob(f"{MERGED}*.parquet"):
         for name in replaced_files(merged):
             (day / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Metadata of assets and checks, as Dagster's pages show it."""
+"""Metadata of assets and checks for Dagster's UI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
 
 
 def picture(png: bytes, alternative: str) -> dg.MarkdownMetadataValue:
-    """Return a picture, and the words for it."""
+    """Return a picture with its alternative text."""
     return dg.MetadataValue.md(inline(png, alternative))
 
 

@@ -1,6 +1,6 @@
-"""MLflow as the pipeline uses it: runs, artifacts, versions. It records; it never decides.
+"""MLflow as the pipeline uses it, for runs, artifacts and versions. It records; it never decides.
 
-No method here opens a pickled model (I11): what is published are bytes, found by path.
+No method here opens a pickled model (I11): only bytes found by path are published.
 """
 
 from __future__ import annotations
@@ -61,10 +61,9 @@ MODEL_TAG: Final = "serving.model_name"
 class MlflowResource(ConfigurableResource["MlflowResource"]):
     """Typed access to one MLflow server.
 
-    Every method raises `MlflowUnavailable` when the server does not answer (within about
-    ten seconds, not minutes; only what belongs to an open run has more patience),
-    `RegistryNotFound` for what it does not know, and `RegistryError`, the root of both, for
-    any other refusal.
+    Every method raises `MlflowUnavailable` when the server does not answer (within about ten
+    seconds, not minutes; only calls of an open run wait longer), `RegistryNotFound` for unknown
+    objects, and `RegistryError`, the base class of both, for any other refusal.
     """
 
     tracking_uri: str = Field(description="Address of the MLflow server, as steps reach it.")
@@ -79,9 +78,9 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     @contextmanager
     def _client_to(self, doing: str) -> Iterator[Any]:
-        """MLflow's client, to do what `doing` says; its errors are translated."""
-        # Asked each time: a server that is down is known in seconds, whereas the client in
-        # the midst of a call would try again for minutes.
+        """Yield MLflow's client for the call `doing`; its errors are translated."""
+        # Probed each time: this detects a server that is down within seconds, whereas the client
+        # would retry a call for minutes.
         probe(self.tracking_uri)
         if self._opened is None:
             self._opened = open_client(self.tracking_uri)
@@ -107,8 +106,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         try:
             yield log
         except BaseException:
-            # When MLflow itself went away this cannot work; the error on its way out is the one
-            # to show, and `close_abandoned_runs` of the next attempt marks the run.
+            # If MLflow itself is down this cannot work; the error being raised is the one to
+            # show, and `close_abandoned_runs` of the next attempt marks the run.
             with suppress(RegistryError):
                 self._close_run(log.run_id, "FAILED")
             raise
@@ -125,16 +124,16 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             client.set_terminated(run_id, status)
 
     def owner_tags(self, model_name: str, dagster_run_id: str) -> dict[str, str]:
-        """Return the tags that say whose a run is; `close_abandoned_runs` goes by them."""
+        """Return the tags with the owner of a run, which `close_abandoned_runs` uses."""
         return {MODEL_TAG: model_name, DAGSTER_RUN_TAG: dagster_run_id}
 
     def close_abandoned_runs(
         self, model_name: str, is_abandoned: Callable[[str], bool]
     ) -> list[str]:
-        """Mark as FAILED the runs that are still RUNNING although their Dagster run is over.
+        """Mark as FAILED the runs that are still RUNNING although their Dagster run has ended.
 
-        `is_abandoned` says that of the id of a Dagster run. Returns the ids of the MLflow runs
-        that were marked.
+        `is_abandoned` tells whether the Dagster run with an id has ended. Returns the ids of the
+        marked MLflow runs.
         """
         experiment_id = self._experiment_id(model_name)
         with self._client_to(f"look for abandoned runs of {model_name}") as client:
@@ -155,12 +154,12 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             if client.get_experiment_by_name(model_name) is None:
                 with unless_created():
                     client.create_experiment(model_name)
-            found = client.get_experiment_by_name(model_name)
-            if found.lifecycle_stage == "deleted":
+            experiment = client.get_experiment_by_name(model_name)
+            if experiment.lifecycle_stage == "deleted":
                 raise RegistryError(
                     f"MLflow experiment {model_name} was deleted: restore it in MLflow"
                 )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def run_tags(self, run_id: str) -> dict[str, str]:
         """Return all tags of a run."""
@@ -172,17 +171,17 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         began = f"attributes.start_time < {int(before.timestamp() * 1000)}"
         wanted = f"{began} and tags.`{MODEL_TAG}` = '{model_name}'"
         with self._client_to(f"list the runs of {model_name}") as client:
-            found = client.get_experiment_by_name(model_name)
-            if found is None:
+            experiment = client.get_experiment_by_name(model_name)
+            if experiment is None:
                 return []
-            ids = [str(found.experiment_id)]
+            ids = [str(experiment.experiment_id)]
             runs = all_pages(lambda token: client.search_runs(ids, wanted, page_token=token))
         return [RunEntry.of(run) for run in runs]
 
     def delete_run(self, run: RunEntry) -> None:
-        """Mark a run and its logged model as deleted; `mlflow gc` then removes what they hold."""
+        """Mark a run and its logged model as deleted; `mlflow gc` then removes their content."""
         with self._client_to(f"delete run {run.run_id}") as client:
-            # The run last: one whose deletion stopped halfway is found again.
+            # The run last: if the deletion is interrupted, it is found again.
             if run.model_id is not None:
                 with suppress(RegistryNotFound), translated(f"delete model {run.model_id}"):
                     client.delete_logged_model(run.model_id)
@@ -198,7 +197,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             store_artifact(client, run_id, path, data)
 
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
-        """Return the bytes of the run's artifact `path`; they are not interpreted."""
+        """Return the uninterpreted bytes of the run's artifact `path`."""
         with (
             self._client_to(f"fetch {path} of run {run_id}") as client,
             tempfile.TemporaryDirectory() as directory,
@@ -209,9 +208,9 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             return fetched.read_bytes()
 
     def evaluation_set(self, run_id: str) -> EvaluationSet:
-        """Return the held-out rows of a run and what scikit-learn answered for them.
+        """Return the held-out rows of a run and scikit-learn's answers to them.
 
-        Those of the last run are kept in memory: most checks of a chain want the same ones.
+        Those of the last run are cached: most checks of a chain need the same ones.
         """
         if self._evaluation is None or self._evaluation[0] != run_id:
             data = self.artifact_bytes(run_id, EVALUATION_ARTIFACT)
@@ -229,10 +228,10 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def register(
         self, trained: TrainedModel, *, description: str = "", model_description: str = ""
     ) -> RegisteredVersion:
-        """Return the version of a training's run, registering it unless that was done already.
+        """Return the version of a training's run, registering it unless it already exists.
 
-        Tags are part of the creating call, so no version ever stands there without them. The
-        registered model is created, with `model_description`, when it is its first version.
+        Tags are part of the creating call, so no version ever exists without them. The registered
+        model is created, with `model_description`, before its first version.
         """
         model_name, run_id = trained.model_name, trained.run_id
         existing = self.version_of_run(model_name, run_id)
@@ -273,7 +272,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             client.log_model_artifacts(model_id, str(added))
 
     def record_signature(self, run_id: str, signature: Signature) -> dict[str, str]:
-        """Keep a signature with a run (a tag is too short); return the tags that stand for it."""
+        """Store a signature with a run (a tag is too short); return the tags that refer to it."""
         data = msgspec.json.encode(signature)
         self.log_artifact_bytes(run_id, SIGNATURE_ARTIFACT, data)
         return {SIGNATURE_DIGEST_TAG: hashlib.sha256(data).hexdigest()}
@@ -289,18 +288,20 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def version_of_run(self, model_name: str, run_id: str) -> RegisteredVersion | None:
         """Return the lowest version registered for a run, or None."""
         with self._client_to(f"look for the version of run {run_id}") as client:
-            found = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
-        if not found:
+            versions = client.search_model_versions(
+                f"name = '{model_name}' and run_id = '{run_id}'"
+            )
+        if not versions:
             return None
         return registered_version(
-            min(found, key=lambda version: int(version.version)), self._signature
+            min(versions, key=lambda version: int(version.version)), self._signature
         )
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
-        """Return what MLflow records about a version, asked now."""
+        """Return MLflow's current record of a version."""
         with self._client_to(f"look up version {version} of {model_name}") as client:
-            found = client.get_model_version(model_name, str(version))
-        return registered_version(found, self._signature)
+            entry = client.get_model_version(model_name, str(version))
+        return registered_version(entry, self._signature)
 
     def versions(self, model_name: str) -> list[VersionEntry]:
         """Return all versions of a model, also third-party ones, oldest first."""
@@ -311,12 +312,12 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         return sorted(entries, key=lambda entry: entry.version)
 
     def onnx_bytes(self, model_name: str, version: int, copy: str) -> bytes:
-        """Return the ONNX graph that a version was registered with; see `mlflow_versions`."""
+        """Return the ONNX graph of a registered version; see `mlflow_versions`."""
         with self._client_to(f"look up version {version} of {model_name}") as client:
             return onnx_bytes(client, model_name, version, copy)
 
     def set_version_tags(self, model_name: str, version: int, tags: Mapping[str, str]) -> None:
-        """Set tags of a version; others stay."""
+        """Set tags of a version; other tags stay."""
         with self._client_to(f"tag version {version} of {model_name}") as client:
             for key, value in tags.items():
                 client.set_model_version_tag(model_name, str(version), key, value)
@@ -327,7 +328,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             return dict(client.get_model_version(model_name, str(version)).tags)
 
     def set_alias(self, model_name: str, alias: str, version: int) -> None:
-        """Point an alias at a version. A record for people: nothing is served by it."""
+        """Point an alias at a version. For information only: it does not affect serving."""
         with self._client_to(f"point alias {alias} of {model_name} at version {version}") as client:
             client.set_registered_model_alias(model_name, alias, str(version))
 
@@ -337,8 +338,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             suppress(RegistryNotFound),
             self._client_to(f"look up the aliases of {model_name}") as client,
         ):
-            found = client.get_registered_model(model_name).aliases
-            return {alias: int(version) for alias, version in found.items()}
+            aliases = client.get_registered_model(model_name).aliases
+            return {alias: int(version) for alias, version in aliases.items()}
         return {}
 
     def alias_version(self, model_name: str, alias: str) -> int | None:
@@ -346,7 +347,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         return self.aliases(model_name).get(alias)
 
     def _signature(self, run_id: str, digest: str) -> Signature:
-        """Return the signature kept with a run, which is read once for all that have the same."""
+        """Return the signature stored with a run, cached by its digest."""
         if digest not in self._signatures:
             data = self.artifact_bytes(run_id, SIGNATURE_ARTIFACT)
             if hashlib.sha256(data).hexdigest() != digest:
@@ -357,7 +358,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             self._signatures[digest] = msgspec.json.decode(data, type=Signature)
         return self._signatures[digest]
 
-    # Pages for people
+    # Pages of the UI
 
     def run_url(self, run_id: str) -> str:
         """Address of a run's page."""

@@ -1,4 +1,4 @@
-"""MLflow's client, tamed: quiet, quick to fail, its exceptions translated at one point.
+"""MLflow's client made quiet and quick to fail, with exceptions translated at one point.
 
 Importing MLflow takes seconds, so everything here imports it when it is first needed.
 """
@@ -20,13 +20,13 @@ from dagster import get_dagster_logger
 T = TypeVar("T")
 
 PROBE_TIMEOUT: Final = 3.0
-"""Seconds that the server has to answer its health page before a call is tried at all."""
+"""Seconds for the server to answer its health page before a call is attempted."""
 RETRIES: Final = 2
 BACKOFF: Final = 1
 REQUEST_TIMEOUT: Final = 30
-"""Seconds without a byte in one request; an upload that makes progress may take longer."""
+"""Seconds without any byte in a request; an upload that makes progress may take longer."""
 PATIENCE: Final = 600.0
-"""Seconds that a run under way waits for a server that is away: hours of work hang on it."""
+"""Seconds that an open run waits for an unavailable server: hours of work depend on it."""
 _LONGEST_PAUSE: Final = 10.0
 
 _UNAVAILABLE_STATUS: Final = frozenset({429, 502, 503, 504})
@@ -34,7 +34,7 @@ _import_lock = threading.Lock()
 
 
 class RegistryError(Exception):
-    """MLflow did not do what was asked; the message says what was asked and why not."""
+    """A call to MLflow failed; the message says which one and why."""
 
 
 class MlflowUnavailable(RegistryError):
@@ -46,16 +46,16 @@ class RegistryNotFound(RegistryError):
 
 
 def open_client(tracking_uri: str) -> Any:
-    """Return an `MlflowClient`; ask `probe` first whether anybody is there."""
+    """Return an `MlflowClient`; call `probe` first to see if the server answers."""
     mlflow = import_mlflow()
     return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
 def import_mlflow() -> Any:
-    """Import MLflow with telemetry off, no progress bars and retries that end in seconds.
+    """Import MLflow without telemetry and progress bars, and with retries that end in seconds.
 
-    Our values become MLflow's defaults, in this process alone: the environment stays as it
-    was, and a variable that the user did set still wins.
+    Our values become MLflow's defaults in this process only: the environment stays unchanged,
+    and a variable set by the user still wins.
     """
     with _import_lock:
         with _without_telemetry():
@@ -69,7 +69,7 @@ def import_mlflow() -> Any:
         variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.default = RETRIES
         variables.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.default = BACKOFF
         variables.MLFLOW_HTTP_REQUEST_TIMEOUT.default = REQUEST_TIMEOUT
-        # "Run X at: URL" lines on stdout say less than the links in our metadata.
+        # The "Run X at: URL" lines on stdout say less than the links in our metadata.
         variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.default = True
         for chatty in ("mlflow.store.model_registry", "mlflow.utils.requirements_utils"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -78,7 +78,7 @@ def import_mlflow() -> Any:
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    # MLflow decides at import whether to start its telemetry thread, by the environment alone.
+    # MLflow decides at import, from the environment alone, whether to start its telemetry thread.
     name = "MLFLOW_DISABLE_TELEMETRY"
     if name in os.environ:
         yield
@@ -92,16 +92,16 @@ def _without_telemetry() -> Iterator[None]:
 
 @contextmanager
 def _without_feast() -> Iterator[None]:
-    """Leave out the headers that Feast has for data sources of its own, which we do not use.
+    """Skip Feast's request headers for its own data sources, which we do not use.
 
-    With its first request MLflow loads what other packages register for its headers: all of Feast,
-    three seconds of CPU time and 46 MiB in each process that only asks for a version.
+    With its first request MLflow loads the packages that register headers, here all of Feast:
+    three seconds of CPU time and 46 MiB in each process that only looks up a version.
     """
     from mlflow.utils import plugins
 
     everything = plugins._get_entry_points
     plugins._get_entry_points = lambda group: [
-        one for one in everything(group) if not one.value.startswith("feast.")
+        entry for entry in everything(group) if not entry.value.startswith("feast.")
     ]
     try:
         yield
@@ -110,13 +110,13 @@ def _without_feast() -> Iterator[None]:
 
 
 def probe(tracking_uri: str) -> None:
-    """Return when the server answers its health page.
+    """Return if the server answers its health page.
 
     Raises:
         MlflowUnavailable: no answer within `PROBE_TIMEOUT` seconds, or an error page.
-        RegistryError: the address is no http(s) address, or holds credentials.
+        RegistryError: the address is not an http(s) address, or holds credentials.
     """
-    # Neither is repeated: a database's address has a password in it, too.
+    # Neither address is repeated: a database's address contains a password, too.
     scheme = tracking_uri.partition(":")[0]
     if scheme.lower() not in {"http", "https"}:
         raise RegistryError(
@@ -133,8 +133,8 @@ def probe(tracking_uri: str) -> None:
         with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT):  # noqa: S310 # the scheme was checked above
             return
     except urllib.error.HTTPError as exc:
-        # Any other status means that a server answers. A proxy that wants credentials, for one,
-        # is asked again by the client that has them.
+        # Any other status means that a server answers. A proxy that needs credentials, for
+        # example, gets them from the client later.
         if exc.code >= 500:
             raise MlflowUnavailable(
                 f"MLflow at {tracking_uri} answers {exc.code} {exc.reason}"
@@ -145,7 +145,7 @@ def probe(tracking_uri: str) -> None:
 
 
 def wait_out(call: Callable[[], T], patience_s: float) -> T:
-    """Return what `call` returns, made again while MLflow is away, for `patience_s` seconds."""
+    """Return the result of `call`, retried for `patience_s` seconds while MLflow is unavailable."""
     deadline, pause = time.monotonic() + patience_s, 0.5
     while True:
         try:
@@ -159,20 +159,20 @@ def wait_out(call: Callable[[], T], patience_s: float) -> T:
 
 
 def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """Return everything that a paged search finds; `search` gets the token of a page."""
-    found: list[Any] = []
+    """Return all results of a paged search; `search` gets the token of a page."""
+    results: list[Any] = []
     token = None
     while True:
         page = search(token)
-        found += page
+        results += page
         token = page.token
         if not token:
-            return found
+            return results
 
 
 @contextmanager
 def unless_created() -> Iterator[None]:
-    """Create something in MLflow, unless another process has done it."""
+    """Ignore the error in the block that an object already exists in MLflow."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -183,7 +183,7 @@ def unless_created() -> Iterator[None]:
 
 
 def artifacts_at(location: str, client: Any) -> Any:
-    """Return MLflow's own access to the artifacts at an address, such as `runs:/<run_id>`."""
+    """Return MLflow's repository of the artifacts at an address, such as `runs:/<run_id>`."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return get_artifact_repository(location, tracking_uri=client.tracking_uri)
@@ -191,7 +191,7 @@ def artifacts_at(location: str, client: Any) -> Any:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn what MLflow and its HTTP client raise into `RegistryError`.
+    """Turn the exceptions of MLflow and its HTTP client into `RegistryError`.
 
     `doing` is the call in words, such as "register version of best_model".
     """
@@ -204,7 +204,7 @@ def translated(doing: str) -> Iterator[None]:
         raise _translate(exc, doing) from exc
     except RequestException as exc:
         raise MlflowUnavailable(f"MLflow stopped answering while it was to {doing}") from exc
-    except OSError as exc:  # of a temporary file above all
+    except OSError as exc:  # mostly of a temporary file
         raise RegistryError(f"this machine cannot {doing}: {exc.strerror or exc}") from exc
 
 

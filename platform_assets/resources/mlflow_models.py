@@ -1,4 +1,4 @@
-"""What a logged model of MLflow holds: the fitted estimator, and the ONNX graph beside it."""
+"""The content of an MLflow logged model: the fitted estimator, and the ONNX graph beside it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _MLFLOW_TYPES: Final = {
 }
 _REQUIREMENTS: Final = ("scikit-learn", "skops", "numpy", "pandas")
 _MODULES: Final = {"sklearn", "numpy", "pandas", "scipy"}
-"""What these packages bring."""
+"""Modules of these packages."""
 _DESCRIPTION_FILE: Final = "MLmodel"
 
 
 def save_sklearn(
     estimator: Any, target: Path, logged: Any, signature: Signature, example: pd.DataFrame | None
 ) -> None:
-    """Write a fitted estimator as a model of the scikit-learn flavor, without pickling it.
+    """Write a fitted estimator as a model of the scikit-learn flavor without pickling it.
 
-    `target` is a folder that does not exist yet, `logged` MLflow's `LoggedModel` that this becomes
-    the content of, `example` a few rows in tensor form. The requirements are given: inferring
-    them would start a process that imports everything again.
+    `target` is a folder that does not exist yet, `logged` the MLflow `LoggedModel` to fill,
+    `example` a few rows in tensor form. Requirements are set explicitly, since inferring them
+    would start a process that imports everything again.
     """
     from mlflow.models import Model
     from mlflow.sklearn import save_model
 
     with warnings.catch_warnings():
-        # MLflow warns about type hints of its own.
+        # MLflow warns about its own type hints.
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
         import mlflow.pyfunc  # noqa: F401
     described = Model(
@@ -56,16 +56,16 @@ def save_sklearn(
         signature=_mlflow_signature(signature),
         input_example=example,
         pip_requirements=[
-            f"{one}=={importlib.metadata.version(one)}" for one in distributions(types)
+            f"{package}=={importlib.metadata.version(package)}" for package in distributions(types)
         ],
     )
 
 
 def add_onnx_flavor(description: Path, graph: bytes, target: Path) -> None:
-    """Write what turns a saved model into one of the ONNX flavor, too: `mlflow.onnx` loads it.
+    """Write the files that add the ONNX flavor to a saved model, so that `mlflow.onnx` loads it.
 
-    `description` is the model's `MLmodel` file; the new one and the graph, whose bytes stay as
-    they are (unlike by `mlflow.onnx.save_model`), go to the empty folder `target`.
+    `description` is the model's `MLmodel` file; the new one and the graph, whose bytes stay
+    unchanged (unlike in `mlflow.onnx.save_model`), go into the empty folder `target`.
     """
     import onnx
     from mlflow.models import Model
@@ -84,7 +84,7 @@ def add_onnx_flavor(description: Path, graph: bytes, target: Path) -> None:
 
 
 def column_schema(signature: Signature) -> Any:
-    """Return the features as MLflow's `Schema`."""
+    """Return the features as an MLflow `Schema`."""
     from mlflow.types import ColSpec, Schema
 
     return Schema([ColSpec(_MLFLOW_TYPES[f.tensor_dtype], f.name) for f in signature.features])
@@ -100,25 +100,25 @@ def _mlflow_signature(signature: Signature) -> Any:
         answer = "string" if isinstance(signature.classes[0], str) else "long"
     outputs: list[ColSpec | TensorSpec] = [ColSpec(answer, signature.label_output)]
     if signature.probabilities_output is not None:
-        # Not required: `predict` of the scikit-learn flavor answers the labels alone.
+        # Not required: `predict` of the scikit-learn flavor only answers labels.
         name = signature.probabilities_output
         outputs.append(ColSpec(Array("float"), name, required=False))
     return ModelSignature(inputs=column_schema(signature), outputs=Schema(outputs))
 
 
 def distributions(types: list[str]) -> list[str]:
-    """The packages that load a model with these types; a module that is not installed is none."""
+    """Return the packages needed to load these types; modules without a package are skipped."""
     others = sorted({name.partition(".")[0] for name in types} - _MODULES)
     if not others:
         return [*_REQUIREMENTS]
-    installed = importlib.metadata.packages_distributions()  # reads all of the environment
+    installed = importlib.metadata.packages_distributions()  # reads the whole environment
     own = [installed[name][0] for name in others if name in installed]
     return list(dict.fromkeys([*_REQUIREMENTS, *own]))
 
 
 def _types(estimator: Any) -> list[str]:
-    # The estimator was made a moment ago, of scikit-learn's, NumPy's and perhaps the user's own
-    # parts, so all its types are trusted. A reader of the file decides independently.
+    # The estimator was just made from scikit-learn's, NumPy's and perhaps the user's parts, so
+    # all its types are trusted. Readers of the file decide independently.
     import skops.io  # type: ignore[import-untyped] # ships no stubs
 
     return list(skops.io.get_untrusted_types(data=skops.io.dumps(estimator)))

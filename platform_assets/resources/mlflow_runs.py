@@ -1,4 +1,4 @@
-"""What can be logged to an open MLflow run."""
+"""Logging to an open MLflow run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODEL_URI_TAG: Final = "serving.model_uri"
-"""Tag of a run: where the scikit-learn model that it kept is."""
+"""Tag of a run: the address of its scikit-learn model."""
 
 _DIGEST_LENGTH: Final = 36
 """Characters of a dataset's digest that MLflow keeps."""
@@ -27,13 +27,13 @@ _DIGEST_LENGTH: Final = 36
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Rows that a run reads, as MLflow lists them among the run's inputs."""
+    """Rows that a run reads, listed by MLflow among the run's inputs."""
 
     name: str
     context: str
-    """What they are for: `training` or `evaluation`."""
+    """Their purpose: `training` or `evaluation`."""
     source: str
-    """Where they come from, for people."""
+    """Where they come from, for display."""
     fingerprint: str
     rows: int
     entities: int
@@ -46,10 +46,10 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """An MLflow run that is open; what is logged through it belongs to that run.
+    """An open MLflow run, through which is logged to it.
 
-    Every method waits `patience_s` seconds for a server that is away, then raises
-    `MlflowUnavailable`; `RegistryError`, its root, for any refusal.
+    Every method waits `patience_s` seconds for an unavailable server, then raises
+    `MlflowUnavailable`; `RegistryError`, its base class, for any refusal.
     """
 
     run_id: str
@@ -68,7 +68,7 @@ class RunLog:
     ) -> None:
         """Log parameters (as text), metrics (at step 0) and tags, each by name, in one call.
 
-        Metrics belong to the logged model and to the dataset (of `log_datasets`), where given.
+        Metrics belong to the logged model and to the dataset (of `log_datasets`), if given.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -86,7 +86,7 @@ class RunLog:
         self._call("log to", lambda: self._client.log_batch(self.run_id, **batch))
 
     def log_datasets(self, datasets: Sequence[Dataset], signature: Signature) -> None:
-        """Record which rows the run reads; `signature` says their columns."""
+        """Record which rows the run reads; `signature` describes their columns."""
         from mlflow.entities import Dataset as Entity
         from mlflow.entities import DatasetInput, InputTag
 
@@ -94,16 +94,18 @@ class RunLog:
         inputs = [
             DatasetInput(
                 Entity(
-                    one.name,
-                    one.digest,
+                    dataset.name,
+                    dataset.digest,
                     source_type="code",
-                    source=json.dumps({"tags": {"mlflow.source.name": one.source}}),
+                    source=json.dumps({"tags": {"mlflow.source.name": dataset.source}}),
                     schema=schema,
-                    profile=json.dumps({"num_rows": one.rows, "num_entities": one.entities}),
+                    profile=json.dumps(
+                        {"num_rows": dataset.rows, "num_entities": dataset.entities}
+                    ),
                 ),
-                [InputTag("mlflow.data.context", one.context)],
+                [InputTag("mlflow.data.context", dataset.context)],
             )
-            for one in datasets
+            for dataset in datasets
         ]
         self._call("log datasets to", lambda: self._client.log_inputs(self.run_id, inputs))
 
@@ -120,10 +122,10 @@ class RunLog:
         params: Mapping[str, object] | None = None,
         example: pd.DataFrame | None = None,
     ) -> str:
-        """Keep a fitted estimator as a logged model of this run; its tag `MODEL_URI_TAG` names it.
+        """Store a fitted estimator as a logged model of this run, named by the tag `MODEL_URI_TAG`.
 
-        Stored in the skops format, which loads without unpickling; `example` are a few rows. The
-        address of the id that is returned is `models:/<id>`.
+        The skops format loads without unpickling; `example` are a few rows. Returns the id; the
+        model's address is `models:/<id>`.
         """
         from mlflow.entities import LoggedModelOutput
 
@@ -184,7 +186,7 @@ def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:
     """Store `data` as a run's artifact `path`, relative and with forward slashes.
 
     Raises:
-        RegistryError: the path leaves the run's artifacts, or MLflow did not take it.
+        RegistryError: the path leaves the run's artifacts, or MLflow rejected it.
     """
     target = PurePosixPath(path)
     if target.is_absolute() or ".." in target.parts or not target.name:

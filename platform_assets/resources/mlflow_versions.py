@@ -1,7 +1,7 @@
-"""What MLflow records of a version in its tags; and the graphs of versions of third-party jobs.
+"""A version's record in MLflow's tags, and the graphs of versions from third-party jobs.
 
-Only files that end in `.onnx` are ever fetched from the latter, as bytes (I11): a pickled model, or
-any other file is not opened.
+Only files that end in `.onnx` are ever fetched from the latter, as bytes (I11): neither a pickled
+model nor any other file is opened.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOST_FILES: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class VersionEntry:
-    """A version as MLflow lists it; `run_id` is "" when none is recorded."""
+    """A version as listed by MLflow; `run_id` is "" when none is recorded."""
 
     version: int
     run_id: str
@@ -45,7 +45,7 @@ class VersionEntry:
 
 
 def training_tags(trained: TrainedModel) -> dict[str, str]:
-    """Return the tags by which a version says how it was trained."""
+    """Return the tags that describe how a version was trained."""
     return {
         RUN_ID_TAG: trained.run_id,
         DATA_FINGERPRINT_TAG: trained.data_fingerprint,
@@ -58,17 +58,17 @@ def training_tags(trained: TrainedModel) -> dict[str, str]:
 
 
 def registered_version(
-    found: ModelVersion, signature: Callable[[str, str], Signature]
+    entry: ModelVersion, signature: Callable[[str, str], Signature]
 ) -> RegisteredVersion:
-    """Return a version by its tags; `signature` reads that of a run and a digest.
+    """Return a version from its tags; `signature` reads one by run and digest.
 
     Raises:
-        RegistryError: it was not registered by this pipeline, or the signature cannot be read.
+        RegistryError: it was not registered by this pipeline, or its signature cannot be read.
     """
-    tags, run_id = found.tags, str(found.run_id)
-    name, version = str(found.name), int(found.version)
+    tags, run_id = entry.tags, str(entry.run_id)
+    name, version = str(entry.name), int(entry.version)
     try:
-        read = signature(run_id, tags[SIGNATURE_DIGEST_TAG])
+        signature_ = signature(run_id, tags[SIGNATURE_DIGEST_TAG])
         fingerprint = tags[DATA_FINGERPRINT_TAG]
         split = SPLIT_TAG in tags and msgspec.json.decode(tags[SPLIT_TAG], type=SplitRecord)
     except (KeyError, msgspec.MsgspecError) as exc:
@@ -82,7 +82,7 @@ def registered_version(
         version,
         run_id,
         fingerprint,
-        read,
+        signature_,
         code_version=tags.get(CODE_VERSION_TAG),
         dagster_run_id=tags.get(DAGSTER_RUN_TAG),
         split=split or None,
@@ -91,23 +91,23 @@ def registered_version(
 
 
 def onnx_bytes(client: Any, model_name: str, version: int, copy: str) -> bytes:
-    """Fetch the one ONNX file of a version: of its logged model, or else of its run.
+    """Fetch the only ONNX file of a version, from its logged model or else from its run.
 
-    `copy` is where the pipeline itself keeps a graph with a run: a file there does not count
-    beside another one.
+    `copy` is where the pipeline itself keeps a graph with a run: a file there is ignored beside
+    another one.
 
     Raises:
         RegistryError: there is none, or more than one.
     """
-    found = client.get_model_version(model_name, str(version))
-    model_id = getattr(found, "model_id", None) or _model_id(str(found.source or ""))
+    entry = client.get_model_version(model_name, str(version))
+    model_id = getattr(entry, "model_id", None) or _model_id(str(entry.source or ""))
     if model_id:
-        # By its location: an address of the form models:/m-... cannot name a file in it.
+        # By its location: an address of the form models:/m-... cannot refer to a file in it.
         location = client.get_logged_model(model_id).artifact_location
         return _only_graph(artifacts_at(location, client), f"logged model {model_id}", copy)
-    if found.run_id:
-        run = artifacts_at(f"runs:/{found.run_id}", client)
-        return _only_graph(run, f"run {found.run_id}", copy)
+    if entry.run_id:
+        run = artifacts_at(f"runs:/{entry.run_id}", client)
+        return _only_graph(run, f"run {entry.run_id}", copy)
     raise RegistryError(
         f"version {version} of {model_name} names neither a run nor a logged model, so its graph "
         "cannot be found: register it with its run"
@@ -120,28 +120,28 @@ def _model_id(source: str) -> str | None:
 
 def _only_graph(store: Any, where: str, copy: str) -> bytes:
     with translated(f"look for the graph of {where}"):
-        found = _graphs(store)
-        graphs = [path for path in found if path != copy] or found
+        paths = _graphs(store)
+        graphs = [path for path in paths if path != copy] or paths
         if len(graphs) != 1:
-            said = ", ".join(sorted(graphs)) or "none"
+            listed = ", ".join(sorted(graphs)) or "none"
             raise RegistryError(
-                f"{where} must have exactly one file that ends in {_GRAPH_SUFFIX}, has: {said}"
+                f"{where} must have exactly one file that ends in {_GRAPH_SUFFIX}, has: {listed}"
             )
         with tempfile.TemporaryDirectory() as directory:
             return Path(store.download_artifacts(graphs[0], directory)).read_bytes()
 
 
 def _graphs(store: Any) -> list[str]:
-    found: list[str] = []
+    graphs: list[str] = []
     folders: list[str | None] = [None]
-    seen = 0
+    count = 0
     while folders:
         for entry in store.list_artifacts(folders.pop()):
-            seen += 1
-            if seen > _MOST_FILES:
+            count += 1
+            if count > _MOST_FILES:
                 raise RegistryError(f"it has more than {_MOST_FILES} artifacts")
             if entry.is_dir:
                 folders.append(entry.path)
             elif entry.path.endswith(_GRAPH_SUFFIX):
-                found.append(entry.path)
-    return found
+                graphs.append(entry.path)
+    return graphs

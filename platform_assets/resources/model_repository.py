@@ -1,4 +1,4 @@
-"""Triton's model repository on disk: whole versions, written once, and the verified policy."""
+"""Triton's model repository on disk: complete versions, written once, and the verified policy."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from serving_gateway.contract import (
     check_model_name,
 )
 
-# Triton reads a directory's leading digits as a version, so what is being written starts
-# with a letter.
+# Triton reads a directory's leading digits as a version, so a staging name starts with a
+# letter.
 _STAGING_PREFIX: Final = "staging-"
 
 __all__ = [
@@ -43,34 +43,34 @@ __all__ = [
 
 
 class VersionConflict(RepositoryError):
-    """The repository already has the version, with other content."""
+    """The repository already has the version with different content."""
 
 
 class RepositoryNotWritable(RepositoryError):
-    """The disk is full or does not let this process write; nothing half written is seen."""
+    """The disk is full or not writable by this process; nothing half-written is visible."""
 
 
 class ModelRepository(dg.ConfigurableResource[None]):
-    """The one writer of Triton's model repository.
+    """The only writer of Triton's model repository.
 
-    A version directory is staged beside its place, fsynced, renamed, and never touched again.
-    `config.pbtxt` names the versions that were seen READY: what a restarted Triton loads.
+    A version directory is staged beside its place, fsynced, renamed, and never changed again.
+    `config.pbtxt` names the versions that were seen READY, which a restarted Triton loads.
     """
 
     root: str
 
     def path(self, model_name: str, version: int) -> Path:
-        """Directory of a version, there or not; `ValueError` for a bad name or version."""
+        """Return the directory of a version, existing or not; ValueError for an invalid name."""
         if version < 1:
             raise ValueError(f"version {version}: MLflow versions start at 1")
         return Path(self.root) / check_model_name(model_name) / str(version)
 
     def package(self, onnx_bytes: bytes, provenance: Provenance) -> bool:
-        """Write a version directory; return False when it was there with the same content.
+        """Write a version directory; return False if it existed with the same content.
 
         Raises:
             VersionConflict: the directory holds another model or comes from another run.
-            RepositoryNotWritable: the disk is full, or does not let this process write.
+            RepositoryNotWritable: the disk is full, or not writable by this process.
             RepositoryError: the bytes are not those that `provenance` names.
         """
         digest = hashlib.sha256(onnx_bytes).hexdigest()
@@ -80,7 +80,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
                 f"have digest {digest}, the registry recorded {provenance.onnx_sha256}"
             )
         target = self.path(provenance.model_name, provenance.version)
-        with _translated(f"write {target}"):
+        with _translate_errors(f"write {target}"):
             return self._package(target, onnx_bytes, provenance)
 
     def _package(self, target: Path, onnx_bytes: bytes, provenance: Provenance) -> bool:
@@ -94,7 +94,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
             try:
                 staging.rename(target)
             except OSError as error:
-                # It is there already: what it holds decides.
+                # It exists already: its content decides.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 self._same_or_conflict(target, provenance)
@@ -120,14 +120,16 @@ class ModelRepository(dg.ConfigurableResource[None]):
             )
 
     def versions(self, model_name: str) -> tuple[int, ...]:
-        """Versions whose directories stand there, ascending."""
+        """Return the versions with a directory, ascending."""
         folder = self._config_path(model_name).parent
         if not folder.is_dir():
             return ()
-        return tuple(sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal()))
+        return tuple(
+            sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+        )
 
     def delete(self, model_name: str, version: int) -> None:
-        """Delete a version directory that is not served; it leaves its place in one step."""
+        """Delete a version directory that is not served; it disappears atomically."""
         target = self.path(model_name, version)
         staged = target.with_name(f"{_STAGING_PREFIX}deleted-{version}-{uuid.uuid4().hex}")
         target.rename(staged)
@@ -135,11 +137,11 @@ class ModelRepository(dg.ConfigurableResource[None]):
         shutil.rmtree(staged, ignore_errors=True)
 
     def verify(self, model_name: str, version: int) -> Provenance:
-        """Re-check a version's bytes against its provenance, as `verify_version` does."""
+        """Re-check a version's bytes against its provenance with `verify_version`."""
         return verify_version(self.path(model_name, version))
 
     def broken(self, model_name: str, versions: Collection[int]) -> dict[int, str]:
-        """Return those of `versions` that do not verify, each with the reason."""
+        """Return those of `versions` that fail verification, each with the reason."""
         reasons: dict[int, str] = {}
         for version in versions:
             try:
@@ -149,9 +151,9 @@ class ModelRepository(dg.ConfigurableResource[None]):
         return reasons
 
     def persisted_config(self, model_name: str) -> str | None:
-        """Text of `config.pbtxt`, None while no version was ever seen READY.
+        """Return the text of `config.pbtxt`; None if no version was ever seen READY.
 
-        Raises `RepositoryError` where it is not text.
+        Raises `RepositoryError` if it is not text.
         """
         path = self._config_path(model_name)
         try:
@@ -160,13 +162,13 @@ class ModelRepository(dg.ConfigurableResource[None]):
             raise RepositoryError(f"{path} is not text any more: {error}") from error
 
     def persist_config(self, model_name: str, text: str) -> None:
-        """Replace `config.pbtxt` atomically; a restarted Triton loads what it names.
+        """Replace `config.pbtxt` atomically; a restarted Triton loads the versions it names.
 
         Raises `RepositoryNotWritable`.
         """
         path = self._config_path(model_name)
-        with _translated(f"write {path}"):
-            # A leading letter, since Triton looks at this folder.
+        with _translate_errors(f"write {path}"):
+            # A leading letter, since Triton scans this folder.
             atomic_files.replace_file(path, text.encode(), prefix=_STAGING_PREFIX)
 
     def _config_path(self, model_name: str) -> Path:
@@ -174,7 +176,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
 
 
 @contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def _translate_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Parts of the HTML pages that the pipeline writes, in the style of the gateway's page."""
+"""Building blocks of the pipeline's HTML pages, in the style of the gateway's page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from serving_gateway.contract import page_style
 
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Nothing of a page runs, or is fetched: it shows texts that others wrote."""
+"""A page runs and loads nothing, since it shows untrusted texts."""
 
 
 def page(title: str, *parts: str) -> str:
-    """Return a whole page of these parts."""
+    """Return a complete page made of these parts."""
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -26,7 +26,7 @@ def page(title: str, *parts: str) -> str:
 
 
 def headline(title: str, verdict: str, sentence: str, *, good: bool, more: str = "") -> str:
-    """Return the first section: what the page is about, and how it ended; `more` is HTML."""
+    """Return the first section: the subject of the page and the result; `more` is HTML."""
     return (
         f"<section><p class='verdict'><span class='{_class(good)}'>{_glyph(good)} "
         f"{escape(verdict)}</span></p>"
@@ -45,7 +45,7 @@ def paragraph(text: str, *, soft: bool = False) -> str:
 
 
 def marks(claims: Mapping[str, bool]) -> str:
-    """Return a list of sentences, each with whether it holds."""
+    """Return a list of sentences, each with a mark whether it holds."""
     items = [
         f"<li class='{_class(good)}'>{_glyph(good)}<span>{escape(text)}</span></li>"
         for text, good in claims.items()
@@ -54,7 +54,7 @@ def marks(claims: Mapping[str, bool]) -> str:
 
 
 def facts(values: Mapping[str, object]) -> str:
-    """Return pairs of a name and what stands for it."""
+    """Return a list of names and values."""
     pairs = [
         f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(str(value))}</dd>"
         for name, value in values.items()
@@ -63,7 +63,7 @@ def facts(values: Mapping[str, object]) -> str:
 
 
 def table(records: Iterable[Mapping[str, object]], caption: str = "") -> str:
-    """Return a table of records with the same keys; it scrolls by itself where it is wide."""
+    """Return a table of records with the same keys; a wide one scrolls on its own."""
     lines = [*records]
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in lines[0])
     rows = ["".join(f"<td>{escape(str(value))}</td>" for value in line.values()) for line in lines]
@@ -77,23 +77,23 @@ def table(records: Iterable[Mapping[str, object]], caption: str = "") -> str:
 
 
 def figure(source: str, alternative: str) -> str:
-    """Return a picture from its data URL."""
+    """Return a picture given as a data URL."""
     image = f"<img src='{escape(source)}' alt='{escape(alternative)}'>"
     return f"<figure tabindex='0'>{image}</figure>"
 
 
 def link(address: str, text: str) -> str:
-    """Return a link to a page elsewhere."""
+    """Return an external link."""
     return f"<a href='{escape(address)}' rel='noreferrer'>{escape(text)}</a>"
 
 
 def folded(title: str, part: str) -> str:
-    """Return a part that is opened by its title."""
+    """Return a part that is collapsed under its title."""
     return f"<details><summary>{escape(title)}</summary>{part}</details>"
 
 
 def verbatim(text: str, name: str) -> str:
-    """Return a text as it is, in a box that scrolls."""
+    """Return a text verbatim, in a box that scrolls."""
     return f"<pre tabindex='0' aria-label='{escape(name)}'>{escape(text)}</pre>"
 
 

@@ -1,6 +1,6 @@
-"""What all pictures share: colours, the canvas, safe text, and PNG bytes that repeat.
+"""What all pictures share: colours, canvas, safe text, and reproducible PNG bytes.
 
-matplotlib takes a second to import, so it is imported when something is drawn.
+matplotlib takes a second to import, so it is only imported when something is drawn.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ACCENT: Final = "#0a58ca"
 GOOD: Final = "#1a7f37"
 BAD: Final = "#b42318"
 MUTED: Final = "#8c959f"
-"""Colours of the pages' style sheet in the light, and a gray: pictures keep a light card."""
+"""Light-mode colours of the pages' style sheet, and a gray: pictures stay on a light card."""
 _SAME: Final = 1e-9
-"""Values that differ by less than this part of their size count as one value."""
+"""Values whose relative difference is below this count as one value."""
 
 
 def canvas(width: float, height: float, ratios: Sequence[float] = (1,)) -> tuple[Any, Any]:
-    """Return a figure of this size in inches and its axes, side by side by these widths.
+    """Return a figure of this size in inches and its axes, side by side with these widths.
 
     One ratio gives one `Axes`, several give an array of them.
     """
@@ -38,13 +38,13 @@ def canvas(width: float, height: float, ratios: Sequence[float] = (1,)) -> tuple
 
 
 def png(figure: Any) -> bytes:
-    """Return a figure as PNG, in the style of the pages: the same bytes for the same data."""
+    """Return a figure as PNG in the style of the pages; the same bytes for the same data."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     for axes in figure.axes:
         _style(axes)
     buffer, drawn = io.BytesIO(), cast("Any", FigureCanvasAgg(figure))
-    # `savefig` would draw everything twice; without "Software", matplotlib names its version.
+    # `savefig` would draw everything twice; without "Software", matplotlib adds its version.
     drawn.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -63,25 +63,25 @@ def _style(axes: Any) -> None:
 
 
 def data_url(picture: bytes) -> str:
-    """Return the address that contains a PNG itself."""
+    """Return a data URL with a PNG."""
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def inline(picture: bytes, alternative: str) -> str:
-    """Return Markdown that contains a PNG itself."""
+    """Return Markdown with an embedded PNG."""
     return f"![{alternative}]({data_url(picture)})"
 
 
 def label(text: str, length: int = 24) -> str:
-    """Return a text as matplotlib may print it: short, and not a formula."""
+    """Return a text that is safe for matplotlib: short, and not a formula."""
     short = text if len(text) <= length else f"{text[: length - 1]}…"
     return short.replace("$", r"\$") or "(empty)"
 
 
 def span(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Return the ends of a histogram of nearly equal values: bins without width are not drawn.
+    """Return the range of a histogram of nearly equal values: bins need a width to be drawn.
 
-    None where the values' own ends will do.
+    None if the values' own range is wide enough.
     """
     low, high = float(values.min()), float(values.max())
     size = max(abs(low), abs(high))

@@ -1,4 +1,4 @@
-"""What MLflow records of a version, as every slice reads it."""
+"""Records of MLflow, as read by all slices."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class SplitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which rows a training held out; it separates later rows from those it learned from."""
+    """Which rows a training held out; also separates later rows from those it learned from."""
 
     split: str
     """`entity`: those whose hash by `seed` is below `fraction`. `time`: those from `cutoff` on.
-    `entity_and_time`: those of which both is true."""
+    `entity_and_time`: those for which both hold."""
     seed: int = 0
     fraction: float = 0.0
     cutoff: str | None = None
-    """First time that was held out, UTC, with nanoseconds."""
+    """Earliest time held out, UTC, with nanoseconds."""
     learned_before: str | None = None
-    """First time that was not learned from, where it lies before `cutoff`."""
+    """Earliest time not learned from, if before `cutoff`."""
     group: str | None = None
-    """Feature whose values took the place of entities."""
+    """Feature whose values were used instead of entities."""
     entities: str | None = None
-    """What told them apart: the key's name, or for numbered rows a digest of the columns that a
-    row is known by; None when it was not recorded."""
+    """What identified entities: the key's name, or for numbered rows a digest of the columns that
+    identify a row; None if not recorded."""
 
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version as MLflow records it; `version` is Triton's version directory too."""
+    """MLflow's record of a version; `version` is also Triton's version directory."""
 
     model_name: str
     version: int
@@ -44,25 +44,25 @@ class RegisteredVersion:
     data_fingerprint: str
     signature: Signature
     code_version: str | None = None
-    """Digest of the model file and of the locked packages; None when it was not recorded."""
+    """Digest of the model file and of the locked packages; None if not recorded."""
     dagster_run_id: str | None = None
-    """The Dagster run that trained it; None when it was not recorded."""
+    """The Dagster run that trained it; None if not recorded."""
     split: SplitRecord | None = None
-    """What its training held out; None when it was not recorded."""
+    """What its training held out; None if not recorded."""
     threshold: float | None = None
-    """Probability from which on it answers the second of two classes; None for the likeliest."""
+    """Probability from which it answers the second of two classes; None for the likeliest."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The held-out rows of a run, with the answers that scikit-learn gave.
+    """The held-out rows of a run, with scikit-learn's answers.
 
     `features`: DataFrame in tensor form and signature order, shape (rows, features).
     `label_true` and `labels` (predicted): shape (rows,), texts (object), int64 or bool as the
     user writes them, float64 for a regression. `probabilities`: shape (rows, classes),
     float64, in the order of the signature's classes; None for a model without them. `groups`:
     the entity of each row, shape (rows,), int64 or text. `times`: datetime64[ns] in UTC, shape
-    (rows,); None where nothing is known of times.
+    (rows,); None where unknown.
     """
 
     features: pd.DataFrame
@@ -72,12 +72,12 @@ class EvaluationSet:
     groups: NDArray[Any]
     times: NDArray[np.datetime64] | None = None
     threshold: float | None = None
-    """Probability from which on the second of two classes was answered; None for the likeliest."""
+    """Probability from which the second of two classes was answered; None for the likeliest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic of some rows, and a two-sided interval for its true value."""
+    """A statistic on some rows, and a two-sided interval for its true value."""
 
     value: float
     low: float
@@ -85,14 +85,14 @@ class Estimate:
     confidence: float
     entities: int
     error: float = 0.0
-    """Standard error that the interval was made with."""
+    """Standard error used for the interval."""
     degrees: int = 0
-    """Its degrees of freedom; 0 where the rows do not determine an interval."""
+    """Degrees of freedom of the interval; 0 where the rows do not determine one."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceEstimate:
-    """A metric on the evaluation rows with one value of a column."""
+    """A metric on the evaluation rows that have one value of a column."""
 
     column: str
     value: str
@@ -102,11 +102,11 @@ class SliceEstimate:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The best candidate, refitted, with the MLflow run that tells how it came to be.
+    """The best candidate, refitted, with the MLflow run that documents its training.
 
     `estimator` is a fitted pipeline over a frame in tensor form with the signature's features
-    (`training.preprocessing`); `metrics` are those of the held-out rows; `picture` is a PNG of
-    its answers for them.
+    (`training.preprocessing`); `metrics` are those on the held-out rows; `picture` is a PNG of
+    its answers to them.
     """
 
     model_name: str
@@ -120,12 +120,12 @@ class TrainedModel:
     """The Dagster run that trained it."""
     evaluation_rows: int
     metric: Estimate
-    """The metric of the model file on the evaluation rows, with its interval."""
+    """The model file's metric on the evaluation rows, with its interval."""
     split: SplitRecord
     """Which rows were held out."""
     classes_not_evaluated: tuple[int | str | bool, ...]
     picture: bytes
     slices: tuple[SliceEstimate, ...] = ()
-    """The same metric on each slice that the gates judge."""
+    """The same metric on each slice judged by the gates."""
     threshold: float | None = None
-    """Probability from which on it answers the second of two classes; None for the likeliest."""
+    """Probability from which it answers the second of two classes; None for the likeliest."""

@@ -10,7 +10,7 @@ _HIDDEN: Final = "***"
 _PARAMETERS: Final = re.compile(
     r"((?:password|passwd|pwd)(?:=|%3D))(?:(?!%3B)[^&;\s])+", re.IGNORECASE
 )
-# Up to the last @: an @ in a password is often not written as %40.
+# Up to the last @: an @ in a password is often not escaped as %40.
 _CREDENTIALS: Final = re.compile(r"(?<=://)\S+(?=@)")
 _SECRET_NAME: Final = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|_KEY$|WEBHOOK", re.IGNORECASE
@@ -19,9 +19,9 @@ _SHORTEST_SECRET: Final = 6
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return `text` without credentials in addresses and without secrets of the environment.
+    """Return `text` without credentials in addresses and without the environment's secrets.
 
-    A variable is a secret by its name: token, password, key and the like.
+    A variable counts as a secret by its name: token, password, key and the like.
     """
     text = _CREDENTIALS.sub(_HIDDEN, _PARAMETERS.sub(rf"\1{_HIDDEN}", text))
     secrets = {

@@ -12,22 +12,22 @@ _FULL_WIDTH_COLON: Final = "\N{FULLWIDTH COLON}"
 
 
 def connection_string(url: str) -> str:
-    """Return Feast's form of a `redis://`, `rediss://` or `unix://` URL, with all of its options.
+    """Return Feast's form of a `redis://`, `rediss://` or `unix://` URL, with all its options.
 
-    Feast splits at commas and colons, and reads values as JSON where they are that.
+    Feast splits at commas and colons, and parses values as JSON where possible.
     """
     options = _parse(url)
-    # Resolving a host name turns full-width characters into plain ones, also for TLS.
+    # Resolving a host name normalizes full-width characters to plain ones, also for TLS.
     host = options.pop("host", "localhost").replace(":", _FULL_WIDTH_COLON)
     port = options.pop("port", 6379)
     if "path" in options:
         options["unix_socket_path"] = options.pop("path")
-    values = {name: json.dumps(one).replace(",", r"\u002c") for name, one in options.items()}
-    return ",".join([f"{host}:{port}", *(f"{name}={one}" for name, one in values.items())])
+    values = {name: json.dumps(value).replace(",", r"\u002c") for name, value in options.items()}
+    return ",".join([f"{host}:{port}", *(f"{name}={value}" for name, value in values.items())])
 
 
 def require_redis(url: str) -> None:
-    """Raise FeatureStoreError when Redis does not answer; Feast's client would wait for minutes."""
+    """Raise FeatureStoreError if Redis does not answer; Feast's client would wait for minutes."""
     from redis import Redis, RedisError
     from redis.backoff import NoBackoff
     from redis.retry import Retry

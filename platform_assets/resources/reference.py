@@ -1,4 +1,4 @@
-"""A sample of a version's training rows, kept with its run as the drift reference."""
+"""A sample of a version's training rows, stored with its run as the drift reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REFERENCE_ARTIFACT: Final = "drift/reference.parquet"
-"""Where a run keeps it."""
+"""Artifact path of a run's sample."""
 _UNIT_COLUMN: Final = "serving.unit"
 _MOST_ROWS: Final = 20_000
 _MOST_CELLS: Final = 4_000_000
@@ -23,8 +23,8 @@ _MOST_CELLS: Final = 4_000_000
 class TrainingSample:
     """Rows that a version was trained on.
 
-    `features`: in tensor form, shape (rows, features). `units`: equal numbers are rows of one
-    entity, shape (rows,); the entity itself is not kept.
+    `features`: in tensor form, shape (rows, features). `units`: shape (rows,), rows of one entity
+    share a number; the entity itself is not stored.
     """
 
     features: pd.DataFrame
@@ -45,7 +45,7 @@ def write_reference(features: pd.DataFrame, groups: NDArray[Any]) -> bytes:
 
 
 def read_reference(data: bytes) -> TrainingSample:
-    """Read what `write_reference` wrote; ValueError or KeyError for anything else."""
+    """Read the output of `write_reference`; ValueError or KeyError for anything else."""
     import pandas as pd
 
     frame = pd.read_parquet(io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""The prediction log that gateways write of what they answered: Parquet files in one folder."""
+"""The gateways' log of their predictions: Parquet files in one folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# What pyarrow raises for files that are broken or of another make.
+# Raised by pyarrow for files that are broken or of another format.
 _UNREADABLE: Final = (OSError, ValueError, TypeError, NotImplementedError)
 _ATTEMPTS: Final = 5
 
@@ -32,11 +32,11 @@ class SamplesError(Exception):
 
 
 class FilesMergedError(Exception):
-    """A file is gone that was listed, and its rows are in another one."""
+    """A listed file is gone, and a merged one holds its rows."""
 
 
 def read_again(read: Callable[[], _T]) -> _T:
-    """Read once more where files were merged meanwhile, a few times at most."""
+    """Repeat `read`, at most a few times, if files were merged meanwhile."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(FilesMergedError):
             return read()
@@ -47,8 +47,8 @@ def read_again(read: Callable[[], _T]) -> _T:
 class Samples:
     """The newest samples of one version inside a window.
 
-    `table` has the columns that were asked for and that any file holds, newest row last.
-    `unreadable` names the files that are not whole Parquet files, each with the reason.
+    `table` has the requested columns that at least one file holds, newest row last. `unreadable`
+    names the files that are not complete Parquet files, each with the reason.
     """
 
     table: pa.Table
@@ -57,14 +57,14 @@ class Samples:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self.table.num_rows)
 
 
 class SamplesFolder(ModelFolders):
-    """The log is in `<root>/<model_name>/`, by day; gateways write files and delete old ones.
+    """The log, by day in `<root>/<model_name>/`; gateways write files and delete old ones.
 
-    Those of earlier releases are in the folder itself.
+    Files of earlier releases are in the model's folder itself.
     """
 
     root: str = Field(description="Folder below which every model has a folder of its log.")
@@ -78,10 +78,10 @@ class SamplesFolder(ModelFolders):
         max_rows: int,
         columns: Sequence[str],
     ) -> Samples:
-        """Read the newest `max_rows` samples of a version that are not older than `since`.
+        """Read the newest `max_rows` samples of a version, none older than `since`.
 
-        `columns` are wanted beside `sample_time`; those that a file lacks are null there. Files
-        that vanish meanwhile were rotated away: they count as if they never were there.
+        `columns` are read beside `sample_time`; those that a file lacks are null there. Files
+        that vanish meanwhile were rotated away and are ignored.
 
         Raises:
             SamplesError: the folder cannot be read, or files differ in the type of a column.
@@ -92,7 +92,7 @@ class SamplesFolder(ModelFolders):
             unreadable: list[str] = []
             for table in self.by_file(model_name, version, since, columns, unreadable):
                 tables.append(table)
-                if sum(one.num_rows for one in tables) >= max_rows:
+                if sum(table.num_rows for table in tables) >= max_rows:
                     break
             return tables, unreadable
 
@@ -113,13 +113,13 @@ class SamplesFolder(ModelFolders):
         columns: Sequence[str],
         unreadable: list[str],
     ) -> Iterator[pa.Table]:
-        """Read the files one by one, the newest first: `window`'s rows, of any version for None.
+        """Yield the rows of `window` file by file, newest first; any version if None.
 
-        A table has those of the `columns` that its file holds, after `sample_time`. Files that
+        A table has `sample_time` and those of the `columns` that its file holds. Files that
         cannot be read are added to `unreadable`, each with the reason.
 
         Raises:
-            FilesMergedError: a file was merged with others meanwhile: `read_again`.
+            FilesMergedError: a file was merged with others meanwhile; see `read_again`.
             OSError: the folder cannot be read.
         """
         for path in _newest_first(self.folder(model_name), since):
@@ -134,7 +134,7 @@ class SamplesFolder(ModelFolders):
 
 
 def _require_deleted(path: Path) -> None:
-    """Accept that a file is gone whose rows were rotated away; they may be in another one."""
+    """Raise FilesMergedError if the vanished file was merged into another, not rotated away."""
     if is_replaced(path):
         raise FilesMergedError(path.name)
 
@@ -146,7 +146,7 @@ def _newest_first(folder: Path, since: datetime) -> list[Path]:
     for path in (path for place in (folder, *days) for path in current_files(place)):
         try:
             dated.append((path.stat().st_mtime_ns, path.name, path))
-        except FileNotFoundError:  # or a link that leads nowhere
+        except FileNotFoundError:  # or a dangling link
             _require_deleted(path)
         except OSError:
             continue
@@ -157,7 +157,7 @@ def _read(path: Path, version: int | None, since: datetime, columns: Sequence[st
     import pyarrow as pa
     from pyarrow import compute, parquet
 
-    # One handle for all of it: a file that is rotated away now can still be read to its end.
+    # A single handle: a file that is rotated away now can still be read to its end.
     with path.open("rb") as handle:
         file = parquet.ParquetFile(handle)
         present = [name for name in columns if name in file.schema_arrow.names]
@@ -177,20 +177,20 @@ def _newest_rows(tables: list[pa.Table], max_rows: int) -> pa.Table:
     filled = [table for table in tables if table.num_rows]
     if not filled:
         return pa.table({LOG_TIME: pa.array([], pa.timestamp("us", "UTC"))})
-    # Files of several writers may differ in width: what one calls a float another calls a double.
+    # Files of several writers may differ in width: float in one is double in another.
     table = pa.concat_tables(filled, promote_options="permissive").sort_by(LOG_TIME)
     return table.slice(max(0, table.num_rows - max_rows))
 
 
 def first_key(entity: str) -> str:
-    """The part of a logged entity that makes rows depend on each other: of several keys, the first.
+    """Return the part of a logged entity that makes rows dependent: the first of several keys.
 
-    It is the one by which the evaluation is split, and rows with the same one are alike in all
-    features of it, regardless of their other keys.
+    The evaluation is split by it, and rows that share it are alike in all its features,
+    regardless of their other keys.
     """
     try:
         keys = json.loads(entity) if entity.startswith("{") else None
-    except (ValueError, RecursionError):  # an id of one key may be any text
+    except (ValueError, RecursionError):  # the id of a single key may be any text
         keys = None
     if not isinstance(keys, dict) or not keys:
         return entity

@@ -13,7 +13,7 @@ _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class SourceError(Exception):
-    """The source cannot be used; the message says what is wrong, `todo` what to do about it."""
+    """The source is unusable; the message says what is wrong, `todo` what to do about it."""
 
     def __init__(self, message: str, todo: str) -> None:
         super().__init__(message)
@@ -21,11 +21,11 @@ class SourceError(Exception):
 
 
 class ColumnsError(SourceError):
-    """The source does not have the columns that the model file names."""
+    """The source lacks the columns that the model file names."""
 
 
 class QueryError(SourceError):
-    """A query over files that are there cannot be run."""
+    """A query over existing files cannot be run."""
 
 
 class SourceResource(ConfigurableResource["SourceResource"]):
@@ -38,11 +38,11 @@ class SourceResource(ConfigurableResource["SourceResource"]):
     )
 
     def expand(self, text: str) -> str:
-        """Return `text` with every `${NAME}` replaced; SourceError for one without a value."""
+        """Return `text` with every `${NAME}` replaced; SourceError for an unset one."""
 
         def expanded(match: re.Match[str]) -> str:
             name = match[1]
-            # A source may name no others than those that begin with SOURCE_.
+            # A source may only name variables that begin with SOURCE_.
             value = self.variables.get(name) or os.environ.get(name)
             if not value:
                 raise SourceError(

@@ -1,4 +1,4 @@
-"""Triton as the pipeline sees it: one server, or several that have to serve the same."""
+"""Triton as the pipeline uses it: one server, or several that must serve the same models."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ T = TypeVar("T")
 _PAUSE_S: Final = 0.2
 
 Resolve = Callable[[str], Sequence[str]]
-"""Host name -> its IP addresses; empty where it has none."""
+"""Host name -> its IP addresses; empty if it has none."""
 
 
 class TritonResource(ConfigurableResource[None]):
-    """The Triton servers in explicit mode that serve together, each with all that is served.
+    """The Triton servers in explicit mode, each of which serves everything.
 
-    Most often that is one. Where there are several, READY means READY on every one of them, and
-    they are looked up anew for each operation, since pods come and go. Errors are those of
-    `TritonEndpoint`, and name the server.
+    Usually there is one. With several, READY means READY on all of them, and they are looked up
+    anew for each operation, since pods come and go. Raises as `TritonEndpoint` does, naming the
+    server.
     """
 
     url: str = Field(
@@ -81,29 +81,29 @@ class TritonResource(ConfigurableResource[None]):
     )
 
     def endpoints(self) -> tuple[TritonEndpoint, ...]:
-        """Return the servers that there are now, at least one."""
+        """Return the current servers, at least one."""
         return tuple(
             TritonEndpoint(*address, self.control_key, self.timeout_s, self.load_timeout_s)
             for address in addresses(self.url, self.grpc_url)
         )
 
     def everywhere(self, ask: Callable[[TritonEndpoint], T]) -> list[T]:
-        """Ask every server, one after the other, and return what each answered.
+        """Call `ask` for every server, one after the other, and return the results.
 
-        A server that goes away meanwhile does not count; one that comes is asked as well.
+        A server that goes away meanwhile is skipped; one that appears is asked as well.
 
         Raises:
             TritonUnreachable: the only server, or one that stays, does not answer.
-            TritonError: the first that `ask` raised; the servers after it were not asked.
+            TritonError: the first one raised by `ask`; later servers were not asked.
         """
         answers: dict[str, T] = {}
         lost: dict[str, TritonUnreachable] = {}
         deadline = time.monotonic() + self.replacement_s
         while True:
             endpoints = self.endpoints()
-            missing = [one for one in endpoints if one.url not in answers]
+            missing = [endpoint for endpoint in endpoints if endpoint.url not in answers]
             if not missing:
-                return [answers[one.url] for one in endpoints]
+                return [answers[endpoint.url] for endpoint in endpoints]
             over = len(endpoints) == 1 or time.monotonic() >= deadline
             for endpoint in missing:
                 if over and endpoint.url in lost:
@@ -116,40 +116,40 @@ class TritonResource(ConfigurableResource[None]):
                 time.sleep(_PAUSE_S)
 
     def ready_versions(self, model_name: str) -> tuple[int, ...]:
-        """Return the versions that every server has READY by its index, ascending."""
-        ready = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
+        """Return the versions that are READY in every server's index, ascending."""
+        ready = self.everywhere(lambda endpoint: frozenset(endpoint.ready_versions(model_name)))
         return tuple(sorted(frozenset.intersection(*ready)))
 
     def ready_anywhere(self, model_name: str) -> tuple[int, ...]:
-        """Return the versions that some server has READY: none of them may be taken away."""
-        ready = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
+        """Return the versions that any server has READY, which must not be unloaded."""
+        ready = self.everywhere(lambda endpoint: frozenset(endpoint.ready_versions(model_name)))
         return tuple(sorted(frozenset.union(*ready)))
 
     def version_ready(self, model_name: str, version: int) -> bool:
         """Whether every server's versioned ready endpoint answers yes at this moment."""
-        return all(self.everywhere(lambda one: one.version_ready(model_name, version)))
+        return all(self.everywhere(lambda endpoint: endpoint.version_ready(model_name, version)))
 
     def wait_until_ready(self, model_name: str, version: int, timeout_s: float = 60.0) -> None:
         """Return once every server is ready, each as `TritonEndpoint.wait_until_ready`."""
-        self.everywhere(lambda one: one.wait_until_ready(model_name, version, timeout_s))
+        self.everywhere(lambda endpoint: endpoint.wait_until_ready(model_name, version, timeout_s))
 
     def load(self, model_name: str, config: Mapping[str, object] | None = None) -> None:
-        """Load the model on every server; those after one that refuses are left alone."""
-        self.everywhere(lambda one: one.load(model_name, config))
+        """Load the model on every server, up to the first one that refuses."""
+        self.everywhere(lambda endpoint: endpoint.load(model_name, config))
 
 
 class TritonAddress(NamedTuple):
-    """Where one server is: its HTTP address, and HOST:PORT of its gRPC (empty without one)."""
+    """Addresses of one server: HTTP, and HOST:PORT of gRPC (empty without one)."""
 
     url: str
     grpc_url: str
 
 
 def resolved(host: str) -> list[str]:
-    """Return the sorted IP addresses of a name: IPv4 where it has both kinds (same servers)."""
+    """Return the sorted IP addresses of a name; only IPv4 if it has both (the same servers)."""
     try:
         entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # connecting gives the better reason
+    except (OSError, UnicodeError):  # connecting will give a better reason
         return []
     by_family: dict[int, set[str]] = {socket.AF_INET: set(), socket.AF_INET6: set()}
     for family, *_, where in entries:
@@ -158,16 +158,16 @@ def resolved(host: str) -> list[str]:
 
 
 def addresses(url: str, grpc_url: str, resolve: Resolve = resolved) -> tuple[TritonAddress, ...]:
-    """Return the servers that the addresses mean now, at least one.
+    """Resolve the addresses to the current servers, at least one.
 
-    `url` is `http://HOST:PORT`, or several, separated by commas; a name that resolves to several
-    IP addresses (a headless Service) means all of them. `grpc_url` is `HOST:PORT` of the same
-    servers in the same order, or empty.
+    `url` is `http://HOST:PORT`, or several, separated by commas; a name with several IP addresses
+    (a headless Service) stands for all of them. `grpc_url` is `HOST:PORT` of the same servers in
+    the same order, or empty.
 
     Raises:
         TritonError: the two do not name the same servers.
     """
-    urls, grpc_urls = _listed(url), _listed(grpc_url)
+    urls, grpc_urls = _split_list(url), _split_list(grpc_url)
     if len(urls) > 1:
         grpc_urls = grpc_urls or [""] * len(urls)
         if len(urls) != len(grpc_urls):
@@ -191,12 +191,12 @@ def addresses(url: str, grpc_url: str, resolve: Resolve = resolved) -> tuple[Tri
     )
 
 
-def _listed(text: str) -> list[str]:
+def _split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _host(url: str) -> str | None:
-    with contextlib.suppress(ValueError):  # connecting gives the better reason
+    with contextlib.suppress(ValueError):  # connecting will give a better reason
         return urlsplit(url).hostname
     return None
 

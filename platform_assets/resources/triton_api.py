@@ -1,4 +1,4 @@
-"""Names that Triton's clients and its launcher share: locked APIs, records, errors.
+"""Names shared by Triton's clients and its launcher: locked APIs, records, errors.
 
 Standard library only: the launcher of Triton imports it too.
 """
@@ -21,15 +21,15 @@ UNAVAILABLE: Final = "UNAVAILABLE"
 
 
 class TritonError(Exception):
-    """Root of everything that can go wrong between us and a Triton."""
+    """Base class of all errors in calls to a Triton server."""
 
 
 class TritonUnreachable(TritonError):
-    """No answer: nothing listens, the connection broke, or time ran out."""
+    """No answer: nothing listens, the connection broke, or the call timed out."""
 
 
 class TritonRefused(TritonError):
-    """Triton answered no; `status` is its HTTP status, `reason` its own words."""
+    """Triton refused; `status` is the HTTP status, `reason` Triton's own words."""
 
     def __init__(self, message: str, *, status: int, reason: str) -> None:
         super().__init__(message)
@@ -38,15 +38,15 @@ class TritonRefused(TritonError):
 
 
 class TritonLocked(TritonRefused):
-    """The control key is missing or not the one this Triton was started with."""
+    """The control key is missing, or not the one that this Triton was started with."""
 
 
 class TritonAnswerError(TritonError):
-    """The answer is not what was asked for, or not Triton's."""
+    """The answer does not fit the request, or is not Triton's."""
 
 
 class VersionMismatch(TritonAnswerError):
-    """Another version answered than the one that was asked."""
+    """A version other than the requested one answered."""
 
 
 class TritonNotReady(TritonError):
@@ -59,7 +59,7 @@ class IndexEntry:
 
     name: str
     version: int | None
-    """None for a model that was never loaded."""
+    """Version; None for a model that was never loaded."""
     state: str
     """`READY`, `LOADING`, `UNLOADING`, `UNAVAILABLE`, or empty for a model never loaded."""
     reason: str

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, npt.NDArray[Any]]
     Infer = Callable[[str, int, Tensors, Sequence[str]], dict[str, npt.NDArray[Any]]]
-    """Model, version, inputs and the outputs that are wanted (none: all), as `infer` has them."""
+    """Takes model, version, inputs and requested outputs (none: all), as `infer` does."""
 
 _POLL_S: Final = 0.05
 
@@ -39,9 +39,9 @@ _POLL_S: Final = 0.05
 class TritonEndpoint:
     """A Triton server in explicit mode, at one address. Thread-safe: each call connects anew.
 
-    All methods raise `TritonError`: `TritonUnreachable` when no answer comes, `TritonRefused`
-    when Triton says no (`TritonLocked` for the control key), `TritonAnswerError` for an answer
-    that makes no sense.
+    All methods raise `TritonError`: `TritonUnreachable` without an answer, `TritonRefused` if
+    Triton refuses (`TritonLocked` for the control key), `TritonAnswerError` for an invalid
+    answer.
     """
 
     url: str
@@ -53,7 +53,7 @@ class TritonEndpoint:
     load_timeout_s: float
 
     def index(self, model_name: str | None = None) -> list[IndexEntry]:
-        """Return the repository index, of one model or of all."""
+        """Return the repository index of one model, or of all."""
         with self._client("read the repository index") as client:
             lines = client.get_model_repository_index(headers=self._key())
             entries = [
@@ -68,7 +68,7 @@ class TritonEndpoint:
         return [entry for entry in entries if model_name in (None, entry.name)]
 
     def ready_versions(self, model_name: str) -> tuple[int, ...]:
-        """Return the READY versions by the repository index, ascending."""
+        """Return the versions that are READY in the repository index, ascending."""
         ready = [entry.version for entry in self.index(model_name) if entry.state == READY]
         return tuple(sorted(version for version in ready if version is not None))
 
@@ -81,8 +81,8 @@ class TritonEndpoint:
         """Return once the versioned ready endpoint says yes.
 
         Raises:
-            TritonNotReady: Triton says that the version failed, or the time is over.
-            TritonUnreachable: Triton itself did not answer until the time was over.
+            TritonNotReady: the version failed to load, or the time is up.
+            TritonUnreachable: Triton itself did not answer before the time was up.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -95,7 +95,7 @@ class TritonEndpoint:
                 if late:
                     raise
             else:
-                entry = next((one for one in index if one.version == version), None)
+                entry = next((line for line in index if line.version == version), None)
                 failed = entry is not None and entry.state == UNAVAILABLE and entry.reason
                 if failed or late:
                     raise TritonNotReady(self._not_ready(model_name, version, entry, timeout_s))
@@ -115,27 +115,26 @@ class TritonEndpoint:
         )
 
     def load(self, model_name: str, config: Mapping[str, object] | None = None) -> None:
-        """Load the model and return when Triton is done.
+        """Load the model and return once Triton has finished.
 
-        `config` (a model configuration as JSON) overrides `config.pbtxt`. One that differs
-        from the loaded configuration in its version policy alone adds and retires versions
-        and leaves the others as they are; any other difference loads every version anew.
-        With None the file on disk counts.
+        `config` (a model configuration as JSON) overrides `config.pbtxt`. If it differs from the
+        loaded configuration only in the version policy, versions are added and retired while the
+        others stay untouched; any other difference reloads every version. With None the file on
+        disk applies.
 
-        Goes over gRPC when `grpc_url` is set. It should be: a load over HTTP occupies one of
-        Triton's HTTP threads until it is done, and every client connection that happens to
-        belong to that thread, often half of them, waits as long (measured: 1.4 s instead of
-        0.02 s).
+        Uses gRPC if `grpc_url` is set. It should be: a load over HTTP occupies one of Triton's
+        HTTP threads until it has finished, and every client connection that happens to belong to
+        that thread, often half of them, waits as long (measured: 1.4 s instead of 0.02 s).
 
         Raises:
-            TritonRefused: a version failed to load; those that were READY still are.
+            TritonRefused: a version failed to load; versions that were READY still are.
         """
         text = None if config is None else json.dumps(config)
         with self._control(f"load {model_name}") as (client, options):
             client.load_model(model_name, config=text, **options)
 
     def unload(self, model_name: str) -> None:
-        """Unload all versions; requests in flight are finished first."""
+        """Unload all versions after requests in flight have finished."""
         with self._control(f"unload {model_name}") as (client, options):
             client.unload_model(model_name, **options)
 
@@ -148,18 +147,18 @@ class TritonEndpoint:
     ) -> dict[str, npt.NDArray[Any]]:
         """Return the `outputs` (all when empty) of exactly this version.
 
-        `inputs` have the model's types; text may be `str`, `bytes` or object arrays, and comes as
-        object arrays of `str`.
+        `inputs` have the model's types; text may be `str`, `bytes` or object arrays, and is
+        returned as object arrays of `str`.
 
         Raises:
-            VersionMismatch: Triton says that another version made the answer.
+            VersionMismatch: Triton reports that another version answered.
         """
         with self.connection(f"infer with {model_name} version {version}") as infer:
             return infer(model_name, version, inputs, outputs)
 
     @contextlib.contextmanager
     def connection(self, doing: str) -> Iterator[Infer]:
-        """Open one connection, and yield what infers over it as `infer` does.
+        """Open one connection, and yield a function that infers over it like `infer`.
 
         An inference that is refused leaves the connection open.
         """
@@ -168,8 +167,8 @@ class TritonEndpoint:
         def infer(
             model_name: str, version: int, inputs: Tensors, outputs: Sequence[str]
         ) -> dict[str, npt.NDArray[Any]]:
-            asked = f"infer with {model_name} version {version}"
-            with translated(self.url, asked, self.timeout_s):
+            call = f"infer with {model_name} version {version}"
+            with translated(self.url, call, self.timeout_s):
                 result = client.infer(
                     model_name,
                     [_infer_input(name, array) for name, array in inputs.items()],
@@ -205,7 +204,7 @@ class TritonEndpoint:
 
     @contextlib.contextmanager
     def _control(self, doing: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """A client for what takes long, and the options of its calls."""
+        """Yield a client for slow calls, and the options of its calls."""
         if not self.grpc_url:
             with self._client(doing, self.load_timeout_s) as client:
                 yield client, {"headers": self._key()}
@@ -213,7 +212,7 @@ class TritonEndpoint:
         from tritonclient.grpc import InferenceServerClient
 
         key = {f"triton-grpc-protocol-{CONTROL_HEADER}": self.control_key}
-        # A proxy of the user's environment must not stand before a server on loopback.
+        # A proxy from the user's environment must not be used for a server on loopback.
         direct = [("grpc.enable_http_proxy", 0)]
         with (
             translated(self.grpc_url, doing, self.load_timeout_s),
@@ -225,7 +224,7 @@ class TritonEndpoint:
     def _client(
         self, doing: str, timeout_s: float | None = None
     ) -> Iterator[InferenceServerClient]:
-        """A connected client, inside the one place where foreign exceptions are translated."""
+        """Yield a connected client; this is the only place where its exceptions are translated."""
         from tritonclient.http import InferenceServerClient
 
         seconds = timeout_s or self.timeout_s
@@ -240,9 +239,9 @@ class TritonEndpoint:
 
 @contextlib.contextmanager
 def _event_loop_of_thread() -> Iterator[None]:
-    """Close the event loop that gevent opens for each thread with a client.
+    """Close the event loop that gevent opens for each thread that uses a client.
 
-    gevent itself keeps the two descriptors of a loop open when its thread ends.
+    gevent itself leaves the two descriptors of a loop open when its thread ends.
     """
     from gevent import get_hub  # type: ignore[import-untyped] # ships no stubs
 
@@ -265,18 +264,18 @@ def _infer_input(name: str, array: npt.NDArray[Any]) -> InferInput:
     from tritonclient.http import InferInput
     from tritonclient.utils import np_to_triton_dtype
 
-    # numpy's own text types pad and cut: the wire format wants the objects.
+    # NumPy's text types pad and truncate: the wire format needs objects.
     data = array.astype(np.object_) if array.dtype.kind in "US" else np.ascontiguousarray(array)
     tensor = InferInput(name, list(data.shape), np_to_triton_dtype(data.dtype))
     return tensor.set_data_from_numpy(data)
 
 
 def _decode(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Decode a BYTES tensor; leave every other as it is."""
+    """Decode a BYTES tensor; return any other unchanged."""
     import numpy as np
 
     if array.dtype.kind != "O":
         return array
-    words = np.empty(array.size, dtype=np.object_)
-    words[:] = [item.decode() if isinstance(item, bytes) else item for item in array.flat]
-    return words.reshape(array.shape)
+    texts = np.empty(array.size, dtype=np.object_)
+    texts[:] = [item.decode() if isinstance(item, bytes) else item for item in array.flat]
+    return texts.reshape(array.shape)

@@ -15,7 +15,7 @@ from platform_assets.resources.triton_api import (
     TritonUnreachable,
 )
 
-# gRPC's words for what HTTP says in numbers; anything else is Triton's own failure.
+# gRPC's counterparts of HTTP status codes; anything else is a failure of Triton itself.
 _GRPC_STATUS: Final = {
     "StatusCode.INVALID_ARGUMENT": 400,
     "StatusCode.PERMISSION_DENIED": 403,
@@ -32,9 +32,9 @@ _STRANGER: Final = "check that the address is Triton's HTTP port"
 
 @contextlib.contextmanager
 def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
-    """Translate what the client libraries raise inside to a `TritonError`.
+    """Translate the client libraries' exceptions in the block to `TritonError`.
 
-    Its message: could not `doing`, at `url`, within `timeout_s` seconds.
+    The message says: could not `doing`, at `url`, within `timeout_s` seconds.
     """
     from geventhttpclient.response import HTTPParseError
     from tritonclient.utils import InferenceServerException
@@ -48,12 +48,12 @@ def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
         message = f"{failed} gave no answer within {timeout_s:g} s; {_DOWN}"
         raise TritonUnreachable(message) from error
     except HTTPParseError as error:
-        # The library raises this for a broken connection and for an answer that is not HTTP.
+        # Raised by the library for a broken connection and for an answer that is not HTTP.
         raise TritonUnreachable(
             f"{failed} broke off its answer or does not speak HTTP ({error}); {_DOWN}, and "
             f"{_STRANGER}"
         ) from error
-    # The HTTP pool raises RuntimeError when a name does not resolve or a proxy refuses.
+    # The HTTP pool raises RuntimeError if a name does not resolve or a proxy refuses.
     except (OSError, RuntimeError) as error:
         raise TritonUnreachable(f"{failed} cannot be reached ({error}); {_DOWN}") from error
     except InferenceServerException as error:
@@ -70,7 +70,7 @@ def _refusal(failed: str, error: Any) -> TritonError:
     if status is None:
         # Raised by the client library itself, before anything was sent.
         return TritonAnswerError(f"{failed} was not asked: {reason}")
-    # gRPC locks a protocol by UNAVAILABLE and says only in words that a header is missing.
+    # For a locked protocol gRPC returns UNAVAILABLE; only its text says that a header is missing.
     locked = "protocol is restricted" in reason
     if locked:
         code = 403

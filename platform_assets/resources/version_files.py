@@ -1,4 +1,4 @@
-"""Verify a packaged version directory. Light: imports no Dagster."""
+"""Verify a packaged version directory. Lightweight: does not import Dagster."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from serving_gateway.contract import MODEL_FILE, PROVENANCE_FILE, Signature
 
 
 class RepositoryError(Exception):
-    """The repository is not what it should be; nothing that serves was changed."""
+    """The repository is in a wrong state; nothing that serves was changed."""
 
 
 class DigestMismatch(RepositoryError):
-    """A version's bytes are not those that were packaged."""
+    """A version's bytes differ from the packaged ones."""
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """Where a version came from; stands beside the model as `provenance.json`."""
+    """The origin of a version; stored beside the model as `provenance.json`."""
 
     model_name: str
     version: int
@@ -30,11 +30,11 @@ class Provenance(msgspec.Struct, frozen=True):
     packaged_by: str
     """Dagster run that packaged it."""
     signature: Signature | None = None
-    """What it reads and answers; None where an earlier release packaged it, as below."""
+    """Its inputs and outputs; None if an earlier release packaged it, as below."""
     split: SplitRecord | None = None
     """Which rows its training held out."""
     threshold: float | None = None
-    """Probability from which on it answers the second of two classes; None for the likeliest."""
+    """Probability from which it answers the second of two classes; None for the likeliest."""
 
 
 def verify_version(directory: Path) -> Provenance:
@@ -42,7 +42,7 @@ def verify_version(directory: Path) -> Provenance:
 
     Raises:
         RepositoryError: the version, its model or its provenance is missing or unreadable.
-        DigestMismatch: `model.onnx` was changed or truncated after it was packaged.
+        DigestMismatch: `model.onnx` was changed or truncated after packaging.
     """
     try:
         provenance = msgspec.json.decode(

@@ -1,4 +1,4 @@
-"""A Slack-compatible webhook: reports for people go there."""
+"""A Slack-compatible webhook, the destination of reports."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from platform_assets.resources.redaction import without_secrets
 URL_VARIABLE: Final = "NOTIFY_WEBHOOK_URL"
 _TIMEOUT_S: Final = 5.0
 _LATER: Final = frozenset({408, 425, 429})
-"""Refusals that ask for the same message later."""
+"""HTTP statuses of refusals after which the same message may be sent later."""
 
 
 class WebhookError(Exception):
-    """The webhook did not take the message; the text holds no part of its address but the host."""
+    """The webhook did not accept the message; the text reveals only the host of its address."""
 
 
 class MessageRejected(WebhookError):
-    """The webhook will not take this message later either."""
+    """The webhook will not accept this message later either."""
 
 
 def escape(text: str) -> str:
-    """Return text in the form that Slack shows as it is: no mention, no link."""
+    """Escape text so that Slack shows it verbatim: no mentions, no links."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -45,11 +45,11 @@ class WebhookResource(dg.ConfigurableResource[None]):
         return self.url or os.environ.get(URL_VARIABLE, "")
 
     def post(self, text: str) -> None:
-        """Send a message; secrets of this process's environment are taken out of it.
+        """Send a message, without secrets of this process's environment.
 
         Raises:
-            MessageRejected: the webhook does not want this message (4xx).
-            WebhookError: no answer within 5 seconds, or one that asks to come back later.
+            MessageRejected: the webhook rejects this message (4xx).
+            WebhookError: no answer within 5 seconds, or one that asks to retry later.
         """
         import httpx
 

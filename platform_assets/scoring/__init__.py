@@ -1,1 +1,1 @@
-"""Batch scoring: the answers of the version in production for many rows, in one file."""
+"""Batch scoring: the production version's predictions for many rows, in one file."""

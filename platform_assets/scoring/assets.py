@@ -67,10 +67,10 @@ def scoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
         with _failures(spec, predictions):
             version = production_version(spec, gateway, triton)
         path = predictions.path(spec.model_name, version.version, scored_at)
-        # Feature tables are read apart from the model's own one.
+        # Feature tables are read separately from the model's own one.
         shared = [
-            table_data(context, one.name, dg.AssetKey(one.key("online_features")))
-            for one in spec.tables
+            table_data(context, source_spec.name, dg.AssetKey(source_spec.key("online_features")))
+            for source_spec in spec.tables
         ]
         tables = tuple(shared) or (online_features,)
         progress = Progress(context.log.info)
@@ -78,24 +78,24 @@ def scoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
             _failures(spec, predictions),
             predictions.workspace(spec.model_name) as folder,
         ):
-            # Here: what computes imports pyarrow and DuckDB, and definitions load without them.
+            # Imported here: computing needs pyarrow and DuckDB, loading definitions does not.
             from platform_assets.scoring.queries import open_rows
             from platform_assets.scoring.writing import PredictionWriter
 
             file = None if config.source == ENTITIES else config.source
             rows = open_rows(file, tables, spec, scored_at, folder, progress)
             writer = PredictionWriter(spec, version, triton.endpoints(), scored_at, progress)
-            made = writer.write(rows, path, folder)
+            result = writer.write(rows, path, folder)
         seconds = time.monotonic() - started
-        context.log.info(f"{made.rows:,} rows in {seconds:.1f} s, {made.unscored:,} not scored")
-        return dg.MaterializeResult(value=made, metadata=_metadata(made, config, spec, seconds))
+        context.log.info(f"{result.rows:,} rows in {seconds:.1f} s, {result.unscored:,} not scored")
+        return dg.MaterializeResult(value=result, metadata=_metadata(result, config, spec, seconds))
 
     return [batch_predictions]
 
 
 @contextmanager
 def _failures(spec: ModelSpec, folder: PredictionsFolder) -> Iterator[None]:
-    """Turn what may go wrong into the failure of the step; a file is there whole or not at all."""
+    """Turn expected errors into failures of the step; a file is complete or does not exist."""
     key = "/".join(spec.key("online_features"))
     still = "No file was written, and serving is as it was."
     disk = f"make room below {folder.root} and let this user write there, then run again"
@@ -118,23 +118,23 @@ def _failures(spec: ModelSpec, folder: PredictionsFolder) -> Iterator[None]:
 
 
 def _metadata(
-    made: BatchPredictions, config: BatchConfig, spec: ModelSpec, seconds: float
+    result: BatchPredictions, config: BatchConfig, spec: ModelSpec, seconds: float
 ) -> dict[str, Any]:
     from platform_assets.scoring.summary import distribution, distribution_picture
 
-    path = Path(made.path)
-    found = distribution(path, of_numbers=spec.task is Task.REGRESSION)
-    reasons = [{"reason": reason, "rows": rows} for reason, rows in made.reasons.items()]
+    path = Path(result.path)
+    counts = distribution(path, of_numbers=spec.task is Task.REGRESSION)
+    reasons = [{"reason": reason, "rows": rows} for reason, rows in result.reasons.items()]
     return {
-        "version": made.version.version,
-        "run_id": made.version.run_id,
-        "picture": picture(distribution_picture(found), "how often each answer was given"),
-        "file": dg.MetadataValue.path(made.path),
-        "dagster/row_count": made.rows,
-        "rows_scored": made.rows - made.unscored,
-        "rows_not_scored": made.unscored,
+        "version": result.version.version,
+        "run_id": result.version.run_id,
+        "picture": picture(distribution_picture(counts), "how often each answer was given"),
+        "file": dg.MetadataValue.path(result.path),
+        "dagster/row_count": result.rows,
+        "rows_scored": result.rows - result.unscored,
+        "rows_not_scored": result.unscored,
         "reasons": table(reasons) if reasons else "none",
         "source": config.source,
         "seconds": round(seconds, 3),
-        "rows_per_second": round(made.rows / seconds),
+        "rows_per_second": round(result.rows / seconds),
     }

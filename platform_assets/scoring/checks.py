@@ -1,4 +1,4 @@
-"""The check of batch predictions: the gateway answers a sample of the rows in the same way."""
+"""The check of batch predictions: the gateway answers a sample of the rows alike."""
 
 # No postponed annotations here: Dagster reads them.
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from platform_assets.resources.records import RegisteredVersion
 from platform_assets.scoring.records import BatchPredictions, SampledRow
 
 _NO_LOOKUPS: Final = "features_off"
-"""Code of a gateway's refusal when it has no feature store, or the version no feature service."""
+"""Code of a gateway's refusal if it has no feature store, or the version no feature service."""
 _ROUNDING: Final = 1e-6
-"""Probabilities of 32 bits that were summed up in batches of other sizes differ by no more, nor do
-predictions as a part of the larger one."""
+"""Maximum difference of 32-bit probabilities, and relative difference of predictions, due to
+summation in batches of different sizes."""
 
 
 def scoring_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
@@ -47,19 +47,19 @@ def scoring_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
                 description=f"the predictions of version {version.version} were not compared: "
                 f"{error}",
             )
-        found = compare_answers(sample, *answers)
+        equality = compare_answers(sample, *answers)
         return dg.AssetCheckResult(
-            passed=not found.differing,
-            description=f"{len(found.differing)} of {found.rows} rows differ"
-            if found.differing
+            passed=not equality.differing,
+            description=f"{len(equality.differing)} of {equality.rows} rows differ"
+            if equality.differing
             else None,
             metadata={
                 "version": version.version,
                 "features": features,
-                "rows_compared": found.rows,
-                "rows_identical": found.identical,
-                "largest_difference": found.largest_difference,
-                "examples": dg.MetadataValue.json(list(found.differing[:10])),
+                "rows_compared": equality.rows,
+                "rows_identical": equality.identical,
+                "largest_difference": equality.largest_difference,
+                "examples": dg.MetadataValue.json(list(equality.differing[:10])),
             },
         )
 
@@ -69,22 +69,22 @@ def scoring_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
 def _ask(
     version: RegisteredVersion, sample: Sequence[SampledRow], gateway: GatewayResource
 ) -> tuple[str, tuple[list[Any], list[list[float]]]]:
-    """Where the gateway took the features from, and its answers."""
+    """Return where the gateway took the features from, and its answers."""
     from platform_assets.serving.answers import ask_gateway_entities, ask_gateway_rows
 
-    if any(one.entity for one in sample):
-        entities, request = [one.entity for one in sample], [one.request for one in sample]
+    if any(row.entity for row in sample):
+        entities, request = [row.entity for row in sample], [row.request for row in sample]
         try:
             return "online store", ask_gateway_entities(version, entities, request, gateway)
         except GatewayRefused as refusal:
             if refusal.code != _NO_LOOKUPS:
                 raise
-    return "sent", ask_gateway_rows(version, [one.values for one in sample], gateway)
+    return "sent", ask_gateway_rows(version, [row.values for row in sample], gateway)
 
 
 @dataclass(frozen=True, slots=True)
 class Equality:
-    """How many rows were compared, how many are equal to the last digit, and which differ."""
+    """How many rows were compared, how many are exactly equal, and which ones differ."""
 
     rows: int
     identical: int
@@ -97,7 +97,7 @@ def compare_answers(
     predictions: Sequence[Any],
     probabilities: Sequence[Sequence[float]],
 ) -> Equality:
-    """Compare the sample with answers; `probabilities` is empty for a regression."""
+    """Compare the sample with the gateway's answers; no `probabilities` for a regression."""
     identical, largest, differing = 0, 0.0, []
     rows = zip(sample, predictions, probabilities or [()] * len(sample), strict=True)
     for row, prediction, shares in rows:
@@ -109,7 +109,7 @@ def compare_answers(
         largest = max([largest, *distances])
         is_same = is_number or row.prediction == prediction
         identical += is_same and not any(distances)
-        # Of two classes that are as likely, or at the threshold, the last digit decides.
+        # For equally likely classes, or at the threshold, the last digit decides the label.
         is_equal = is_same or any(distances)
         if not is_equal or max(distances, default=0.0) > _ROUNDING:
             differing.append(
@@ -119,10 +119,10 @@ def compare_answers(
     return Equality(len(sample), identical, largest, tuple(differing))
 
 
-def _distance(one: float, other: float, *, is_relative: bool) -> float:
-    """The difference of two numbers in 32 bits."""
+def _distance(first: float, second: float, *, is_relative: bool) -> float:
+    """Return the difference of two numbers in single precision."""
     import numpy as np
 
-    left, right = float(np.float32(one)), float(np.float32(other))
+    left, right = float(np.float32(first)), float(np.float32(second))
     size = max(abs(left), abs(right)) if is_relative else 1.0
     return abs(left - right) / size if left != right else 0.0

@@ -1,4 +1,4 @@
-"""Rows answered by one version, through Triton: several requests at a time, in order."""
+"""Score rows with one version through Triton: several requests at a time, in order."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ Made = TypeVar("Made")
 
 
 ScoredPart = tuple[pa.RecordBatch, tuple[SampledRow, ...]]
-"""A part of the file, and its rows among those that are compared."""
+"""A part of the file, and those of its rows that are in the compared sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Scores parts of the rows by one version."""
+    """Scores parts of the rows with one version."""
 
     spec: ModelSpec
     version: RegisteredVersion
     names: tuple[str, ...]
-    """The columns by which rows are known."""
+    """The columns that identify a row."""
     keys: tuple[str, ...]
-    """Those by which the online store has them."""
+    """The key columns of the online store among them."""
     name_types: pa.Schema
     scored_at: datetime
     sample_every: int
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the file."""
+        """Schema of the file."""
         signature, time = self.version.signature, pa.timestamp("us", tz="UTC")
         return pa.schema(
             [
                 *(self.name_types.field(name) for name in self.names),
                 (PREDICTION, answer_type(signature)),
-                *((f"{PROBABILITY}{one}", pa.float32()) for one in self._classes),
+                *((f"{PROBABILITY}{label}", pa.float32()) for label in self._classes),
                 (REASON, pa.string()),
                 (AS_OF, time),
                 (VERSION, pa.int64()),
@@ -73,7 +73,7 @@ class Scorer:
         )
 
     def score(self, rows: pa.RecordBatch, start: int, endpoint: TritonEndpoint) -> ScoredPart:
-        """Score rows, the first of which is the `start`-th; errors are those of `infer`."""
+        """Score rows, the first of which has the number `start`; raises as `infer` does."""
         signature = self.version.signature
         reasons = with_reasons(rows, signature.features)
         places = pc.indices_nonzero(reasons.is_null()).to_numpy()
@@ -81,7 +81,7 @@ class Scorer:
         frame = tensor_form(usable.select(self.spec.feature_names).to_pandas(), self.spec)
         answers = self._ask(frame, endpoint)
         chosen = np.flatnonzero((places + start) % self.sample_every == 0)
-        # The answer of each row; null where it has none.
+        # The position of each row's answer; null if it has none.
         answered = np.full(rows.num_rows, -1)
         answered[places] = np.arange(len(places))
         spread = pa.array(answered, mask=answered < 0)
@@ -94,12 +94,12 @@ class Scorer:
             *(pa.repeat(value, rows.num_rows) for value in same),
         ]
         schema = self.schema
-        cast = [one.cast(field.type) for one, field in zip(columns, schema, strict=True)]
+        cast = [column.cast(field.type) for column, field in zip(columns, schema, strict=True)]
         picked = pa.array(chosen)
         sample = self._sampled(
             frame.iloc[chosen],
             usable.select(self.keys).take(picked).to_pylist(),
-            [one.take(picked) for one in answers],
+            [answer.take(picked) for answer in answers],
         )
         return pa.record_batch(cast, schema=schema), sample
 
@@ -110,9 +110,9 @@ class Scorer:
         answers: Sequence[pa.Array],
     ) -> tuple[SampledRow, ...]:
         rows = json_rows(self.version.signature, frame)
-        predictions, *shares = [one.to_pylist() for one in answers]
+        predictions, *shares = [column.to_pylist() for column in answers]
         probabilities = zip(*shares, strict=True) if shares else [()] * len(rows)
-        places = {one: self.spec.feature_names.index(one) for one in self.spec.request_names}
+        places = {name: self.spec.feature_names.index(name) for name in self.spec.request_names}
         return tuple(
             SampledRow(
                 tuple(values),
@@ -128,12 +128,12 @@ class Scorer:
 
     @property
     def _classes(self) -> tuple[Label, ...]:
-        """Those that have probabilities."""
+        """Classes with probabilities."""
         signature = self.version.signature
         return signature.classes if signature.probabilities_output else ()
 
     def _ask(self, frame: pd.DataFrame, endpoint: TritonEndpoint) -> list[pa.Array]:
-        """The predictions, and the probabilities of each class."""
+        """Return the predictions, and the probabilities of each class."""
         signature = self.version.signature
         kind = answer_type(signature)
         if frame.empty:
@@ -141,29 +141,29 @@ class Scorer:
         labels, probabilities = ask_triton(
             self.version, frame, endpoint, batch_rows=signature.max_batch_rows
         )
-        predictions = pa.array(labels).cast(kind)  # booleans are 0 and 1 in Triton
+        predictions = pa.array(labels).cast(kind)  # Triton returns booleans as 0 and 1
         if probabilities is None:
             return [predictions]
         return [predictions, *(pa.array(column) for column in probabilities.T)]
 
 
 def answer_type(signature: Signature) -> pa.DataType:
-    """Return the type of the predictions: that of the classes, or of a number."""
+    """Return the type of the predictions: that of the classes, or a number."""
     if not signature.classes:
         return pa.float64()
     kinds = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
     return kinds[type(signature.classes[0])]
 
 
-def in_order(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
-    """Yield what `make` returns for each item, in their order, made by several threads.
+def in_order(make: Callable[[Given], Made], items: Iterable[Given], threads: int) -> Iterator[Made]:
+    """Yield the result of `make` for each item, in order, computed by several threads.
 
-    No more than one item waits beside those that are being made. The first error ends all.
+    At most one item waits beside those in progress. The first error ends all.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="scoring")
     try:
         pending: deque[Future[Made]] = deque()
-        for item in given:
+        for item in items:
             pending.append(executor.submit(make, item))
             if len(pending) > threads:
                 yield pending.popleft().result()
@@ -174,15 +174,15 @@ def in_order(make: Callable[[Given], Made], given: Iterable[Given], threads: int
 
 
 def with_reasons(rows: pa.RecordBatch, features: Sequence[Feature]) -> pa.Array:
-    """Return the reason of each row, null for those that can be scored.
+    """Return the reason why each row cannot be scored, null for those that can.
 
-    Reasons that the rows bring along come first, then those of the features in their order.
+    The rows' own reasons take precedence, then those of the features in order.
     """
     reasons = rows[REASON].cast(pa.string())
     for mask, reason in _problems(rows, features):
         if pc.any(mask).as_py():
-            found = pc.if_else(mask, pa.scalar(reason), pa.scalar(None, pa.string()))
-            reasons = pc.coalesce(reasons, found)
+            new_reasons = pc.if_else(mask, pa.scalar(reason), pa.scalar(None, pa.string()))
+            reasons = pc.coalesce(reasons, new_reasons)
     return reasons
 
 

@@ -1,4 +1,4 @@
-"""The version in production: what the gateways route to, and Triton confirms."""
+"""The version in production: the one that the gateways route to and Triton confirms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from platform_assets.serving.switching import PRODUCTION
 
 
 class NoProductionVersion(Exception):
-    """No version can score now; the message says why, `todo` what to do about it."""
+    """No version can score at present; the message says why, `todo` what to do about it."""
 
     def __init__(self, message: str, todo: str) -> None:
         super().__init__(message)
@@ -23,13 +23,13 @@ def production_version(
     """Return the version that clients get now, as the gateways record it.
 
     Raises:
-        NoProductionVersion: there is none, replicas disagree, Triton does not have it READY, or it
-            reads other columns than the model file names.
+        NoProductionVersion: there is none, replicas disagree, Triton does not have it READY, or
+            its columns differ from those of the model file.
         GatewayClientError, TritonError: a gateway or Triton does not answer.
     """
     name = spec.model_name
     statuses = gateway.model_statuses(name)
-    slots = [one for status in statuses if (one := status.effective.get(PRODUCTION))]
+    slots = [current for status in statuses if (current := status.effective.get(PRODUCTION))]
     versions = sorted({slot.version for slot in slots})
     if not versions:
         raise NoProductionVersion(
@@ -46,7 +46,7 @@ def production_version(
             f"version {slot.version} of {name} is in production, but not READY in Triton",
             "see `reason` in GET /models of the gateway, and run again when it is READY",
         )
-    expected = tuple(one.feature for one in spec.features)
+    expected = tuple(column.feature for column in spec.features)
     if slot.signature is None or slot.signature.features != expected:
         raise NoProductionVersion(
             f"version {slot.version} of {name}, which is in production, reads other columns than "

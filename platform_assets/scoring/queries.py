@@ -1,4 +1,4 @@
-"""SQL that puts the rows to score together: of a table, of a file, or of both."""
+"""SQL for the rows to score: from tables, from a file, or from both."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def open_rows(
     folder: Path,
     progress: Progress,
 ) -> InputRows:
-    """Return the rows of a file, or of all entities; `tables` are the model's, or its own one.
+    """Return the rows of a file, or of all entities; `tables` are those that the model reads.
 
-    A file is read to its end and checked first, into `folder`. Errors are those of `stage_file`
-    and `joined_rows`.
+    A file is first read completely into `folder` and checked. Raises as `stage_file` and
+    `joined_rows` do.
     """
     stage = None if file is None else stage_file(file, spec, folder, progress)
     if spec.tables:
@@ -36,9 +36,9 @@ def open_rows(
 
 
 def newest_rows(data: FeatureData, spec: ModelSpec, now: datetime) -> InputRows:
-    """Return the newest row of every entity of a model's own table."""
+    """Return the newest row of every entity in a model's own table."""
     table = _Table(spec, "t0", spec.feature_names)
-    columns = [_identifier(one) for one in (spec.join_key.name, *spec.feature_names)]
+    columns = [_identifier(name) for name in (spec.join_key.name, *spec.feature_names)]
     reason = f"CASE WHEN NOT {table.is_fresh} THEN {quoted(table.expired)} END AS {REASON}"
     return InputRows(
         names=(spec.join_key.name,),
@@ -52,8 +52,8 @@ def newest_rows(data: FeatureData, spec: ModelSpec, now: datetime) -> InputRows:
 
 
 def file_rows(stage: ParquetStage, spec: ModelSpec) -> InputRows:
-    """Return the rows of a file that has all features of the model."""
-    names = tuple(one for one in (ROW, *stage.names) if one not in spec.feature_names)
+    """Return the rows of a file with all features of the model."""
+    names = tuple(name for name in (ROW, *stage.names) if name not in spec.feature_names)
     return InputRows(
         names=names,
         total=stage.rows,
@@ -66,17 +66,17 @@ def file_rows(stage: ParquetStage, spec: ModelSpec) -> InputRows:
 def joined_rows(
     tables: tuple[FeatureData, ...], spec: ModelSpec, now: datetime, stage: ParquetStage | None
 ) -> InputRows:
-    """Return rows of keys with the newest values of feature tables, which the gateway would read.
+    """Join keys with the newest values of feature tables, as the gateway would.
 
-    The keys and the features of requests are those of a file, or all keys of the tables where
-    there is one and requests bring nothing along.
+    The keys and the request features come from a file; without one, from all keys of the tables
+    if there is a single key and no request feature.
 
     Raises:
-        SourceError: there is no file, and the tables do not say which keys go together; or a table
-            without times has several rows of one key.
+        SourceError: there is no file, and the tables do not determine which keys belong together;
+            or a table without times has several rows of one key.
     """
-    for table, one in zip(spec.tables, tables, strict=True):
-        if table.event_time is None and one.rows != one.entities:
+    for table, data in zip(spec.tables, tables, strict=True):
+        if table.event_time is None and data.rows != data.entities:
             raise SourceError(
                 f"{table.name} has several rows of one {table.join_key.name}, and no "
                 "event_timestamp that says which of them is the newest",
@@ -88,12 +88,12 @@ def joined_rows(
         _Table(
             table,
             f"t{n}",
-            tuple(one.name for one in spec.stored_features if one.table == table.name),
+            tuple(feature.name for feature in spec.stored_features if feature.table == table.name),
         )
         for n, table in enumerate(spec.tables)
     ]
     files: dict[str, str | list[str]] = {
-        part.alias: one.features_path for part, one in zip(parts, tables, strict=True)
+        part.alias: data.features_path for part, data in zip(parts, tables, strict=True)
     }
     if stage is not None:
         base, total, names = "read_parquet(getvariable('rows'))", stage.rows, (ROW, *keys)
@@ -109,11 +109,11 @@ def joined_rows(
         every = " UNION ALL ".join(f"SELECT {key} FROM {part.rows}" for part in parts)
         base, total, names = (
             f"(SELECT DISTINCT {key} FROM ({every}))",
-            max(one.entities for one in tables),
+            max(data.entities for data in tables),
             keys,
         )
     columns = [
-        *(f"r.{_identifier(one)}" for one in (*names, *spec.request_names)),
+        *(f"r.{_identifier(name)}" for name in (*names, *spec.request_names)),
         *(column for part in parts for column in part.columns),
         f"least({', '.join(part.time for part in parts)}) AS {AS_OF}",
         f"coalesce({', '.join(_reasons(parts))}) AS {REASON}",
@@ -124,7 +124,7 @@ def joined_rows(
 
 
 def _reasons(parts: Sequence[_Table]) -> Iterator[str]:
-    """Why the gateway would refuse a row: its key is in no table, or values have expired."""
+    """Yield SQL for why the gateway would refuse a row: unknown key, or expired values."""
     for key in dict.fromkeys(part.key for part in parts):
         own = [part for part in parts if part.key == key]
         names = " and ".join(part.name for part in own)
@@ -135,7 +135,7 @@ def _reasons(parts: Sequence[_Table]) -> Iterator[str]:
 
 
 class _Table:
-    """What SQL says of the newest rows of one table."""
+    """The SQL for the newest rows of one table."""
 
     def __init__(
         self, table: SourceSpec | FeatureTableSpec, alias: str, names: Sequence[str]
@@ -152,7 +152,7 @@ class _Table:
             self.time = f"{alias}.{time}::TIMESTAMPTZ"
             if ttl := int(table.expires_after.total_seconds()):
                 self.is_fresh = f"({self.time} >= getvariable('now') - INTERVAL {ttl} SECOND)"
-            # What others write may be of the future, or there twice.
+            # Externally written rows may be in the future, or duplicated.
             past = f"WHERE {time} <= getvariable('now')" if is_external else ""
             once = f"SELECT DISTINCT ON ({key}) *" if is_external else ""
             times = f"SELECT {key}, max({time}) AS {time} FROM {self.rows} {past} GROUP BY {key}"

@@ -1,4 +1,4 @@
-"""What batch scoring hands on: where the predictions are, and a sample to check them by."""
+"""Results of batch scoring: where the predictions are, and a sample to check them by."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any, Final
 
 from platform_assets.resources.records import RegisteredVersion
 
-# Keys and features have no names that begin so: model files refuse them.
+# Names of keys and features cannot begin like this: model files refuse them.
 ROW: Final = "prediction_row"
 """Number of a row in its file, from 1."""
 AS_OF: Final = "prediction_features_as_of"
-"""Time of the oldest stored value of a row; null where values have no time."""
+"""Time of the oldest stored value of a row; null if values have no time."""
 PREDICTION: Final = "prediction"
 PROBABILITY: Final = "probability_"
-"""Begins the columns with the probability of each class."""
+"""Prefix of the columns with the probability of each class."""
 REASON: Final = "prediction_reason"
-"""Why a row has no prediction; null for one that has."""
+"""Why a row has no prediction; null if it has one."""
 VERSION: Final = "prediction_version"
 RUN_ID: Final = "prediction_run_id"
 SCORED_AT: Final = "prediction_time"
-"""When the scoring began, which is the time at which values are expired or not."""
+"""When the scoring began, the time relative to which values expire."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledRow:
-    """A row as a client writes it, in signature order, and what Triton answered.
+    """A row as a client would send it, in signature order, and Triton's answer.
 
-    `entity` has the keys by which the online store has the row, and `request` what a client sends
-    beside them; both are empty for a row that is in a file as a whole.
+    `entity` has the row's keys in the online store, and `request` what a client sends beside
+    them; both are empty for a row that is completely in a file.
     """
 
     values: tuple[Any, ...]
@@ -43,7 +43,7 @@ class SampledRow:
 class BatchPredictions:
     """A file of predictions, all of one version.
 
-    `reasons` counts the rows without a prediction by why they have none.
+    `reasons` counts the rows without a prediction by reason.
     """
 
     path: str
@@ -54,5 +54,5 @@ class BatchPredictions:
 
     @property
     def unscored(self) -> int:
-        """How many rows have no prediction."""
+        """Number of rows without a prediction."""
         return sum(self.reasons.values())

@@ -1,4 +1,4 @@
-"""The rows to score, as DuckDB hands them over in parts."""
+"""The rows to score, read in parts by DuckDB."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from platform_assets.features.storage import check_current
 from platform_assets.resources.feast_errors import translated
 
 _MEMORY: Final = "1GB"
-"""What a join may hold; the rest goes to files."""
+"""Memory limit of a join; the rest spills to files."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRows:
-    """Rows to score: `names` as they are known by, `AS_OF`, the features, and `REASON`.
+    """Rows to score, with the identifying columns `names`, `AS_OF`, the features, and `REASON`.
 
-    `total` is how many there are, at most.
+    `total` is an upper bound of their number.
     """
 
     names: tuple[str, ...]
     total: int
     query: str
     files: Mapping[str, str | list[str]] = field(default_factory=dict)
-    """Parquet files by the variables of the query."""
+    """Parquet files by variable of the query."""
     now: datetime | None = None
     keys: tuple[str, ...] = ()
-    """Those of `names` by which the online store has the row."""
+    """The keys of the online store among `names`."""
     tables: tuple[FeatureData, ...] = ()
-    """What was read of feature tables, or of the model's own."""
+    """Records of the feature tables that are read, or of the model's own one."""
 
     def check_current(self) -> None:
-        """Raise StaleDataError where other data took the place of what is read.
+        """Raise StaleDataError if the data was replaced meanwhile.
 
-        The rows of a view that others fill are read as they are now, as by the gateway.
+        Externally filled views are read in their present state, like the gateway does.
         """
-        for one in self.tables:
-            if not one.is_external:
-                check_current(one)
+        for table in self.tables:
+            if not table.is_external:
+                check_current(table)
 
     @contextmanager
     def read(self, part_rows: int, folder: Path) -> Iterator[pa.RecordBatchReader]:
-        """Open the rows, so many at a time; `folder` takes what does not fit into memory.
+        """Open the rows in batches of `part_rows`; `folder` takes what does not fit into memory.
 
         Raises:
             FeatureStoreError: the files cannot be read.
         """
         config: dict[str, str | bool | int | float | list[str]] = {
             "enable_external_file_cache": False,
-            "threads": 1,  # one keeps the order; Triton needs the others
+            "threads": 1,  # keeps the order, and leaves the other cores to Triton
             "memory_limit": _MEMORY,
             "temp_directory": str(folder),
-            # The sides of a join as they are written, or the order would be lost.
+            # Keep the sides of a join as written, or the order would be lost.
             "disabled_optimizers": "build_side_probe_side",
         }
         with duckdb.connect(config=config) as database:

@@ -1,4 +1,4 @@
-"""The rows of a file in their declared types, as Parquet that is read in parts."""
+"""The rows of a file in their declared types, staged as Parquet to read in parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from platform_assets.scoring.records import ROW
 
 
 class ParquetStage(TableBuilder):
-    """Casts rows as any source's, and keeps them in files of a folder instead of in memory."""
+    """Casts rows as for any source, but keeps them in files of a folder instead of in memory."""
 
     def __init__(self, columns: Sequence[Column], folder: Path, progress: Progress) -> None:
         super().__init__(columns, None, progress)
@@ -31,31 +31,31 @@ class ParquetStage(TableBuilder):
 
     def _keep(self, part: str, batches: Iterator[pa.RecordBatch]) -> None:
         fields = [(column.name, column.arrow) for column in self._columns]
-        # What a reader gives up halfway and reads once more takes the same place.
+        # If a reader fails halfway and reads again, the new file replaces the first one.
         path = self._folder / f"rows-{len(self.files)}.parquet"
-        done = self.rows
+        row_count = self.rows
         with parquet.ParquetWriter(path, pa.schema([(ROW, pa.int64()), *fields])) as writer:
             for batch in batches:
-                numbers = np.arange(done + 1, done + 1 + batch.num_rows, dtype=np.int64)
+                numbers = np.arange(row_count + 1, row_count + 1 + batch.num_rows, dtype=np.int64)
                 writer.write_batch(
                     pa.record_batch({ROW: numbers, **{n: batch[n] for n in self.names}})
                 )
-                done += batch.num_rows
+                row_count += batch.num_rows
         self.files.append(str(path))
-        self._parts[part] = self._parts.get(part, 0) + done - self.rows
-        self.rows = done
+        self._parts[part] = self._parts.get(part, 0) + row_count - self.rows
+        self.rows = row_count
 
 
 def stage_file(path: str, spec: ModelSpec, folder: Path, progress: Progress) -> ParquetStage:
     """Read the rows to score from a CSV or Parquet file, a folder of them or a glob pattern.
 
-    Of a model of one table they have its features, and may have its key; of a model of several
-    tables the keys and the features of requests. Columns are called as in requests, or all as in
+    For a model of one table they have its features, and may have its key; for a model of several
+    tables, the keys and the request features. Column names are those of requests, or all those of
     the model's own source (`from`).
 
     Raises:
         SourceError: the file cannot be read, lacks a column, has no rows, or holds a value of
-            another type; with the rows.
+            another type; names the rows.
     """
     reader, columns = _reader(path, spec)
     stage = ParquetStage(columns, folder, progress)
@@ -67,7 +67,7 @@ def stage_file(path: str, spec: ModelSpec, folder: Path, progress: Progress) -> 
 
 
 def _reader(path: str, spec: ModelSpec) -> tuple[FileReader, Sequence[Column]]:
-    """The file, opened for the first set of columns that it has."""
+    """Open the file for the first set of columns that it has."""
     try:
         check_path(path)
     except ValueError as error:
@@ -82,12 +82,12 @@ def _reader(path: str, spec: ModelSpec) -> tuple[FileReader, Sequence[Column]]:
             refusals.append((len(columns), error))
         else:
             return reader, columns
-    # The one that asks for no more than is needed.
-    raise min(refusals, key=lambda one: one[0])[1]
+    # The refusal for the smallest set of columns.
+    raise min(refusals, key=lambda refusal: refusal[0])[1]
 
 
 def _column_sets(spec: ModelSpec) -> list[list[Column]]:
-    """What a file may have, more before less."""
+    """Return the sets of columns that a file may have, larger ones first."""
     keys: Sequence[JoinKey] = spec.join_keys
     features: Sequence[FeatureSpec] = spec.features
     sets: list[list[JoinKey | FeatureSpec]] = [[*keys, *features], [*features]]
@@ -96,7 +96,10 @@ def _column_sets(spec: ModelSpec) -> list[list[Column]]:
     elif spec.join_key.from_row_number:
         sets = [[*features]]
     return [
-        [Column(one.name, one.dtype, source_column=own and one.source_column) for one in columns]
+        [
+            Column(column.name, column.dtype, source_column=own and column.source_column)
+            for column in columns
+        ]
         for own in ("", "own")
         for columns in sets
     ]

@@ -1,4 +1,4 @@
-"""What a file of predictions holds, counted by DuckDB: the file is never in memory."""
+"""Summary of a file of predictions, computed by DuckDB without loading it into memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from platform_assets.scoring.records import PREDICTION, REASON
 _BINS: Final = 30
 _MOST_CLASSES: Final = 30
 _LARGEST_DRAWN: Final = 1e300
-"""Up to which the width of a range is a number, too."""
+"""Limit up to which the width of a range is finite, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How often each label was predicted, or how many predictions are in each range.
+    """The number of predictions by label, or by range.
 
-    `places` are the labels, or the lower ends of ranges that are `width` wide.
+    `places` are the labels, or the lower bounds of ranges of width `width`.
     """
 
     places: tuple[str | float, ...]
@@ -31,7 +31,7 @@ class Distribution:
 
 
 def count_reasons(path: Path) -> dict[str, int]:
-    """Return how many rows have no prediction, by the reason, most first."""
+    """Return the number of rows without a prediction by reason, most frequent first."""
     query = (
         f"SELECT {REASON}, count(*) FROM read_parquet(getvariable('path')) "
         f"WHERE {REASON} IS NOT NULL GROUP BY ALL ORDER BY 2 DESC, 1"
@@ -40,24 +40,26 @@ def count_reasons(path: Path) -> dict[str, int]:
 
 
 def distribution(path: Path, *, of_numbers: bool) -> Distribution:
-    """Count the predictions of a file; of numbers, those that can be drawn."""
+    """Count the predictions of a file; only those that can be drawn, for numbers."""
     source = f"read_parquet(getvariable('path')) WHERE {PREDICTION} IS NOT NULL"
     if not of_numbers:
         query = (
             f"SELECT {PREDICTION}::VARCHAR, count(*) FROM {source} GROUP BY 1 ORDER BY 2 DESC, 1"
         )
-        found = _rows(path, f"{query} LIMIT {_MOST_CLASSES}")
-        return Distribution(tuple(one for one, _ in found), tuple(count for _, count in found))
-    # DuckDB alone takes NaN for within any limit that the file's statistics are within.
+        counts = _rows(path, f"{query} LIMIT {_MOST_CLASSES}")
+        return Distribution(
+            tuple(label for label, _ in counts), tuple(count for _, count in counts)
+        )
+    # DuckDB takes NaN to be within a limit if the file's statistics are.
     source += f" AND isfinite({PREDICTION}) AND abs({PREDICTION}) <= {_LARGEST_DRAWN}"
     [(low, high)] = _rows(path, f"SELECT min({PREDICTION}), max({PREDICTION}) FROM {source}")
     if low is None:
         return Distribution((), (), 1.0)
     width = (high - low) / _BINS or 1.0
     place = f"least(floor(({PREDICTION} - {low!r}) / {width!r}), {_BINS - 1})"
-    found = _rows(path, f"SELECT {place}, count(*) FROM {source} GROUP BY 1 ORDER BY 1")
-    places = tuple(low + number * width for number, _ in found)
-    return Distribution(places, tuple(count for _, count in found), width)
+    counts = _rows(path, f"SELECT {place}, count(*) FROM {source} GROUP BY 1 ORDER BY 1")
+    places = tuple(low + number * width for number, _ in counts)
+    return Distribution(places, tuple(count for _, count in counts), width)
 
 
 def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
@@ -69,17 +71,23 @@ def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
         return database.execute(query).fetchall()
 
 
-def distribution_picture(found: Distribution) -> bytes:
+def distribution_picture(histogram: Distribution) -> bytes:
     """Draw the labels by their number of rows, or a histogram; PNG bytes."""
-    if found.width is None:
-        figure, axes = plots.canvas(7, max(2.0, 0.9 + 0.28 * len(found.places)))
-        positions = range(len(found.places))
-        axes.barh(positions, found.counts, color=plots.ACCENT, height=0.6)
-        axes.set_yticks(positions, [plots.label(str(one), 48) for one in found.places])
+    if histogram.width is None:
+        figure, axes = plots.canvas(7, max(2.0, 0.9 + 0.28 * len(histogram.places)))
+        positions = range(len(histogram.places))
+        axes.barh(positions, histogram.counts, color=plots.ACCENT, height=0.6)
+        axes.set_yticks(positions, [plots.label(str(place), 48) for place in histogram.places])
         axes.invert_yaxis()
         axes.set(xlabel="rows", title="predictions")
     else:
         figure, axes = plots.canvas(7, 3.2)
-        axes.bar(found.places, found.counts, found.width, align="edge", color=plots.ACCENT)
+        axes.bar(
+            histogram.places,
+            histogram.counts,
+            histogram.width,
+            align="edge",
+            color=plots.ACCENT,
+        )
         axes.set(xlabel="prediction", ylabel="rows", title="predictions")
     return plots.png(figure)

@@ -1,4 +1,4 @@
-"""A file of predictions, from its first row to its last; only a few parts are in memory."""
+"""Write a file of predictions with only a few parts in memory."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from platform_assets.scoring.rows import InputRows
 from platform_assets.scoring.summary import count_reasons
 
 SAMPLE: Final = 200
-"""Rows that are compared with the gateway's answers."""
+"""Number of rows compared with the gateway's answers."""
 _REQUESTS: Final = 2
-"""Requests in flight to each Triton: one is prepared while the other is answered, and a client's
-request waits behind no more than these."""
+"""Requests in flight to each Triton: one is prepared while another is answered, and a client's
+request waits behind these at most."""
 _PART_ROWS: Final = 32_768
 _PART_VALUES: Final = 2_000_000
-"""Of a wide table fewer rows are read at once."""
+"""Maximum values read at once: fewer rows of a wide table."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionWriter:
-    """Writes what a version answers through these Triton servers."""
+    """Writes the predictions of a version from these Triton servers."""
 
     spec: ModelSpec
     version: RegisteredVersion
@@ -43,19 +43,19 @@ class PredictionWriter:
     progress: Progress
 
     def write(self, rows: InputRows, path: Path, folder: Path) -> BatchPredictions:
-        """Write the file, whole or not at all.
+        """Write the file completely or not at all.
 
         `folder` takes what does not fit into memory.
 
         Raises:
             TritonError: the version did not answer all requests.
             FeatureStoreError: the rows cannot be read.
-            StaleDataError: they were replaced meanwhile.
+            StaleDataError: the rows were replaced meanwhile.
             OSError: the file cannot be written.
         """
         part_rows = max(1, min(_PART_ROWS, _PART_VALUES // len(self.spec.features)))
         sample: list[SampledRow] = []
-        done = 0
+        row_count = 0
         rows.check_current()
         with rows.read(part_rows, folder) as reader:
             every = max(1, -(-rows.total // SAMPLE))
@@ -66,23 +66,23 @@ class PredictionWriter:
                 for part, compared in self._parts(scorer, reader):
                     writer.write_batch(part)
                     sample += compared
-                    done += part.num_rows
-                    self.progress.at("scoring", done, rows.total)
+                    row_count += part.num_rows
+                    self.progress.at("scoring", row_count, rows.total)
                 writer.close()
                 rows.check_current()
         reasons = count_reasons(path)
-        return BatchPredictions(str(path), self.version, done, reasons, tuple(sample))
+        return BatchPredictions(str(path), self.version, row_count, reasons, tuple(sample))
 
     def _parts(self, scorer: Scorer, reader: pa.RecordBatchReader) -> Iterator[ScoredPart]:
         def score(part: tuple[int, int, pa.RecordBatch]) -> ScoredPart:
             number, start, rows = part
             return scorer.score(rows, start, self.endpoints[number % len(self.endpoints)])
 
-        return in_order(score, _numbered(reader), _REQUESTS * len(self.endpoints))
+        return in_order(score, _enumerate_parts(reader), _REQUESTS * len(self.endpoints))
 
 
-def _numbered(reader: pa.RecordBatchReader) -> Iterator[tuple[int, int, pa.RecordBatch]]:
-    """Each part with its number and that of its first row."""
+def _enumerate_parts(reader: pa.RecordBatchReader) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+    """Yield each part with its number and that of its first row."""
     start = 0
     with translated("read the rows to score"):
         for number, rows in enumerate(reader):

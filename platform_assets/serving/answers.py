@@ -1,4 +1,4 @@
-"""What is answered over the wire against what scikit-learn answered in training."""
+"""A version's answers over the wire, for comparison with scikit-learn's from training."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Row = TypeVar("Row")
 
 
 def ask_gateway(
-    asked: RegisteredVersion, evaluation: EvaluationSet, gateway: GatewayResource
+    registered: RegisteredVersion, evaluation: EvaluationSet, gateway: GatewayResource
 ) -> ModelAnswers:
-    """Ask any replica about the rows, as a client writes them; labels are of the rows' type.
+    """Send the rows to any replica as a client would; labels have the dtype of the true ones.
 
     Raises:
         GatewayClientError: a request was not answered, or by another version.
     """
-    rows = json_rows(asked.signature, evaluation.features)
-    labels, probabilities = ask_gateway_rows(asked, rows, gateway)
-    has_probabilities = asked.signature.probabilities_output is not None
+    rows = json_rows(registered.signature, evaluation.features)
+    labels, probabilities = ask_gateway_rows(registered, rows, gateway)
+    has_probabilities = registered.signature.probabilities_output is not None
     return (
         np.asarray(labels, dtype=evaluation.labels.dtype),
         np.asarray(probabilities, dtype=np.float64) if has_probabilities else None,
@@ -43,40 +43,44 @@ def ask_gateway(
 
 
 def ask_gateway_rows(
-    asked: RegisteredVersion, rows: Sequence[Sequence[Any]], gateway: GatewayResource
+    registered: RegisteredVersion, rows: Sequence[Sequence[Any]], gateway: GatewayResource
 ) -> tuple[list[Any], list[list[float]]]:
-    """Return the labels and the probabilities (none for a regression) of rows of `json_rows`.
+    """Return labels and probabilities (none for a regression) for rows made by `json_rows`.
 
     Raises:
         GatewayClientError: a request was not answered, or by another version.
     """
-    return _ask_in_batches(asked, rows, lambda part: gateway.predict(asked.model_name, part))
+    return _ask_in_batches(
+        registered, rows, lambda part: gateway.predict(registered.model_name, part)
+    )
 
 
 def ask_gateway_entities(
-    asked: RegisteredVersion,
+    registered: RegisteredVersion,
     entities: Sequence[Mapping[str, int | str]],
     request: Sequence[Mapping[str, Any]],
     gateway: GatewayResource,
 ) -> tuple[list[Any], list[list[float]]]:
-    """Return the same for keys, whose features the gateway looks up, and request features."""
+    """Return the same for entity keys (their features are looked up) and request features."""
     pairs = list(zip(entities, request, strict=True))
 
     def ask(part: Sequence[tuple[Mapping[str, int | str], Mapping[str, Any]]]) -> PredictResponse:
         return gateway.predict_entities(
-            asked.model_name, [keys for keys, _ in part], [sent for _, sent in part]
+            registered.model_name, [keys for keys, _ in part], [sent for _, sent in part]
         )
 
-    return _ask_in_batches(asked, pairs, ask)
+    return _ask_in_batches(registered, pairs, ask)
 
 
 def _ask_in_batches(
-    asked: RegisteredVersion, rows: Sequence[Row], ask: Callable[[Sequence[Row]], PredictResponse]
+    registered: RegisteredVersion,
+    rows: Sequence[Row],
+    ask: Callable[[Sequence[Row]], PredictResponse],
 ) -> tuple[list[Any], list[list[float]]]:
-    """Ask in batches that the gateway takes: what its own limits are is for it to say."""
+    """Ask in batches, halved until the gateway accepts them: only it knows its limits."""
     labels: list[Any] = []
     probabilities: list[list[float]] = []
-    step, start = min(_BATCH_ROWS, asked.signature.max_batch_rows), 0
+    step, start = min(_BATCH_ROWS, registered.signature.max_batch_rows), 0
     while start < len(rows):
         try:
             answer = ask(rows[start : start + step])
@@ -85,9 +89,9 @@ def _ask_in_batches(
                 raise
             step = max(1, step // 2)
             continue
-        if answer.version != asked.version:
+        if answer.version != registered.version:
             raise GatewayClientError(
-                f"POST /predict was answered by version {answer.version}, not {asked.version}"
+                f"POST /predict was answered by version {answer.version}, not {registered.version}"
             )
         labels += answer.predictions
         probabilities += answer.probabilities or []
@@ -96,7 +100,7 @@ def _ask_in_batches(
 
 
 def json_rows(signature: Signature, features: pd.DataFrame) -> list[list[Any]]:
-    """Rows in tensor form as a client writes them: in signature order, None for what is missing."""
+    """Return tensor-form rows as a client sends them: in signature order, None where missing."""
     columns = [_json_column(feature, features[feature.name]) for feature in signature.features]
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -109,20 +113,22 @@ def _json_column(feature: Feature, column: pd.Series[Any]) -> Iterator[Any]:
 
 
 def ask_triton(
-    asked: RegisteredVersion,
+    registered: RegisteredVersion,
     features: pd.DataFrame,
     triton: TritonEndpoint,
     batch_rows: int = _BATCH_ROWS,
 ) -> ModelAnswers:
-    """Ask Triton itself, by version, about rows in tensor form; errors are those of `infer`."""
-    signature = asked.signature
+    """Let Triton itself answer rows in tensor form with one version; raises as `infer` does."""
+    signature = registered.signature
     inputs, outputs = model_inputs(signature, features), output_names(signature)
     batch = min(batch_rows, signature.max_batch_rows)
-    with triton.connection(f"infer with {asked.model_name} version {asked.version}") as infer:
+    with triton.connection(
+        f"infer with {registered.model_name} version {registered.version}"
+    ) as infer:
         answers = [
             infer(
-                asked.model_name,
-                asked.version,
+                registered.model_name,
+                registered.version,
                 {name: array[start : start + batch] for name, array in inputs.items()},
                 outputs,
             )
@@ -135,18 +141,18 @@ def ask_triton(
 def warm_up(
     spec: ModelSpec, state: ServingState, triton: TritonResource, mlflow: MlflowResource
 ) -> str:
-    """Let a version answer some evaluation rows, so that no client meets a cold one.
+    """Let a version answer some evaluation rows, so that no client hits a cold version.
 
-    Returns what was done, for people. What goes wrong in here is for the gates to say; they ask
-    the same version.
+    Returns what was done, for display. Errors here are left to the gates, which ask the same
+    version.
     """
-    wanted = spec.serving.warm_up_rows
-    if not wanted:
+    row_count = spec.serving.warm_up_rows
+    if not row_count:
         return "no rows are wanted"
     try:
-        asked = mlflow.version(state.model_name, state.version)
-        rows = mlflow.evaluation_set(state.run_id).features.head(wanted)
-        triton.everywhere(lambda endpoint: ask_triton(asked, rows, endpoint, batch_rows=1))
+        registered = mlflow.version(state.model_name, state.version)
+        rows = mlflow.evaluation_set(state.run_id).features.head(row_count)
+        triton.everywhere(lambda endpoint: ask_triton(registered, rows, endpoint, batch_rows=1))
     except (RegistryError, TritonError) as error:
         return f"stopped: {error}"
     return f"{len(rows)} rows"

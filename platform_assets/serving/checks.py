@@ -1,4 +1,4 @@
-"""The gates of a loaded version, and what is asked of production after the switch."""
+"""The gates of a loaded version, and the checks of production after the switch."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ from serving_gateway.contract import ModelStatus
 def serving_checks(spec: ModelSpec, outcomes: OutcomeLookup) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `triton_serving_state` and `gateway_reload` of one model.
 
-    `outcomes` knows the truth of logged rows, where outcomes are recorded.
+    `outcomes` looks up the true values of logged rows, where outcomes are recorded.
     """
     return [
         serving_gates(spec, outcomes),

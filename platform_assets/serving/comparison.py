@@ -14,12 +14,12 @@ from platform_assets.training.uncertainty import jackknife, rows_to_show
 
 
 class ComparisonVerdict(StrEnum):
-    """What the rows show of a loss beyond the margin."""
+    """What the rows show about a loss beyond the margin."""
 
     NON_INFERIOR = "non-inferior"
     """No loss beyond the margin: the lower bound lies above it."""
     WORSE = "worse"
-    """A loss, and none that is shown to lie within the margin: the upper bound lies below 0."""
+    """A loss that is not shown to lie within the margin: the upper bound lies below 0."""
     INCONCLUSIVE = "inconclusive"
     """Too few rows to show either."""
 
@@ -41,9 +41,9 @@ class Comparison:
     def verdict(self) -> ComparisonVerdict:
         """The verdict at the confidence of the interval.
 
-        Both errors are one-sided: equal versions are called worse, and a version that is worse
-        by the margin is called non-inferior, each with at most half of what the confidence
-        leaves (2.5 % at 95 %).
+        Both errors are one-sided: the probability of calling equal versions worse, and that of
+        calling a version non-inferior that is worse by the margin, are each at most half of
+        1 - confidence (2.5 % at 95 %).
         """
         if self.gain.low > -self.margin:
             return ComparisonVerdict.NON_INFERIOR
@@ -51,9 +51,9 @@ class Comparison:
 
     @property
     def entities_needed(self) -> int | None:
-        """Entities that would show equal versions non-inferior in four of five cases.
+        """Number of entities that would show equal versions non-inferior four times out of five.
 
-        None where no number would: the margin is 0.
+        None where no number suffices, because the margin is 0.
         """
         return rows_to_show(self.gain, self.margin)
 
@@ -69,9 +69,9 @@ def compare(
 ) -> Comparison:
     """Compare the answers of two versions for the same rows, with the same true labels.
 
-    `entities`, shape (rows,), says the entity of each row; rows of one are not independent. The
-    margin `tolerance` is that of a score in its unit, of an error relative to production's;
-    `confidence` is that of the two-sided interval, in (0, 1).
+    `entities`, shape (rows,), holds the entity of each row; rows of one entity are not
+    independent. The margin `tolerance` is absolute for a score, relative to production's for an
+    error; `confidence` is that of the two-sided interval, in (0, 1).
     """
     sign = 1.0 if metric.higher_is_better else -1.0
 

@@ -1,4 +1,4 @@
-"""What a change of the signature breaks for clients: pure."""
+"""What a change of the signature breaks for clients, without I/O."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def signature_differences(old: Signature, new: Signature) -> list[str]:
-    """Say what of the requests and answers of `old` does not hold for `new`.
+    """Describe what in the requests and answers of `old` no longer holds for `new`.
 
     Clients may send rows by position and binary tensors by name, so a feature that is added,
-    removed, moved, retyped, or may not be missing any more breaks some of them; so do other keys,
-    and a request feature that they do not send yet. They read probabilities by position, so a new
-    class must stand behind the others.
+    removed, moved, retyped or no longer nullable breaks some of them; so do different keys, and
+    a request feature that they do not send yet. They read probabilities by position, so a new
+    class must come after the existing ones.
     """
     breaking = _feature_differences(old.features, new.features) or _key_differences(old, new)
     if old.packed_input != new.packed_input and not breaking:
@@ -47,13 +47,15 @@ def comparison_obstacle(old: Signature, new: Signature) -> str:
     missing = [feature.name for feature in old.features if feature.name not in rows]
     if missing:
         return f"reads {', '.join(missing)}, which the evaluation rows lack"
-    # What was text cannot be sent as a number, nor a missing value as a whole one.
-    retyped = [one.name for one in old.features if one.tensor_dtype is not rows[one.name]]
+    # Text cannot be sent as a number, nor a missing value as an integer.
+    retyped = [
+        feature.name for feature in old.features if feature.tensor_dtype is not rows[feature.name]
+    ]
     if retyped:
         return f"reads {', '.join(retyped)} as another type than the evaluation rows have"
     if bool(old.classes) != bool(new.classes):
         return f"is a {'classifier' if old.classes else 'regression'}"
-    kinds = [{isinstance(label, str) for label in one.classes} for one in (old, new)]
+    kinds = [{isinstance(label, str) for label in signature.classes} for signature in (old, new)]
     return "answers labels of another type" if kinds[0] != kinds[1] else ""
 
 
@@ -78,40 +80,40 @@ def _class_differences(old: tuple[Label, ...], new: tuple[Label, ...]) -> list[s
     if gone:
         return [f"it never answers {', '.join(map(repr, gone))} any more"]
     if after[: len(before)] != before:
-        said, was = (", ".join(map(repr, classes)) for classes in (new, old))
-        return [f"the probabilities are in another order: {said}, not {was}"]
+        now, was = (", ".join(map(repr, classes)) for classes in (new, old))
+        return [f"the probabilities are in another order: {now}, not {was}"]
     return []
 
 
 def _feature_differences(old: tuple[Feature, ...], new: tuple[Feature, ...]) -> list[str]:
     before = {feature.name: feature for feature in old}
     after = {feature.name: feature for feature in new}
-    found = [f"{name} was removed" for name in before if name not in after]
-    found += [f"{name} was added" for name in after if name not in before]
+    changes = [f"{name} was removed" for name in before if name not in after]
+    changes += [f"{name} was added" for name in after if name not in before]
     for name, was in before.items():
         now = after.get(name)
         if now is None:
             continue
         if (was.dtype, was.tensor_dtype) != (now.dtype, now.tensor_dtype):
-            found.append(f"{name} was {_type(was)} and is {_type(now)}")
+            changes.append(f"{name} was {_type(was)} and is {_type(now)}")
         elif was.nullable and not now.nullable:
-            found.append(f"{name} may not be missing any more")
-    if not found and [*before] != [*after]:
-        found.append("the features have another order")
-    return found
+            changes.append(f"{name} may not be missing any more")
+    if not changes and [*before] != [*after]:
+        changes.append("the features have another order")
+    return changes
 
 
 def _key_differences(old: Signature, new: Signature) -> list[str]:
-    """What differs for clients that send keys and request features."""
-    asked = [name for name in new.request if name not in old.request]
-    found = [f"{name} has to come with each request" for name in asked]
-    # Versions of before name no key and have one, which `entity_id` stands for.
+    """List the differences for clients that send keys and request features."""
+    new_names = [name for name in new.request if name not in old.request]
+    changes = [f"{name} has to come with each request" for name in new_names]
+    # Older versions have one key without naming it; `entity_id` stands for it.
     if old.join_keys and {*new.join_keys} != {*old.join_keys}:
-        keys = (" and ".join(one) for one in (new.join_keys, old.join_keys))
-        found.append("features are read by {}, not by {}".format(*keys))
+        keys = (" and ".join(names) for names in (new.join_keys, old.join_keys))
+        changes.append("features are read by {}, not by {}".format(*keys))
     elif len(new.join_keys) > 1 and len(old.join_keys) < 2:
-        found.append(f"features are read by {' and '.join(new.join_keys)}, not by one key")
-    return found
+        changes.append(f"features are read by {' and '.join(new.join_keys)}, not by one key")
+    return changes
 
 
 def _type(feature: Feature) -> str:
@@ -121,10 +123,10 @@ def _type(feature: Feature) -> str:
 
 
 def frame_contract(rows: pd.DataFrame, signature: Signature) -> str:
-    """Contract of rows in tensor form, derived from their own columns and types.
+    """Return the contract of rows in tensor form, derived from their own columns and types.
 
-    A column whose type is that of the signature's tensor has the signature's logical type,
-    which a tensor does not tell by itself.
+    A column whose type is that of the signature's tensor gets the signature's logical type,
+    which the tensor alone does not reveal.
     """
     by_name = {feature.name: feature for feature in signature.features}
     kinds = {
@@ -135,11 +137,11 @@ def frame_contract(rows: pd.DataFrame, signature: Signature) -> str:
         "object": DType.BYTES,
         "str": DType.BYTES,
     }
-    found: list[Feature] = []
+    features: list[Feature] = []
     for name in rows.columns:
         kind = kinds[str(rows[name].dtype)]
         declared = by_name.get(name)
         if declared is not None and declared.tensor_dtype is kind:
             kind = declared.dtype
-        found.append(Feature(name, kind))
-    return feature_contract(found)
+        features.append(Feature(name, kind))
+    return feature_contract(features)

@@ -1,4 +1,4 @@
-"""The gates of a loaded version: one step judges it, blocking what it does not let through."""
+"""The gates of a loaded version: one step judges it and blocks it if any gate fails."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -41,7 +41,7 @@ class GateConfig(dg.Config):
 def serving_gates(spec: ModelSpec, outcomes: OutcomeLookup) -> dg.AssetChecksDefinition:
     """Build the blocking checks of `triton_serving_state`, one step for all of them.
 
-    `outcomes` knows the truth of logged rows, where outcomes are recorded.
+    `outcomes` looks up the true values of logged rows, where outcomes are recorded.
     """
     asset = spec.key("triton_serving_state")
     descriptions = _descriptions(spec)
@@ -73,12 +73,12 @@ def serving_gates(spec: ModelSpec, outcomes: OutcomeLookup) -> dg.AssetChecksDef
             "triton_ready": triton_ready,
             "triton_parity": triton_parity,
             "triton_latency": triton_latency,
-            NO_REGRESSION: lambda one: with_slices(
-                one, config.no_regression, no_regression(one, config.no_regression)
+            NO_REGRESSION: lambda version: with_slices(
+                version, config.no_regression, no_regression(version, config.no_regression)
             ),
             "schema_compatible": schema_compatible,
-            "feature_contract": lambda one: same_contract(one, feast),
-            "replay": lambda one: replay(one, config.replay, samples, outcomes),
+            "feature_contract": lambda version: same_contract(version, feast),
+            "replay": lambda version: replay(version, config.replay, samples, outcomes),
         }
         selected = {key.name for key in context.selected_asset_check_keys}
         for name in GATES:
@@ -90,7 +90,7 @@ def serving_gates(spec: ModelSpec, outcomes: OutcomeLookup) -> dg.AssetChecksDef
                     check_name=name,
                     severity=verdict.severity,
                     description=verdict.description,
-                    # Which load it was is for programs: people look for the numbers first.
+                    # Last: only programs need the load id, and people look for the numbers first.
                     metadata=dict(sorted(verdict.metadata.items(), key=_is_load_id)),
                 )
 
@@ -129,17 +129,19 @@ def _descriptions(spec: ModelSpec) -> dict[str, str]:
 
 
 def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
-    """Ask every Triton now, by two of its answers, whether exactly this version is READY."""
+    """Ask every Triton now, through two of its APIs, whether exactly this version is READY."""
     state, triton = candidate.state, candidate.triton
     metadata = {**candidate.identity, "run_id": state.run_id}
     try:
-        indexes = dict(triton.everywhere(lambda one: (one.url, one.index(state.model_name))))
+        indexes = dict(
+            triton.everywhere(lambda endpoint: (endpoint.url, endpoint.index(state.model_name)))
+        )
         endpoint = triton.version_ready(state.model_name, state.version)
     except TritonError as error:
         return refused(metadata, f"Triton could not be asked: {error}")
     problems = []
     for url, index in indexes.items():
-        entry = next((one for one in index if one.version == state.version), None)
+        entry = next((entry_ for entry_ in index if entry_.version == state.version), None)
         if entry is None or entry.state != READY:
             why = "never loaded" if entry is None else entry.reason or entry.state
             problems.append(f"{why} at {url}")
@@ -154,7 +156,8 @@ def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
         metadata={
             **metadata,
             "repository_index": table(
-                {"server": url, **asdict(one), "version": one.version or 0} for url, one in lines
+                {"server": url, **asdict(entry), "version": entry.version or 0}
+                for url, entry in lines
             ),
             "index_says_ready": not problems,
             "endpoint_says_ready": endpoint,
@@ -165,7 +168,7 @@ def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
 def triton_parity(candidate: LoadedVersion) -> dg.AssetCheckResult:
     """Compare every server's answers for the evaluation set with those of scikit-learn.
 
-    Each also has to answer the row that gateways send as a trial: the release would be refused.
+    Each must also answer the row that gateways send as a trial, or they would refuse the release.
     """
     version = candidate.state.version
     try:
@@ -188,19 +191,19 @@ def triton_parity(candidate: LoadedVersion) -> dg.AssetCheckResult:
             metadata={**candidate.identity, "servers": len(answers)},
         )
         if not verdict.passed:
-            break  # one server that answers otherwise is enough
+            break  # one server that answers differently is enough
     return verdict
 
 
 def schema_compatible(candidate: LoadedVersion) -> dg.AssetCheckResult:
-    """Compare what this version reads and answers with what production does."""
+    """Compare this version's inputs and outputs with production's."""
     allowed = candidate.spec.gates.allow_breaking
     metadata = {**candidate.identity, "allow_breaking": allowed}
     try:
         production = candidate.production_version
         if production is None:
-            said = "there is no other version in production"
-            return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
+            reason = "there is no other version in production"
+            return dg.AssetCheckResult(passed=True, description=reason, metadata=metadata)
         old = candidate.recorded(production).signature
     except ProductionUnknown as error:
         return refused(metadata, str(error))
@@ -217,7 +220,7 @@ def schema_compatible(candidate: LoadedVersion) -> dg.AssetCheckResult:
 
 
 def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetCheckResult:
-    """Compare the digest of names, types and order of the features, wherever it stands."""
+    """Compare the digest of the features' names, types and order everywhere it is recorded."""
     spec, state = candidate.spec, candidate.state
     path = candidate.repository.path(state.model_name, state.version) / MODEL_FILE
     signature = candidate.registered.signature
@@ -227,7 +230,7 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
             "feature store": feast.service_contract(
                 spec.feature_service,
                 spec.feature_names if spec.tables else (),
-                [one.feature for one in spec.request],
+                [source.feature for source in spec.request],
             ),
             "training rows": frame_contract(candidate.evaluation.features, signature),
             "ONNX graph": graph_contract(path.read_bytes()),

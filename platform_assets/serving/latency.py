@@ -22,7 +22,7 @@ _REQUESTS: Final = 1000
 _FEWEST: Final = 304
 """With fewer requests than 299 no order statistic bounds a 99th percentile at 95 %."""
 _SECONDS: Final = 3.0
-"""Time after which a round ends, once it has the fewest requests."""
+"""Time after which a round ends, once it has the minimum number of requests."""
 _ROUNDS: Final = 3
 _QUANTILE: Final = 0.99
 _CONFIDENCE: Final = 0.95
@@ -30,7 +30,7 @@ _CONFIDENCE: Final = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Milliseconds of single-row inferences by some clients at once."""
+    """Durations in milliseconds of single-row inferences by concurrent clients."""
 
     clients: int
     took_ms: tuple[float, ...]
@@ -41,10 +41,10 @@ class Latencies:
 
     @property
     def p99_bound(self) -> float:
-        """Upper bound of the 99th percentile, by an order statistic (Conover 1999, 3.2).
+        """Upper bound of the 99th percentile, from an order statistic (Conover 1999, 3.2).
 
-        The true percentile lies above it with at most 5 %, for any distribution; infinite
-        for fewer than 299 requests.
+        The true percentile lies above it with a probability of at most 5 %, for any
+        distribution; infinite for fewer than 299 requests.
         """
         from scipy.stats import binom
 
@@ -53,10 +53,10 @@ class Latencies:
 
 
 def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
-    """Bound the 99th percentile of every server; a round in which the machine is busy is repeated.
+    """Bound the 99th percentile of every server, repeating rounds on a busy machine.
 
-    A version of which 2 % of the requests exceed the budget passes at most once in a hundred
-    runs; one of which 0.1 % do passes nearly always.
+    A version with 2 % of its requests over budget passes at most once in a hundred runs; one
+    with 0.1 % passes nearly always.
     """
     budget, metadata = candidate.spec.gates.latency_ms, candidate.identity
     try:
@@ -76,9 +76,9 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not over,
         description="; ".join(
-            f"with {one.clients} clients, a row takes up to {one.p99_bound:.3g} ms at the 99th "
+            f"with {slow.clients} clients, a row takes up to {slow.p99_bound:.3g} ms at the 99th "
             f"percentile, over the budget of {budget:g} ms"
-            for one in over
+            for slow in over
         )
         or None,
         metadata=metadata | _measurements(measured, budget),
@@ -106,7 +106,7 @@ def measure(
     inputs: dict[str, np.ndarray[Any, Any]],
     clients: int,
 ) -> Latencies:
-    """Time single-row inferences of some clients at once, each over a connection of its own."""
+    """Time single-row inferences by concurrent clients, each over a connection of its own."""
     name, version = candidate.state.model_name, candidate.state.version
     outputs = [candidate.registered.signature.label_output]
     requests, fewest = _REQUESTS // clients, _FEWEST // clients
@@ -122,19 +122,21 @@ def measure(
         return took
 
     with ThreadPoolExecutor(clients) as threads:
-        took = [one for some in threads.map(ask, range(clients)) for one in some]
+        took = [
+            duration for durations in threads.map(ask, range(clients)) for duration in durations
+        ]
     return Latencies(clients, tuple(took))
 
 
 def _measurements(measured: list[Latencies], budget_ms: float) -> dict[str, Any]:
     shown: dict[str, Any] = {"budget_ms": budget_ms}
-    for one in measured:
-        suffix = "" if one.clients == 1 else f"_at_{one.clients}"
+    for latencies in measured:
+        suffix = "" if latencies.clients == 1 else f"_at_{latencies.clients}"
         shown |= {
-            f"p50_ms{suffix}": round(one.percentile(50), 2),
-            f"p99_ms{suffix}": round(one.percentile(99), 2),
-            f"p99_bound_ms{suffix}": round(one.p99_bound, 2),
-            f"requests{suffix}": len(one.took_ms),
+            f"p50_ms{suffix}": round(latencies.percentile(50), 2),
+            f"p99_ms{suffix}": round(latencies.percentile(99), 2),
+            f"p99_bound_ms{suffix}": round(latencies.p99_bound, 2),
+            f"requests{suffix}": len(latencies.took_ms),
         }
     drawn = latency_picture(measured[0].took_ms, budget_ms)
     return shown | {"latencies": picture(drawn, "latency of single rows")}

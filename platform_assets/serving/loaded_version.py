@@ -29,12 +29,12 @@ def refused(
     why: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    """Return the verdict of a gate that the version does not pass; an error keeps it out."""
+    """Return the verdict of a gate that the version fails; severity ERROR blocks the release."""
     return dg.AssetCheckResult(passed=False, severity=severity, description=why, metadata=metadata)
 
 
 class ProductionUnknown(Exception):
-    """What is in production, or what that version reads, cannot be found out."""
+    """The version in production, or what that version reads, cannot be determined."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,23 @@ class LoadedVersion:
 
     @cached_property
     def registered(self) -> RegisteredVersion:
-        """What MLflow records of it."""
+        """The version's record in MLflow."""
         return self.mlflow.version(self.state.model_name, self.state.version)
 
     @cached_property
     def evaluation(self) -> EvaluationSet:
-        """Its held-out rows."""
+        """The version's held-out rows."""
         return self.mlflow.evaluation_set(self.state.run_id)
 
     @cached_property
     def answers(self) -> list[ModelAnswers]:
-        """What it answers for the evaluation rows, by each Triton server."""
+        """Each Triton server's answers to the evaluation rows."""
         return self.triton.everywhere(
             lambda endpoint: ask_triton(self.registered, self.evaluation.features, endpoint)
         )
 
     def answer_blank_row(self) -> None:
-        """Let each Triton server answer the row of a gateway's trial; TritonError if one cannot."""
+        """Let each Triton server answer a gateway's trial row; TritonError if one cannot."""
         row = blank_row(self.registered.signature)
         self.triton.everywhere(lambda endpoint: ask_triton(self.registered, row, endpoint))
 
@@ -100,7 +100,7 @@ class LoadedVersion:
 
     @cached_property
     def best_version(self) -> int | None:
-        """The best version that was ever in production, as the ledger knows it; None before one."""
+        """The best version that was ever in production, by the ledger; None before the first."""
         return best_version(self.instance, self.spec)
 
     def has_graph_of(self, version: int) -> bool:
@@ -108,17 +108,17 @@ class LoadedVersion:
         name = self.state.model_name
         try:
             digests = {
-                self.repository.verify(name, one).onnx_sha256
-                for one in (self.state.version, version)
+                self.repository.verify(name, number).onnx_sha256
+                for number in (self.state.version, version)
             }
         except RepositoryError:
             return False
         return len(digests) == 1
 
     def ask(self, other: RegisteredVersion) -> ModelAnswers:
-        """What another version answers for the evaluation rows.
+        """Return another version's answers to the evaluation rows.
 
-        Of Triton where it is READY, else of its graph on disk, in a process with bounds.
+        Triton gives them where it is READY, else its graph on disk in a resource-limited process.
 
         Raises:
             TritonError: Triton does not answer.
@@ -134,7 +134,7 @@ class LoadedVersion:
         return answers_in(outputs, signature)
 
     def recorded(self, version: int) -> RegisteredVersion:
-        """What is recorded of another version: by MLflow or, when it was deleted there, on disk.
+        """Return another version's record: MLflow's or, if deleted there, the one on disk.
 
         Raises:
             ProductionUnknown: neither knows what it reads.
@@ -144,22 +144,22 @@ class LoadedVersion:
             return self.mlflow.version(name, version)
         except RegistryError as error:
             try:
-                kept = self.repository.verify(name, version)
+                manifest = self.repository.verify(name, version)
             except RepositoryError as unreadable:
                 raise ProductionUnknown(
                     f"version {version} is recorded neither by MLflow ({error}) nor in the model "
                     f"repository ({unreadable})"
                 ) from error
-            if kept.signature is None:
+            if manifest.signature is None:
                 raise ProductionUnknown(
                     f"what version {version} reads is not recorded: {error}"
                 ) from error
             return RegisteredVersion(
                 name,
                 version,
-                kept.run_id,
-                kept.data_fingerprint,
-                kept.signature,
-                split=kept.split,
-                threshold=kept.threshold,
+                manifest.run_id,
+                manifest.data_fingerprint,
+                manifest.signature,
+                split=manifest.split,
+                threshold=manifest.threshold,
             )

@@ -1,4 +1,4 @@
-"""Load a version beside those that serve, and persist what turned out READY."""
+"""Load a version beside those that serve, and persist what is READY afterwards."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def load_beside(
     timeout_s: float,
     log: Log,
 ) -> ServingState:
-    """Ask Triton to load a packaged version and return what came of it.
+    """Ask Triton to load a packaged version and return the result.
 
-    What was READY stays READY in any case. `config.pbtxt` is replaced only when the
-    version is READY, and then names READY versions alone. Of several servers one after the
-    other loads it; when one does not, those before it restore what they had. The bytes are
-    checked against their digest once more; `timeout_s` is for READY, once a load was accepted.
+    What was READY stays READY in any case. `config.pbtxt` is replaced only once the version is
+    READY, and then names READY versions alone. Several servers load it one after the other; if
+    one fails, those before it restore what they had. The bytes are checked against their digest
+    once more; `timeout_s` is the wait for READY after Triton accepted the load.
 
     Raises:
         TritonUnreachable: Triton does not answer; nothing was changed.
     """
-    triton.ready_versions(packaged.model_name)  # nothing is done while one of them is down
+    triton.ready_versions(packaged.model_name)  # raises, before any change, if a server is down
     reason = _mismatch(packaged, repository)
     if not reason:
         reason = _Loading(packaged, repository, timeout_s, log).load_everywhere(triton)
@@ -68,18 +68,18 @@ def load_beside(
 
 
 def _mismatch(packaged: PackagedVersion, repository: ModelRepository) -> str:
-    """Why what is on disk is not what was packaged; "" when it is."""
+    """Say how the files on disk differ from what was packaged; "" when they do not."""
     try:
-        found = repository.verify(packaged.model_name, packaged.version).onnx_sha256
+        actual = repository.verify(packaged.model_name, packaged.version).onnx_sha256
     except RepositoryError as error:
         return f"not loaded: {error}"
-    if found == packaged.sha256:
+    if actual == packaged.sha256:
         return ""
-    return f"not loaded: the repository holds digest {found}, packaged was {packaged.sha256}"
+    return f"not loaded: the repository holds digest {actual}, packaged was {packaged.sha256}"
 
 
 class _NotLoadedError(Exception):
-    """A server does not have the version READY; the message says why."""
+    """The version did not become READY on a server; the message says why."""
 
 
 class _Loading:
@@ -118,11 +118,11 @@ class _Loading:
         return ""
 
     def config(self, versions: Collection[int]) -> ModelConfig:
-        """The configuration that serves these versions, the new one's where they differ."""
+        """Return a configuration that serves these versions; the new version's settings win."""
         return beside(self._candidate, self._persisted, versions)
 
     def load(self, endpoint: TritonEndpoint) -> None:
-        """Load the version beside what this server has, and what it lost."""
+        """Load the version beside those that this server has READY or has lost."""
         before = endpoint.ready_versions(self._name)
         versions = versions_to_load(
             self._version, ready=before, verified=self._verified, broken=self._broken
@@ -145,7 +145,7 @@ class _Loading:
             self.load(endpoint)
 
     def restore(self) -> None:
-        """Bring servers and file to where they were; what fails is left to the reconciliation."""
+        """Bring servers and file back to where they were; failures are left to reconciliation."""
         if self._persisted is not None and self._loaded:
             try:
                 if self._repository.persisted_config(self._name) != self._persisted:
@@ -167,9 +167,9 @@ class _Loading:
 def beside(candidate: ModelConfig, persisted: str | None, versions: Collection[int]) -> ModelConfig:
     """Return the configuration that serves `versions`, the candidate's among them.
 
-    Versions share one configuration. Where the candidate reads or answers other tensors than
-    those that serve, it names none, and Triton completes each version from its own graph. Such
-    a change makes Triton build every version anew, beside the ones that go on answering.
+    Versions share one configuration. Where the candidate's tensors differ from those of the
+    serving versions, it names none, and Triton completes each version from its own graph. Such
+    a change makes Triton rebuild every version while the old instances go on answering.
     """
     config = with_versions(candidate, versions)
     if persisted is None or len(versions) == 1:
@@ -220,7 +220,7 @@ def serve_exactly(
 
 
 def persisted_config(repository: ModelRepository, model_name: str) -> ModelConfig:
-    """Return what a restarted Triton would load; RepositoryError where there is nothing."""
+    """Return the configuration that a restarted Triton would load; RepositoryError if none."""
     text = repository.persisted_config(model_name)
     if text is None:
         raise RepositoryError(

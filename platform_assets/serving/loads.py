@@ -17,7 +17,7 @@ from platform_assets.serving.records import ServingState
 RUN_ID: Final = "run_id"
 """Metadata key: the training run of the version."""
 READY: Final = "READY"
-"""What the metadata `state` says of a version that is."""
+"""Value of the metadata `state` for a version that is READY."""
 _HISTORY: Final = 100
 
 
@@ -32,11 +32,11 @@ class RecordedLoad:
 def newest_load(
     instance: dg.DagsterInstance, spec: ModelSpec, version: int | None = None
 ) -> RecordedLoad | None:
-    """Return the newest load, or the newest one of a version; None where none is recorded."""
+    """Return the newest load, of one version if given; None where none is recorded."""
     limit = 1 if version is None else _HISTORY
-    for made in materializations(instance, spec.key("triton_serving_state"), limit):
-        if LOAD_ID in made.metadata and version in (None, made.metadata["version"]):
-            return RecordedLoad(_state(spec, made.metadata), made.at)
+    for event in materializations(instance, spec.key("triton_serving_state"), limit):
+        if LOAD_ID in event.metadata and version in (None, event.metadata["version"]):
+            return RecordedLoad(_state(spec, event.metadata), event.at)
     return None
 
 

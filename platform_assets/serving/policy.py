@@ -11,7 +11,7 @@ class Drift:
     """How Triton differs from the versions that were verified and persisted."""
 
     lost: tuple[int, ...]
-    """Verified, and not READY any more."""
+    """Verified, but no longer READY."""
     gained: tuple[int, ...]
     """READY, never verified by the pipeline, and in no use."""
 
@@ -20,10 +20,10 @@ class Drift:
 
     @classmethod
     def union(cls, drifts: Collection[Drift]) -> Drift:
-        """Put together how each of several servers differs."""
+        """Merge the drift of several servers."""
         return cls(
-            lost=tuple(sorted({version for one in drifts for version in one.lost})),
-            gained=tuple(sorted({version for one in drifts for version in one.gained})),
+            lost=tuple(sorted({version for each in drifts for version in each.lost})),
+            gained=tuple(sorted({version for each in drifts for version in each.gained})),
         )
 
 
@@ -48,10 +48,10 @@ def versions_to_load(
     verified: Collection[int],
     broken: Collection[int],
 ) -> tuple[int, ...]:
-    """Versions that the load of a candidate names: it, and all that must go on serving.
+    """Return the versions that a candidate's load names: it and all that must go on serving.
 
-    A verified version that Triton lost meanwhile comes back with it, unless its files are
-    broken: one version that does not load would keep out every other that is not READY yet.
+    A verified version that Triton has lost is loaded again with it, unless its files are broken:
+    one version that fails to load would keep out every other that is not READY yet.
     """
     lost = set(verified) - set(broken)
     return tuple(sorted({candidate, *ready, *lost}))
@@ -66,12 +66,12 @@ def versions_to_keep(
     retention: int,
     waiting: Collection[int] = (),
 ) -> tuple[int, ...]:
-    """Versions that stay READY after a switch; nothing can stay that is not `ready` now.
+    """Return the versions that stay READY after a switch, a subset of `ready`.
 
     `retention` counts production and the versions that A routed to before (`previous`, newest
-    first), so that a rollback is instant. What any variant of any gateway routes to (`routed`),
-    and what was loaded meanwhile and is released next (`waiting`), stays in any case, and does
-    not count.
+    first), so that a rollback is instant. Versions that any variant of any gateway routes to
+    (`routed`), and those loaded since and released next (`waiting`), stay in any case and do not
+    count.
     """
     line = [version for version in dict.fromkeys((production, *previous)) if version in ready]
     return tuple(sorted({*line[:retention], *({*routed, *waiting} & set(ready))}))
@@ -86,7 +86,7 @@ def versions_to_delete(
     keep: int,
     best: int | None = None,
 ) -> tuple[int, ...]:
-    """Version directories that can be deleted, ascending; at least `keep` stay.
+    """Return the version directories that can be deleted, ascending; at least `keep` stay.
 
     `routed` are the versions that a variant routes to, or that a restarted Triton would load;
     `best` is the one with which every candidate is compared.
@@ -94,7 +94,7 @@ def versions_to_delete(
     case, since a rollback may want them.
     """
     last = list(dict.fromkeys(ledger))[:keep]
-    # A version newer than all that were ever switched to may be on its way to production.
+    # A version newer than any ever switched to may be on its way to production.
     newest = max((*ready, *routed, *ledger), default=0)
     needed = {*ready, *routed, *last, best, *(version for version in on_disk if version > newest)}
     spare = sorted(set(on_disk) - needed)

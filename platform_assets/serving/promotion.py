@@ -1,4 +1,4 @@
-"""The parts of a switch: what refuses it, and what follows it."""
+"""The parts of a switch: its preconditions, and what follows it."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ GATES: Final = (
 )
 """Blocking checks of the serving state without which no version reaches production."""
 STATUS_TAG: Final = "serving.status"
-"""Tag of a version in MLflow: a record for people of what became of it."""
+"""Tag of a version in MLflow: what became of it, for people to read."""
 COMPARISON: Final = "comparison"
 """Metadata key of `no_regression`: the picture of the candidate against production."""
 OWN_METRIC: Final = "as_served"
 """Likewise: the candidate's own metric beside its floor, in words."""
 LOAD_ID: Final = "load_id"
-"""Metadata key by which a gate says which load it judged."""
+"""Metadata key under which a gate records which load it judged."""
 
 _HISTORY: Final = 100
 
 
 def require_ready(state: ServingState, triton: TritonResource) -> None:
-    """Ask Triton now whether the version is READY: a blocking check stops only its own run.
+    """Require that Triton has the version READY now: a blocking check stops only its own run.
 
     Raises:
         dagster.Failure: it is not, or Triton does not answer.
@@ -78,10 +78,10 @@ def require_ready(state: ServingState, triton: TritonResource) -> None:
 def require_gates_passed(
     state: ServingState, instance: dg.DagsterInstance
 ) -> dict[str, dg.AssetCheckEvaluation]:
-    """Return what each gate said of a load, in any run.
+    """Return each gate's verdict on a load, from any run.
 
     Raises:
-        dagster.Failure: some of these blocking checks failed, or never judged it.
+        dagster.Failure: one of these blocking checks failed or never judged the load.
     """
     verdicts = {gate: _evaluation(state, gate, instance) for gate in GATES}
     open_gates = {
@@ -97,13 +97,13 @@ def require_gates_passed(
             + ")",
             "materialize triton_serving_state with its checks, and read their results.",
         )
-    return {gate: found for gate, found in verdicts.items() if found is not None}
+    return {gate: verdict for gate, verdict in verdicts.items() if verdict is not None}
 
 
 def _evaluation(
     state: ServingState, gate: str, instance: dg.DagsterInstance
 ) -> dg.AssetCheckEvaluation | None:
-    # Not simply the newest verdict: one on another load says nothing about this one.
+    # Not simply the newest verdict: it may be on another load.
     key = [state.model_name, "triton_serving_state"]
     for evaluation in evaluations(instance, key, gate, _HISTORY):
         judged = evaluation.metadata.get(LOAD_ID)
@@ -113,13 +113,13 @@ def _evaluation(
 
 
 def gate_verdict(evaluation: dg.AssetCheckEvaluation) -> GateVerdict:
-    """Return what `no_regression` said, for people."""
+    """Return the verdict of `no_regression` for display."""
     plain = {name: value.value for name, value in evaluation.metadata.items()}
     parts, description = [str(plain[OWN_METRIC])], evaluation.description or ""
     if (production := plain.get("production_version")) is not None:
         value = plain.get(f"production_{plain['metric']}")
-        said = "the same graph" if value is None else f"{value:.4g}"
-        parts.append(f"version {production}, in production before: {said}")
+        comparison = "the same graph" if value is None else f"{value:.4g}"
+        parts.append(f"version {production}, in production before: {comparison}")
     if "gain" in plain:
         parts.append(f"gain {plain['gain']:+.4g}: {plain['verdict']}")
     picture = str(plain.get(COMPARISON, "")).partition("(")[2].removesuffix(")")
@@ -159,7 +159,7 @@ def retire_surplus(
             production=production,
             routed=routed,
             previous=previous,
-            # Anywhere: a server that is behind for a moment takes nothing from the others.
+            # Anywhere: a server that lags for a moment must not make the others lose versions.
             ready=triton.ready_anywhere(name),
             retention=retention,
             waiting=waiting,
@@ -202,7 +202,7 @@ def record_in_registry(
             )
         present = {STATUS_TAG: f"in production since {now}", **(tags or {})}
         mlflow.set_version_tags(model_name, version, present)
-        # Last: until it has moved, a run that is tried again still knows whose tag to change.
+        # Last: until the alias has moved, a retried run still knows whose tag to change.
         mlflow.set_alias(model_name, PRODUCTION_ALIAS, version)
     except RegistryError as error:
         log.warning("The switch stands, but it was not recorded in MLflow: %s", error)
@@ -219,17 +219,19 @@ def delete_unread_views(
     repository: ModelRepository,
     log: logging.Logger,
 ) -> Metadata:
-    """Delete the model's views but for those of versions that are READY or kept on disk.
+    """Delete the model's views except those of versions that are READY or kept on disk.
 
-    Returns metadata that says which ones. Where it cannot be known what one of these versions
-    reads, all views stay.
+    Returns metadata that names them. If it is unknown what one of these versions reads, all
+    views stay.
     """
     name = spec.model_name
     try:
         unread = {*feast.services(name)} - {spec.feature_service}
         if unread:
             versions = {*repository.versions(name), *triton.ready_anywhere(name)}
-            unread -= {mlflow.version(name, one).signature.feature_service for one in versions}
+            unread -= {
+                mlflow.version(name, version).signature.feature_service for version in versions
+            }
         for view in sorted(unread):
             feast.delete_service(view)
     except (FeatureStoreError, RegistryError, TritonError, OSError) as error:

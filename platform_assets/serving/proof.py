@@ -1,4 +1,4 @@
-"""The evidence that a person would ask for: what every server says, as files and as one page."""
+"""The evidence of a switch: the answers of every server, as files and as one page."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def collect_proof(
         TritonError, GatewayClientError, RegistryError: a server does not answer.
     """
     name, version = promotion.model_name, promotion.version
-    said = triton.everywhere(lambda one: _triton_evidence(promotion, one))
+    answers = triton.everywhere(lambda endpoint: _triton_evidence(promotion, endpoint))
     statuses = {url: gateway.model_status(url, name) for url in gateway.replicas}
     parity, rows = asked_again(spec, promotion, gateway, mlflow)
     files = {
-        "triton_ready_and_repo_index.txt": "\n\n".join(text for _, text in said),
+        "triton_ready_and_repo_index.txt": "\n\n".join(text for _, text in answers),
         "reload_variant_A.json": _pretty(promotion.answer),
         "gateway_health_models_metrics.txt": _gateway_evidence(statuses, name, gateway),
         "prediction_parity.txt": _parity_table(parity, rows),
@@ -58,7 +58,7 @@ def collect_proof(
     evidence = Evidence(
         promotion=promotion,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        ready_servers=[ready for ready, _ in said],
+        ready_servers=[ready for ready, _ in answers],
         statuses=[*statuses.values()],
         parity=parity,
         rows=rows,
@@ -74,7 +74,7 @@ def collect_proof(
 
 
 def _triton_evidence(promotion: Promotion, endpoint: TritonEndpoint) -> tuple[bool, str]:
-    """Whether a server has the version READY, and its answers."""
+    """Return whether a server has the version READY, and its answers."""
     name, version = promotion.model_name, promotion.version
     index = [
         {"name": entry.name, "version": str(entry.version), "state": entry.state}
@@ -112,7 +112,7 @@ def _pretty(body: msgspec.Struct) -> str:
 def asked_again(
     spec: ModelSpec, promotion: Promotion, gateway: GatewayResource, mlflow: MlflowResource
 ) -> tuple[Parity, list[dict[str, str]]]:
-    """Ask the gateway for the evaluation set: its parity with scikit-learn, and a few rows."""
+    """Send the evaluation set to the gateway; return parity with scikit-learn and a few rows."""
     registered = mlflow.version(promotion.model_name, promotion.version)
     evaluation = mlflow.evaluation_set(registered.run_id)
     answers = ask_gateway(registered, evaluation, gateway)
@@ -135,11 +135,11 @@ def _parity_table(parity: Parity, rows: Sequence[Mapping[str, str]]) -> str:
 def proof_rows(
     signature: Signature, evaluation: EvaluationSet, answered: NDArray[Any]
 ) -> Iterator[dict[str, str]]:
-    """Yield a few rows with the gateway's answers, shape (rows,), beside scikit-learn's."""
+    """Yield a few rows with scikit-learn's answers and the gateway's: `answered`, shape (rows,)."""
     chosen = varied_rows(evaluation.labels, _SHOWN)
-    written = json_rows(signature, evaluation.features.iloc[chosen])
+    request_rows = json_rows(signature, evaluation.features.iloc[chosen])
     is_short = [feature.dtype is DType.FP32 for feature in signature.features]
-    for position, values in zip(chosen, written, strict=True):
+    for position, values in zip(chosen, request_rows, strict=True):
         row = [
             shortest_decimal(value) if short and value is not None else value
             for value, short in zip(values, is_short, strict=True)
@@ -153,7 +153,7 @@ def proof_rows(
 
 
 def varied_rows(labels: NDArray[Any], count: int) -> list[int]:
-    """Return `count` positions, ascending: the first ones, with as many different labels as fit."""
+    """Return `count` positions, ascending: the first ones that cover the most labels."""
     import pandas as pd
 
     column = pd.Series(labels)

@@ -16,15 +16,15 @@ from serving_gateway.contract import ModelStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What every server said of a version after the switch to it."""
+    """What every server reported about a version after the switch to it."""
 
     promotion: Promotion
     at: str
     """RFC 3339 time, in UTC."""
     ready_servers: Sequence[bool]
-    """Of each Triton, whether it has the version READY."""
+    """Whether each Triton has the version READY."""
     statuses: Sequence[ModelStatus]
-    """Of each gateway that was asked."""
+    """Status of each gateway that was asked."""
     parity: Parity
     rows: Sequence[Mapping[str, str]]
     """Some rows of the evaluation set, as the gateway and scikit-learn answer them."""
@@ -34,10 +34,10 @@ class Evidence:
 
     @property
     def claims(self) -> dict[str, bool]:
-        """The two halves of being in production, and whether each held."""
+        """The two conditions of being in production, and whether each held."""
         version, ready = self.promotion.version, self.ready_servers
         generation = self.promotion.answer.generation
-        replicas = {one.id for status in self.statuses for one in status.replicas}
+        replicas = {replica.id for status in self.statuses for replica in status.replicas}
         is_followed = all(
             confirmed_version(status, PRODUCTION) == version
             and not replicas_behind(status, generation)
@@ -53,7 +53,7 @@ class Evidence:
 
 
 def proof_page(evidence: Evidence, files: Mapping[str, str]) -> str:
-    """Return the page; `files` are the servers' own words, which it holds as they are."""
+    """Return the page, which embeds `files`, the servers' own answers, verbatim."""
     promotion = evidence.promotion
     title = f"{promotion.model_name} version {promotion.version}"
     proven = all(evidence.claims.values()) and evidence.parity.holds

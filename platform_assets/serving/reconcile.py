@@ -24,7 +24,7 @@ def observed_drift(
     repository: ModelRepository,
     routed: Collection[int] | None = (),
 ) -> Drift | None:
-    """Compare Triton's live answer with the persisted policy; None when nothing was ever READY.
+    """Compare Triton's live state with the persisted policy; None when nothing was ever READY.
 
     Of several servers: what any of them lost, and what any of them gained. `routed` are the
     versions that gateways route to, as of `versions_in_use`.
@@ -51,7 +51,7 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
     """Build the job that makes Triton serve exactly the verified versions of a model."""
 
     @dg.op(
-        # No job of any model ends so: a model called `reconcile` would be in its own way.
+        # No job of a model ends in this suffix: a model named `reconcile` would clash with it.
         name=f"{spec.model_name}__restore",
         description="Loads the verified versions that Triton lost and unloads those it gained, "
         "unless a gateway routes to them.",
@@ -89,7 +89,7 @@ def restore(
 ) -> Drift | None:
     """Restore the persisted policy, and return what differed; `routed` as of `observed_drift`.
 
-    It looks first, since another run may have done it already.
+    It checks for drift first, since another run may have restored it already.
 
     Raises:
         dagster.Failure: Triton does not answer, still differs, or a version cannot be restored.
@@ -110,8 +110,8 @@ def restore(
 
         def load_verified(endpoint: TritonEndpoint) -> tuple[int, ...]:
             ready = endpoint.ready_versions(name)
-            # A READY version serves from memory, even when its files are damaged.
-            versions = [one for one in verified if one in ready or one not in broken]
+            # A READY version serves from memory even when its files are damaged.
+            versions = [number for number in verified if number in ready or number not in broken]
             if not versions:
                 raise _restore_failure(broken, "nothing of the model")
             difference = drift(versions, ready, routed)

@@ -1,4 +1,4 @@
-"""What the serving assets hand on."""
+"""Records that the serving assets pass on."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from serving_gateway.contract import ReloadResponse
 
 @dataclass(frozen=True, slots=True)
 class ServingState:
-    """What Triton said after it was asked to load a version."""
+    """Triton's state after it was asked to load a version."""
 
     model_name: str
     version: int
     run_id: str
     ready: bool
     reason: str
-    """Why it is not READY; empty when it is."""
+    """Why the version is not READY; empty when it is."""
     ready_versions: tuple[int, ...]
     """All READY versions of the model at that moment, ascending."""
     load_id: str
-    """Of this load alone: what ties a check's verdict to it."""
+    """Unique id of this load, which ties a check's verdict to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """What `no_regression` said of a version before it was switched to."""
+    """The verdict of `no_regression` on a version before the switch to it."""
 
     metric: str
-    """Against the floor and against production, in one line."""
+    """Result against the floor and against production, in one line."""
     description: str
     picture: str
     """The comparison with production as a data URL; empty where nothing was compared."""

@@ -58,10 +58,10 @@ class NotComparableError(Exception):
 
 
 def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.AssetCheckResult:
-    """Judge the candidate's own metric, then hold it against production on the same rows.
+    """Judge the candidate's own metric, then compare it with production's on the same rows.
 
-    The best version that was ever in production is a second reference, so that losses which are
-    tolerated one by one do not add up.
+    The best version that was ever in production is a second reference, so that individually
+    tolerated losses do not add up.
     """
     spec, metric = candidate.spec, chosen_metric(candidate.spec.evaluation)
     floor = spec.gates.metric_floor if config.metric_floor is None else config.metric_floor
@@ -93,9 +93,9 @@ def _compare_with_references(
     doubt: str,
     metadata: dict[str, Any],
 ) -> dg.AssetCheckResult:
-    """Compare with production, and with the best version that was ever there.
+    """Compare with production, and with the best version that was ever in production.
 
-    `doubt` is what the evaluation rows cannot rule out of the candidate's own metric.
+    `doubt` says what the evaluation rows cannot rule out about the candidate's own metric.
     """
     gates, best = candidate.spec.gates, candidate.best_version
     try:
@@ -109,7 +109,7 @@ def _compare_with_references(
             )
         metadata["production_version"] = production
         if candidate.has_graph_of(production):
-            # Nothing to estimate: what was trained again on the same data is the same model.
+            # Nothing to estimate: retrained on the same data, it is the same model.
             metadata |= {
                 "verdict": ComparisonVerdict.NON_INFERIOR.value,
                 BEST_VERSION: best or production,
@@ -119,7 +119,7 @@ def _compare_with_references(
                 description=f"its graph is that of version {production}, byte for byte",
                 metadata=metadata,
             )
-        against = _compared(candidate, answers, production, config)
+        against = _compare_with(candidate, answers, production, config)
     except (NotComparableError, ProductionUnknown) as error:
         schema = isinstance(error, NotComparableError) and error.schema
         return dg.AssetCheckResult(
@@ -131,7 +131,7 @@ def _compare_with_references(
     references, gap = [against], ""
     if best not in (None, production, candidate.state.version):
         try:
-            references.append(_compared(candidate, answers, best, config))
+            references.append(_compare_with(candidate, answers, best, config))
             metadata[f"gain_over_best_version_{best}"] = references[-1].result.gain.value
         except (NotComparableError, ProductionUnknown) as error:
             gap = f"version {best}, the best one, was not compared: {error}"
@@ -171,23 +171,23 @@ class _Reference:
         )
 
 
-def _compared(
+def _compare_with(
     candidate: LoadedVersion, answers: Answers, version: int, config: RegressionConfig
 ) -> _Reference:
-    """Compare the candidate's answers with those of another version, on rows new to both.
+    """Compare the candidate's answers with another version's, on rows unseen by both.
 
     Raises:
-        NotComparableError: there are no such rows, or the version does not answer.
+        NotComparableError: there are no such rows, or the other version does not answer.
         ProductionUnknown: what it reads is not recorded.
     """
     gates, metric = candidate.spec.gates, chosen_metric(candidate.spec.evaluation)
     recorded = candidate.recorded(version)
     rows, chosen_by = unseen_rows(candidate, recorded)
-    other = answers_by(candidate, recorded)
+    reference_answers = answers_by(candidate, recorded)
     result = compare(
         metric,
         answers.take(rows),
-        other.take(rows),
+        reference_answers.take(rows),
         candidate.evaluation.groups[rows],
         tolerance=gates.regression_tolerance if config.tolerance is None else config.tolerance,
         confidence=gates.confidence,
@@ -202,7 +202,7 @@ def _compared(
 
 
 def measured_answers(candidate: LoadedVersion, answers: ModelAnswers) -> Answers:
-    """Return what was answered for the evaluation rows, beside the truth."""
+    """Return the answers to the evaluation rows beside the true labels."""
     labels, probabilities = answers
     classes = candidate.registered.signature.classes
     return Answers(candidate.evaluation.label_true, labels, probabilities, classes)
@@ -211,7 +211,7 @@ def measured_answers(candidate: LoadedVersion, answers: ModelAnswers) -> Answers
 def unseen_rows(
     candidate: LoadedVersion, production: RegisteredVersion
 ) -> tuple[NDArray[np.bool_], str]:
-    """Return the rows that production was not trained on, which there must be, and by what rule."""
+    """Return which rows production was not trained on (at least one), and by what rule."""
     evaluation = candidate.evaluation
     if production.split is None:
         return (
@@ -244,7 +244,7 @@ def unseen_rows(
 
 
 def answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
-    """What another version answers for the evaluation rows, by the candidate's classes.
+    """Return another version's answers to the evaluation rows, in the candidate's classes.
 
     Raises:
         NotComparableError: it reads other features, or does not answer.

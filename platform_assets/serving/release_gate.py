@@ -26,11 +26,11 @@ def require_cleared_release(
     gateway: GatewayResource,
     instance: dg.DagsterInstance,
 ) -> ServingState:
-    """Return the load that may be switched to: of the version whose release reached go.
+    """Return the load that may be switched to: that of the version whose release reached go.
 
-    That is not always the newest one: a training may have loaded another version meanwhile.
-    Without a release in the model file, and for a version where nothing is in production or that
-    is there already, it is `newest`.
+    That is not always the newest one: a training may have loaded another version since.
+    Without a release in the model file, with nothing in production, or with this version there
+    already, it is `newest`.
 
     Raises:
         dagster.Failure: no release reached go, or the gateway cannot be asked.

@@ -42,7 +42,7 @@ _DESCRIPTION = (
     "deployment ledger."
 )
 _AUTOMATION = (
-    # It, too, switches only to a version that passed all blocking checks; the asset itself
+    # The condition, too, admits only a version that passed all blocking checks; the asset itself
     # refuses any other.
     dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
 )
@@ -111,7 +111,7 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 spec,
                 state.version,
                 retention=config.retention,
-                # A release goes on for longer than a training that loads the next version.
+                # A release outlasts a training that loads the next version.
                 waiting=() if newest is None else (newest.state.version,),
                 ledger=read_ledger(instance, spec),
                 best=None if best is None else int(str(best.value)),

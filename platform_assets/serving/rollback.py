@@ -1,4 +1,4 @@
-"""Rollback as a job: to a version that is READY at once, to a retired one after its load."""
+"""Rollback as a job: instant to a version that is READY, after a load to a retired one."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -37,7 +37,7 @@ from platform_assets.serving.turns import CHANGE, hold
 from serving_gateway.contract import VARIANTS, ModelStatus, RollbackRequest
 
 TARGET_TAG: Final = "serving/rollback_target"
-"""Tag of a run: its id and the version that it goes back to."""
+"""Tag of a run: its id and the version that it rolls back to."""
 
 
 class RollbackConfig(dg.Config):
@@ -72,7 +72,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
     ) -> None:
         hold(CHANGE, spec.model_name, context)
         target = _retried_target(context) or target_version(spec, config, gateway, context.instance)
-        # Before anything is done: the version before the present one is another one afterwards.
+        # Before any change: afterwards "the version before the present one" is a different one.
         context.instance.add_run_tags(
             context.run.run_id, {TARGET_TAG: f"{context.run.run_id} {target}"}
         )
@@ -118,10 +118,10 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
 
 
 def _retried_target(context: dg.OpExecutionContext) -> int | None:
-    """Version that the attempt which this one repeats was going back to; None for a new intent."""
+    """Return the version that the retried attempt was rolling back to; None if not a retry."""
     run = context.instance.get_run_by_id(context.run.run_id)
     while run is not None and not run.is_success:
-        # Runs inherit tags: only what it says of itself counts.
+        # Runs inherit tags: only a tag with the run's own id counts.
         by, _, version = run.tags.get(TARGET_TAG, "").partition(" ")
         if by == run.run_id:
             return int(version)
@@ -133,10 +133,10 @@ def _retried_target(context: dg.OpExecutionContext) -> int | None:
 def target_version(
     spec: ModelSpec, config: RollbackConfig, gateway: GatewayResource, instance: dg.DagsterInstance
 ) -> int:
-    """Return the version to go back to: the one that is named, or the one before the present one.
+    """Return the version to roll back to: the one named, or the one before the present one.
 
     Raises:
-        dagster.Failure: there is none, or it never was in production, or no gateway answers.
+        dagster.Failure: there is none, it was never in production, or no gateway answers.
     """
     if config.variant not in VARIANTS:
         raise failure(
@@ -153,7 +153,7 @@ def target_version(
         if config.variant == PRODUCTION:
             _require_known_in_production(spec, config.version, statuses, instance)
         return config.version
-    # A replica that is behind would go back one version too far.
+    # A replica that lags behind would roll back one version too far.
     newest = max(statuses, key=lambda status: status.routing.generation)
     present = routed_version(newest, config.variant)
     for slot in newest.routing.previous.get(config.variant, ()):
@@ -168,7 +168,7 @@ def target_version(
 def _require_known_in_production(
     spec: ModelSpec, version: int, statuses: Sequence[ModelStatus], instance: dg.DagsterInstance
 ) -> None:
-    """Refuse a version that never was in production: going back is no way around the gates."""
+    """Refuse a version that was never in production: a rollback must not bypass the gates."""
     proven = {entry.version for entry in read_ledger(instance, spec, limit=MOST_SWITCHES)}
     for status in statuses:
         proven |= {slot.version for slot in status.routing.previous.get(PRODUCTION, ())}
@@ -195,7 +195,7 @@ def _make_ready(
         "name another version, or run the chain to make a new one.",
         *(TritonError, RepositoryError, ConfigError),
     ):
-        # READY alone would not do: a version that no policy names is gone with Triton's restart.
+        # READY is not enough: a version that no policy names does not survive Triton's restart.
         if version in triton.ready_versions(name) and version in persisted_versions(
             repository, name
         ):

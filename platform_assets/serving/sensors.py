@@ -1,4 +1,4 @@
-"""Sensors that watch what is served, of all models at once."""
+"""Sensors that watch what is served, for all models at once."""
 
 from __future__ import annotations
 
@@ -50,45 +50,45 @@ def serving_drift_sensor(
         gateway: GatewayResource,
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         busy = busy_models(context.instance, CHANGE)
-        said: list[str] = []
+        reasons: list[str] = []
         drifted = False
         for spec, job in zip(specs, jobs, strict=True):
             if spec.model_name in busy:
-                said.append(f"{spec.model_name}: a run is changing what is served")
+                reasons.append(f"{spec.model_name}: a run is changing what is served")
                 continue
             try:
-                found = observed_drift(spec.model_name, triton, model_repository)
-                if found and found.gained:
+                drift = observed_drift(spec.model_name, triton, model_repository)
+                if drift and drift.gained:
                     routed = versions_in_use(spec.model_name, gateway)
-                    found = observed_drift(spec.model_name, triton, model_repository, routed)
+                    drift = observed_drift(spec.model_name, triton, model_repository, routed)
             except TritonUnreachable as error:
-                said.append(f"Triton cannot be asked: {error}")
+                reasons.append(f"Triton cannot be asked: {error}")
                 break
             except (TritonError, RepositoryError, ConfigError, OSError) as error:
-                said.append(f"{spec.model_name}: {error}")
+                reasons.append(f"{spec.model_name}: {error}")
                 continue
-            if not found:
+            if not drift:
                 continue
-            # The same drift again within ten minutes means that the last run did not help.
+            # The same drift within ten minutes means that the last run did not help.
             period = int(time.time() // _ASK_AGAIN_AFTER_S)
             drifted = True
             yield dg.RunRequest(
                 job_name=job.name,
-                run_key=f"{spec.model_name} lost {found.lost} gained {found.gained} in {period}",
+                run_key=f"{spec.model_name} lost {drift.lost} gained {drift.gained} in {period}",
                 tags={
                     MODEL_TAG: spec.model_name,
-                    "serving/lost": str(found.lost),
-                    "serving/gained": str(found.gained),
+                    "serving/lost": str(drift.lost),
+                    "serving/gained": str(drift.gained),
                 },
             )
         if not drifted:
-            yield dg.SkipReason("; ".join(said) or "Triton serves exactly the verified versions")
+            yield dg.SkipReason("; ".join(reasons) or "Triton serves exactly the verified versions")
 
     return serving_drift
 
 
 def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
-    """Build the sensor that keeps the ledger whole and notices an alias that was moved manually."""
+    """Build the sensor that completes the ledger and notices a manually moved alias."""
 
     @dg.sensor(
         name="production_watch",
@@ -108,29 +108,29 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
         ledger: LedgerFolder,
     ) -> dg.SensorResult:
         known: dict[str, str] = json.loads(context.cursor or "{}")
-        said: list[str] = []
+        notes: list[str] = []
         registry_answers = True
         for spec in specs:
             try:
                 statuses = gateway.model_statuses(spec.model_name)
             except GatewayClientError as error:
-                said.append(f"{spec.model_name}: {error}")
+                notes.append(f"{spec.model_name}: {error}")
                 if is_transient(error):
-                    break  # a timeout for each model would outlast the tick
+                    break  # a timeout per model would outlast the tick
                 continue
             if all(PRODUCTION not in status.effective for status in statuses):
                 continue
-            # After the gateway: a run whose switch it shows has its turn still, or has recorded it.
+            # After the gateway: a run whose switch it shows still has its turn or has recorded it.
             if spec.model_name in busy_models(context.instance, CHANGE, LEASE):
                 continue
-            said += [
-                f"{spec.model_name}: version {one.version}, generation {one.generation}, "
+            notes += [
+                f"{spec.model_name}: version {switch.version}, generation {switch.generation}, "
                 "entered into the ledger"
-                for one in backfill_ledger(
+                for switch in backfill_ledger(
                     spec, statuses, context.instance, ledger, model_repository
                 )
             ]
-            said += [
+            notes += [
                 f"{spec.model_name}: {line}"
                 for line in LedgerWriter(spec, ledger, context.instance).enter_missing()
             ]
@@ -138,12 +138,12 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
                 try:
                     alias = mlflow.alias_version(spec.model_name, PRODUCTION_ALIAS)
                 except RegistryError as error:
-                    said.append(f"{spec.model_name}: {error}")
+                    notes.append(f"{spec.model_name}: {error}")
                     registry_answers = not is_transient(error)
                     continue
-                said += _report_alias(spec, compare_alias(alias, statuses), context, known)
+                notes += _report_alias(spec, compare_alias(alias, statuses), context, known)
         return dg.SensorResult(
-            skip_reason="; ".join(said) or "nothing new", cursor=json.dumps(known)
+            skip_reason="; ".join(notes) or "nothing new", cursor=json.dumps(known)
         )
 
     return production_watch

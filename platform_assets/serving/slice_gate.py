@@ -42,7 +42,7 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class ComparedSlice:
-    """A slice of the candidate against production's; `p` is Holm's, None where it is not judged."""
+    """A slice of the candidate compared with production's; `p` is Holm's, None if not judged."""
 
     column: str
     value: str
@@ -55,10 +55,10 @@ class ComparedSlice:
 def with_slices(
     candidate: LoadedVersion, config: RegressionConfig, verdict: dg.AssetCheckResult
 ) -> dg.AssetCheckResult:
-    """Add to the verdict on all rows those on the slices of `gates.slices`, if there are any.
+    """Add the verdicts on the slices of `gates.slices`, if any, to the verdict on all rows.
 
-    A slice that misses the floor, or that is worse than production's, blocks. One that shows
-    neither is a warning, or blocks where the model file says so.
+    A slice that misses the floor, or is worse than production's, blocks. An inconclusive one is a
+    warning, or blocks where the model file says so.
     """
     gates = candidate.spec.gates
     if not gates.slices:
@@ -72,14 +72,14 @@ def with_slices(
     rows = candidate.evaluation
     measured = estimate_slices(metric, answers, rows.features, rows.groups, gates)
     floors = judge_slices(metric, measured, floor, gates)
-    compared = _compared(candidate, config, metric, answers)
-    return _combined(verdict, metric, floor, floors, compared, gates)
+    compared = _compare_slices(candidate, config, metric, answers)
+    return _combine_verdicts(verdict, metric, floor, floors, compared, gates)
 
 
-def _compared(
+def _compare_slices(
     candidate: LoadedVersion, config: RegressionConfig, metric: Metric, answers: Answers
 ) -> list[ComparedSlice]:
-    """The slices against production; none where it cannot be asked, which the verdict says."""
+    """Compare the slices with production's; none if it cannot answer, as the verdict says."""
     gates = candidate.spec.gates
     try:
         production = candidate.production_version
@@ -87,18 +87,18 @@ def _compared(
             return []
         recorded = candidate.recorded(production)
         unseen, _ = unseen_rows(candidate, recorded)
-        other = answers_by(candidate, recorded)
+        old_answers = answers_by(candidate, recorded)
     except (NotComparableError, ProductionUnknown):
         return []
     tolerance = gates.regression_tolerance if config.tolerance is None else config.tolerance
     evaluation = candidate.evaluation
     parts = [
-        (one.column, one.value, one.rows & unseen)
-        for one in slices_of(evaluation.features, gates.slices)
+        (part.column, part.value, part.rows & unseen)
+        for part in slices_of(evaluation.features, gates.slices)
     ]
     results = [
         (column, value, int(rows.sum()), compare(
-            metric, answers.take(rows), other.take(rows), evaluation.groups[rows],
+            metric, answers.take(rows), old_answers.take(rows), evaluation.groups[rows],
             tolerance=tolerance, confidence=gates.confidence,
         ))
         for column, value, rows in parts
@@ -110,11 +110,11 @@ def _compared(
 def judge_comparisons(
     results: list[tuple[str, str, int, Comparison]], gates: Gates
 ) -> list[ComparedSlice]:
-    """Give the verdict on each slice: column, value, rows, and its comparison.
+    """Judge each slice, given as column, value, rows and comparison.
 
-    Of slices that all are as good as production's, some is called worse with at most half of what
-    the confidence leaves, however many they are. All are called non-inferior, although one is
-    worse by its margin, with as much at most, for which nothing has to be corrected.
+    If all slices are as good as production's, the probability that any is called worse is at most
+    half of 1 - confidence, however many there are. The probability that all are called
+    non-inferior although one is worse by its margin has the same bound, without a correction.
     """
     corrected = holm(
         [
@@ -123,8 +123,8 @@ def judge_comparisons(
         ]
     )
     return [
-        ComparedSlice(*one, _verdict(one[3], p, gates), p)
-        for one, p in zip(results, corrected, strict=True)
+        ComparedSlice(*result_, _verdict(result_[3], p, gates), p)
+        for result_, p in zip(results, corrected, strict=True)
     ]
 
 
@@ -136,7 +136,7 @@ def _verdict(result: Comparison, p: float | None, gates: Gates) -> ComparisonVer
     return ComparisonVerdict.WORSE if p <= error_rate(gates) else ComparisonVerdict.INCONCLUSIVE
 
 
-def _combined(
+def _combine_verdicts(
     verdict: dg.AssetCheckResult,
     metric: Metric,
     floor: float,
@@ -144,50 +144,50 @@ def _combined(
     compared: list[ComparedSlice],
     gates: Gates,
 ) -> dg.AssetCheckResult:
-    bad = [describe_floor(metric, one, floor) for one in floors
-           if one.verdict is SliceVerdict.MISSED]  # fmt: skip
+    bad = [describe_floor(metric, slice_, floor) for slice_ in floors
+           if slice_.verdict is SliceVerdict.MISSED]  # fmt: skip
     bad += [
-        f"{one.column} {one.value!r} ({one.rows} rows) is worse than production by "
-        f"{-one.result.gain.value:.4g}"
-        for one in compared
-        if one.verdict is ComparisonVerdict.WORSE
+        f"{slice_.column} {slice_.value!r} ({slice_.rows} rows) is worse than production by "
+        f"{-slice_.result.gain.value:.4g}"
+        for slice_ in compared
+        if slice_.verdict is ComparisonVerdict.WORSE
     ]
-    open_ones = {(one.measured.column, one.measured.value) for one in floors
-                 if one.verdict is SliceVerdict.INCONCLUSIVE}  # fmt: skip
-    open_ones |= {(one.column, one.value) for one in compared
-                  if one.verdict is ComparisonVerdict.INCONCLUSIVE}  # fmt: skip
+    open_ones = {(slice_.measured.column, slice_.measured.value) for slice_ in floors
+                 if slice_.verdict is SliceVerdict.INCONCLUSIVE}  # fmt: skip
+    open_ones |= {(slice_.column, slice_.value) for slice_ in compared
+                  if slice_.verdict is ComparisonVerdict.INCONCLUSIVE}  # fmt: skip
     severity = verdict.severity
     if bad or (open_ones and gates.when_inconclusive is WhenInconclusive.BLOCK):
         severity = dg.AssetCheckSeverity.ERROR
     elif open_ones and verdict.passed:
         severity = dg.AssetCheckSeverity.WARN
-    said = [verdict.description, *bad[:_SHOWN]]
+    sentences = [verdict.description, *bad[:_SHOWN]]
     if open_ones:
         names = ", ".join(f"{column} {value!r}" for column, value in sorted(open_ones)[:_SHOWN])
-        said.append(f"inconclusive for {len(open_ones)} of {len(floors)} slices ({names})")
+        sentences.append(f"inconclusive for {len(open_ones)} of {len(floors)} slices ({names})")
     return dg.AssetCheckResult(
         passed=bool(verdict.passed) and not bad and not open_ones,
         severity=severity,
-        description="; ".join(filter(None, said)) or None,
+        description="; ".join(filter(None, sentences)) or None,
         metadata={**verdict.metadata, SLICES: table(_rows(floors, compared))},
     )
 
 
 def _rows(floors: list[SliceFloor], compared: list[ComparedSlice]) -> list[dict[str, Any]]:
-    by_slice = {(one.column, one.value): one for one in compared}
+    by_slice = {(floor.column, floor.value): floor for floor in compared}
     lines = []
-    for one in floors:
-        other = by_slice.get((one.measured.column, one.measured.value))
-        gain = other.result.gain if other else None
+    for floor in floors:
+        comparison = by_slice.get((floor.measured.column, floor.measured.value))
+        gain = comparison.result.gain if comparison else None
         lines.append(
             {
-                **floor_row(one),
-                "production": finite(other.result.production) if other else None,
+                **floor_row(floor),
+                "production": finite(comparison.result.production) if comparison else None,
                 "gain": finite(gain.value) if gain else None,
                 "gain low": finite(gain.low) if gain else None,
                 "gain high": finite(gain.high) if gain else None,
-                "p worse (Holm)": finite(other.p) if other else None,
-                "comparison": other.verdict.value if other else "not compared",
+                "p worse (Holm)": finite(comparison.p) if comparison else None,
+                "comparison": comparison.verdict.value if comparison else "not compared",
             }
         )
     return lines

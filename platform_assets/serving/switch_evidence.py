@@ -1,4 +1,4 @@
-"""What the ledger keeps of a switch: by whom and why, the digests, and what the gates measured."""
+"""What the ledger keeps of a switch: who and why, the digests, and the gates' measurements."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def switch_content(
     dagster_run: str,
     gates: Mapping[str, dg.AssetCheckEvaluation] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of the entry of a switch that a run made."""
+    """Return the content of the ledger entry of a switch that a run made."""
     answer = switched.answer
     return {
         "version": answer.version,
@@ -48,7 +48,7 @@ def switch_content(
 def late_content(
     spec: ModelSpec, switch: Switch, repository: ModelRepository, *, action: str, by: str, gap: str
 ) -> dict[str, Any]:
-    """Return the content of the entry of a switch that is entered later than it was made."""
+    """Return the content of the ledger entry of a switch that is entered belatedly."""
     return {
         **{name: value for name, value in msgspec.to_builtins(switch).items() if name != "after"},
         "action": action,
@@ -64,7 +64,7 @@ def late_content(
 def package_digests(
     model_name: str, version: int, repository: ModelRepository
 ) -> dict[str, str | None]:
-    """Return the digests of what stands in the repository now, or why there are none."""
+    """Return the digests of what the repository holds now, or why there are none."""
     try:
         packaged = repository.verify(model_name, version)
         provenance = (repository.path(model_name, version) / PROVENANCE_FILE).read_bytes()
@@ -72,7 +72,7 @@ def package_digests(
         return {"problem": str(error)}
     return {
         "onnx_sha256": packaged.onnx_sha256,
-        # Of the bytes: a later release may write the same record otherwise.
+        # Digest of the bytes: a later release may write the same record differently.
         "provenance_sha256": hashlib.sha256(provenance).hexdigest(),
         "data_fingerprint": packaged.data_fingerprint,
         "split": None if packaged.split is None else msgspec.json.encode(packaged.split).decode(),

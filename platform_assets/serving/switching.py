@@ -1,4 +1,4 @@
-"""The switch itself, as promotion and rollback share it: ask the gateway, wait for all of them."""
+"""The switch itself, shared by promotion and rollback: ask one gateway, wait for all replicas."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def reload(model_name: str, request: ReloadRequest, gateway: GatewayResource) ->
     """Move production of the model to the version that `request` names.
 
     Raises:
-        dagster.Failure: no gateway answers, or it refused; what was served is still served.
+        dagster.Failure: no gateway answers, or it refused; serving is unchanged.
     """
     what = f"production was not confirmed on version {request.version}"
     unpin = "launch gateway_reload with unpin: true in its configuration if the pin is over."
@@ -48,7 +48,7 @@ def reload(model_name: str, request: ReloadRequest, gateway: GatewayResource) ->
 def roll_back(
     model_name: str, request: RollbackRequest, gateway: GatewayResource, variant: str
 ) -> ReloadResponse:
-    """Move a variant back to the version that `request` names, and pin it there; fails alike."""
+    """Roll a variant back to the version that `request` names and pin it; fails as `reload`."""
     what = f"variant {variant} was not rolled back to version {request.version}"
     with as_failure(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES):
         return gateway.rollback(model_name, variant, request)
@@ -61,10 +61,10 @@ def wait_for_replicas(
     timeout_s: float,
     variant: str = PRODUCTION,
 ) -> tuple[str, ...]:
-    """Wait until every replica confirmed the switch; return the ids of all live ones.
+    """Wait until every replica has confirmed the switch; return the ids of all live ones.
 
     Raises:
-        dagster.Failure: some did not within `timeout_s` seconds.
+        dagster.Failure: some replica did not within `timeout_s` seconds.
     """
     with as_failure(
         f"the routing record names version {answer.version}, but not every replica could be asked",

@@ -1,7 +1,7 @@
-"""Turns: who may change what is served of a model, decided by tags of the runs themselves.
+"""Turns: which run may change what a model serves, decided by tags of the runs themselves.
 
-A tag counts only while its run is under way and names that run, so a turn ends with its run
-however that ends, and a run that inherits the tag has none by it.
+A tag counts only while its run is under way and only if it names that run, so a turn ends with
+its run however that ends, and a run does not inherit a turn with the tag.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ UNDER_WAY: Final = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 )
-"""States of a run that is not over."""
+"""States of a run that has not ended."""
 LEASE: Final = "serving/lease"
 """Turn from the load of a version to the end of its run; rollbacks do not wait for it."""
 CHANGE: Final = "serving/change"
-"""Turn for one change in Triton or of the switch: seconds, save while a version loads."""
+"""Turn for one change in Triton or one switch: seconds, except while a version loads."""
 POLL_S: Final = 1.0
 _WANTS: Final = "wants"
 _HAS: Final = "has"
@@ -33,18 +33,18 @@ Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
 
 def busy_models(instance: dg.DagsterInstance, *turns: str) -> set[str]:
-    """Return the models of which a run under way has one of these turns."""
+    """Return the models for which a run under way has one of these turns."""
     runs = instance.get_runs(dg.RunsFilter(statuses=list(UNDER_WAY)))
     return {_read(run, turn)[0] for run in runs for turn in turns} - {""}
 
 
 def hold(turn: str, model_name: str, context: Context) -> None:
-    """Wait until no other run has the turn, and keep it until this run is over.
+    """Wait until no other run has the turn, then keep it until this run ends.
 
-    The algorithm of Burns and Lamport: of two runs the one that wrote its tag last sees the
-    other's, and the later one in the order of run ids gives way.
+    The algorithm of Burns and Lamport: of two runs, the one that wrote its tag last sees the
+    other's, and the one with the greater run id yields.
     """
-    own, wants, said = context.run.run_id, False, False
+    own, wants, is_logged = context.run.run_id, False, False
     while True:
         marks = _marks(turn, model_name, context.instance)
         others = marks.keys() - {own}
@@ -58,15 +58,15 @@ def hold(turn: str, model_name: str, context: Context) -> None:
             _write(turn, context, *([model_name, _WANTS] if wants else []))
             if wants:
                 continue
-        if not said:
-            said = True
+        if not is_logged:
+            is_logged = True
             context.log.info(f"waiting for {turn} of {model_name}: run {', '.join(others)} has it")
         time.sleep(POLL_S)
 
 
 @contextmanager
 def holding(turn: str, model_name: str, context: Context) -> Iterator[None]:
-    """Take the turn, and end it with the block."""
+    """Hold the turn for the duration of the block."""
     hold(turn, model_name, context)
     try:
         yield
@@ -75,10 +75,10 @@ def holding(turn: str, model_name: str, context: Context) -> Iterator[None]:
 
 
 def _marks(turn: str, model_name: str, instance: dg.DagsterInstance) -> dict[str, str]:
-    """What each run under way has written of the turn, by its id."""
+    """Return the mark that each run under way wrote for the turn, by run id."""
     runs = instance.get_runs(dg.RunsFilter(statuses=list(UNDER_WAY)))
-    read = {run.run_id: _read(run, turn) for run in runs}
-    return {run_id: mark for run_id, (model, mark) in read.items() if model == model_name}
+    marks = {run.run_id: _read(run, turn) for run in runs}
+    return {run_id: mark for run_id, (model, mark) in marks.items() if model == model_name}
 
 
 def _write(turn: str, context: Context, *words: str) -> None:

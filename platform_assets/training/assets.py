@@ -23,7 +23,7 @@ from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.train import EVALUATION_PICTURE, Trained, train
 
 _MOST_ROWS = 100
-"""Of candidates in a table: the best ones, and those that failed first."""
+"""Rows of the candidate table: the best ones, and the first that failed."""
 
 
 def training_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -53,13 +53,13 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
 
         started = time.monotonic()
         with mlflow_failures("trained_model"):
-            # Asked first: a server that is down is reported before minutes of work, not after.
+            # Queried first: a server that is down is reported before minutes of work, not after.
             closed = mlflow.close_abandoned_runs(
                 spec.model_name, lambda run_id: _is_over(context, run_id)
             )
             if closed:
                 context.log.warning(f"marked {len(closed)} abandoned MLflow runs as failed")
-            # In a list, to be handed over: of a million rows no copy more than needed is kept.
+            # In a list, to hand over ownership: no needless copy of a million rows is kept.
             rows = [_rows(feast, online_features, spec)]
             joined = time.monotonic()
             context.log.info(f"{len(rows[0])} training rows joined point in time")
@@ -105,7 +105,7 @@ def _rows(feast: FeastResource, features: FeatureData, spec: ModelSpec) -> Rows:
 
 def _is_over(context: dg.AssetExecutionContext, dagster_run_id: str) -> bool:
     if dagster_run_id == context.run.run_id:
-        # This step is only about to start its runs: these are of an attempt before it.
+        # This step has not started its runs yet: these belong to an earlier attempt.
         return True
     run = context.instance.get_run_by_id(dagster_run_id)
     return run is not None and run.is_finished
@@ -143,7 +143,7 @@ def _training_metadata(
 
 
 def _scores(trained: Trained) -> dg.TableMetadataValue:
-    """The candidates with their scores, or with the reason why they have none."""
+    """Return the candidates with their scores, or with the reason why they have none."""
     rows = [
         {"candidate": name}
         | {key.removeprefix("cv_"): round(value, 4) for key, value in result.items()}
@@ -152,12 +152,12 @@ def _scores(trained: Trained) -> dg.TableMetadataValue:
     out = islice(trained.failed.items(), _MOST_ROWS)
     columns = dict.fromkeys(key for row in rows for key in row)
     rows += [{"candidate": name, "failed": why} for name, why in out]
-    # Dagster wants the same columns of all.
+    # Dagster needs the same columns in all rows.
     return table(columns | {"failed": ""} | row for row in rows)
 
 
 def _metric_line(model: TrainedModel, spec: ModelSpec) -> str:
-    """The metric of the gates, and its floor."""
+    """Describe the metric of the gates, and its floor."""
     metric = chosen_metric(spec.evaluation)
     return describe_metric(metric, model.metric, spec.gates.metric_floor)
 

@@ -1,6 +1,6 @@
-"""LightGBM and XGBoost as the candidates `lightgbm` and `xgboost`, made of scikit-learn's parts.
+"""LightGBM and XGBoost as the candidates `lightgbm` and `xgboost`, wrapped for scikit-learn.
 
-Both read missing values themselves. The same rows, seed and threads give the same trees.
+Both handle missing values themselves. The same rows, seed and threads give the same trees.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ XGBOOST: Final = frozenset(
         *("subsample",),
     }
 )
-"""Parameters that a grid may set, for classes and numbers alike."""
+"""Parameters that a grid may set, for classifiers and regressors alike."""
 LIGHTGBM_REGRESSOR: Final = LIGHTGBM | {"alpha", "objective"}
 XGBOOST_REGRESSOR: Final = XGBOOST | {"objective", "quantile_alpha"}
-_OF_THE_SIZE: Final = frozenset(
+_SCALE_DEPENDENT: Final = frozenset(
     {
         *("gamma", "mape", "poisson", "tweedie", "count:poisson", "reg:gamma"),
         *("reg:squaredlogerror", "reg:tweedie"),
     }
 )
-"""Objectives for which it matters how far labels are from zero."""
+"""Objectives that depend on how far labels are from zero."""
 _SAME_EACH_TIME: Final = {"deterministic": True, "force_row_wise": True, "verbosity": -1}
 _INNER: Final = "boosted"
 
 
 def light_classifier(*, categories: Sequence[int] = (), **parameters: Any) -> Any:
-    """Return LightGBM for classes; `categories` are the columns with codes of texts."""
+    """Return a LightGBM classifier; `categories` are the columns with codes of texts."""
     from lightgbm import LGBMClassifier
 
     return LGBMClassifier(**_light(categories), **parameters)
 
 
 def light_regressor(*, categories: Sequence[int] = (), **parameters: Any) -> Any:
-    """Return LightGBM for numbers; `categories` are the columns with codes of texts."""
+    """Return a LightGBM regressor; `categories` are the columns with codes of texts."""
     from lightgbm import LGBMRegressor
 
     return _regressor(LGBMRegressor(**_light(categories), **parameters))
 
 
 def _light(categories: Sequence[int]) -> dict[str, Any]:
-    # By LightGBM's other name of the parameter: of the first one it warns.
+    # By an alias of LightGBM's parameter: it warns about the main name.
     return {**_SAME_EACH_TIME, **({"cat_feature": list(categories)} if categories else {})}
 
 
 def extreme_classifier(**parameters: Any) -> Any:
-    """Return XGBoost for classes of any type.
+    """Return an XGBoost classifier for labels of any type.
 
-    XGBoost itself wants the numbers from 0 up, which a vote of one makes of labels.
+    XGBoost itself needs labels 0, 1, ..., into which a voting classifier of one encodes them.
     """
     from sklearn.ensemble import VotingClassifier
     from xgboost import XGBClassifier
@@ -68,25 +68,25 @@ def extreme_classifier(**parameters: Any) -> Any:
 
 
 def extreme_regressor(**parameters: Any) -> Any:
-    """Return XGBoost for numbers."""
+    """Return an XGBoost regressor."""
     from xgboost import XGBRegressor
 
     return _regressor(XGBRegressor(**parameters))
 
 
 def _regressor(model: Any) -> Any:
-    """Let a model learn the distance from the mean, where its objective allows that.
+    """Let a model learn the difference from the mean, where its objective allows that.
 
-    Both libraries keep labels in single precision, in which years and times hardly differ.
+    Both libraries keep labels in single precision, which hardly distinguishes years or times.
     """
     import numpy as np
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-    if model.get_params()["objective"] in _OF_THE_SIZE:
+    if model.get_params()["objective"] in _SCALE_DEPENDENT:
         return model
-    # The mean is added to what the model answers in double precision.
+    # The mean is added to the prediction in double precision.
     double = FunctionTransformer(inverse_func=np.asarray, inv_kw_args={"dtype": "float64"})
     return TransformedTargetRegressor(
         model,
@@ -96,9 +96,9 @@ def _regressor(model: Any) -> Any:
 
 
 def without_scores(model: Any) -> Any:
-    """Return a model of LightGBM that states probabilities alone; any other one as it is.
+    """Return a LightGBM model that only offers probabilities; any other model unchanged.
 
-    Its scores before the sigmoid, which calibration would read, have no converter.
+    Its raw scores, which calibration would otherwise read, have no converter.
     """
     from sklearn.ensemble import VotingClassifier
 
@@ -108,7 +108,7 @@ def without_scores(model: Any) -> Any:
 
 
 def learner(model: Any) -> Any:
-    """Return what learns inside a wrapper of this module; any other estimator is returned."""
+    """Return the learner inside a wrapper of this module; any other estimator unchanged."""
     match type(model).__name__:
         case "TransformedTargetRegressor":
             return model.regressor

@@ -1,4 +1,4 @@
-"""Probabilities that are corrected by rows that an estimator did not learn from."""
+"""Probabilities corrected on rows that the estimator did not learn from."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 
 _STEEPEST: Final = 100.0
-"""Most that an isotonic calibration rises per unit of the largest score.
+"""Maximum slope of an isotonic calibration, per unit of the largest score.
 
-Steeper ones would turn the rounding of single precision into differences that a client sees.
+A steeper one would turn the rounding of single precision into differences that a client sees.
 """
 
 
 def calibrated(model: Any, spec: ModelSpec) -> Any:
-    """Return an unfitted classifier with calibrated probabilities, where the model file wants them.
+    """Return an unfitted classifier, with calibrated probabilities if the model file asks for them.
 
-    One estimator learns from all rows; its calibration learns from scores of estimators that did
-    not learn from the rows that they score.
+    One estimator learns from all rows; its calibration learns from out-of-fold scores.
     """
     if spec.calibration is None:
         return model
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.pipeline import Pipeline
 
-    # In a pipeline: weights of classes are for the estimator alone, and the calibration undoes
-    # what they do to probabilities.
+    # In a pipeline: class weights are for the estimator alone, and the calibration undoes their
+    # effect on probabilities.
     inner = Pipeline([(MODEL_STEP, without_scores(model))])
     return CalibratedClassifierCV(inner, method=spec.calibration.value, ensemble=False)
 
 
 def estimator_in(model: Any) -> Any:
-    """Return the estimator in a model that `calibrated` made; any other one as it is."""
+    """Return the estimator in a model made by `calibrated`; any other one unchanged."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.pipeline import Pipeline
 
@@ -49,24 +48,24 @@ def estimator_in(model: Any) -> Any:
 
 
 def deal(model: Any, rows: Rows, spec: ModelSpec) -> None:
-    """Tell an unfitted model from `calibrated` by which folds of the rows to cross-fit."""
+    """Set the folds of the rows by which an unfitted model from `calibrated` is cross-fitted."""
     if spec.calibration is not None:
-        # These score every row exactly once.
+        # These folds score every row exactly once.
         by_time = spec.evaluation.split is Split.TIME
         model.set_params(cv=time_folds(rows, spec) if by_time else entity_folds(rows, spec))
 
 
 def finish(model: Any, spec: ModelSpec) -> None:
-    """Make a fitted model from `calibrated` one that can be served and kept."""
+    """Turn a fitted model from `calibrated` into one that can be served and stored."""
     if spec.calibration is None:
         return
-    model.set_params(cv=len(model.cv))  # the folds name rows, of which the model keeps nothing
-    for one in model.calibrated_classifiers_:
-        one.calibrators = [_limited(calibrator) for calibrator in one.calibrators]
+    model.set_params(cv=len(model.cv))  # the folds name rows, which the model must not keep
+    for fitted in model.calibrated_classifiers_:
+        fitted.calibrators = [_limit_slope(calibrator) for calibrator in fitted.calibrators]
 
 
-def _limited(calibrator: Any) -> Any:
-    """An isotonic calibrator that rises no faster than single precision can follow."""
+def _limit_slope(calibrator: Any) -> Any:
+    """Return a calibrator whose slope single precision can follow, if it is isotonic."""
     from sklearn.isotonic import IsotonicRegression
 
     if not isinstance(calibrator, IsotonicRegression):
@@ -81,9 +80,9 @@ def _limited(calibrator: Any) -> Any:
 def limited_slopes(
     places: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the knots of a rising function that follows another one as fast as it may.
+    """Return the knots of a function that follows a rising one with a limited slope.
 
-    Both are linear between knots. It is nowhere above the other one, and equal to it once it has
+    Both are linear between knots. It is nowhere above the given one, and equal to it once it has
     caught up.
     """
     steepest = _STEEPEST / max(1.0, float(np.abs(places).max()))
@@ -95,5 +94,5 @@ def limited_slopes(
             if start < caught_up < end:
                 knots.append((caught_up, low + slope * (caught_up - start)))
         knots.append((end, min(high, knots[-1][1] + steepest * (end - knots[-1][0]))))
-    found = np.array(knots)
-    return found[:, 0], found[:, 1]
+    array = np.array(knots)
+    return array[:, 0], array[:, 1]

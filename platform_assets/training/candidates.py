@@ -1,4 +1,4 @@
-"""The estimators that compete, by name or by a function of the user's."""
+"""The competing estimators, by name or by a user's function."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from platform_assets.training.search_spaces import space_of
 from platform_assets.training.weights import is_weighted, takes_weights
 
 MAX_CANDIDATES: Final = 64
-"""Grid points of all candidates of a model together."""
+"""Maximum number of grid points over all candidates of a model."""
 _SHORT: Final = Repr()
 _SHORT.maxother = 200
-"""Writes what a function returns, however long it is."""
+"""Abbreviates the value that a function returned."""
 SEARCH: Final = "search"
-"""How messages about the search begin."""
+"""Prefix of messages about the search."""
 
 
 class CandidateError(TrainingError, ValueError):
-    """A candidate that cannot be: the message names it and what is wrong with it."""
+    """An invalid candidate: the message names it and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One estimator with one choice of parameters; `name` is unique within its model."""
+    """One estimator with one choice of parameters; `name` is unique within the model."""
 
     name: str
     spec: CandidateSpec
@@ -50,13 +50,15 @@ class Candidate:
 
 
 def expand(spec: ModelSpec) -> tuple[Candidate, ...]:
-    """Return the candidates, one per point of a grid; CandidateError as `check_candidates`."""
-    candidates = list(_expanded(spec))
+    """Return the candidates, one per grid point; CandidateError as `check_candidates`."""
+    candidates = list(_expand_grids(spec))
     seen: dict[str, str] = {}
-    for one in candidates:
-        if one.name in seen:
-            raise CandidateError(f"{one.where}: {one.name} is the same as {seen[one.name]}")
-        seen[one.name] = one.where
+    for candidate in candidates:
+        if candidate.name in seen:
+            raise CandidateError(
+                f"{candidate.where}: {candidate.name} is the same as {seen[candidate.name]}"
+            )
+        seen[candidate.name] = candidate.where
     return tuple(candidates)
 
 
@@ -64,14 +66,14 @@ def check_candidates(spec: ModelSpec) -> None:
     """Check parameters and sizes of grids, without data and without scikit-learn.
 
     Raises:
-        CandidateError: a parameter or a function's module that does not exist, too large a
-            grid, or the same candidate twice, or a search for nothing. The message begins with
+        CandidateError: a parameter or a function's module does not exist, a grid is too large, a
+            candidate appears twice, or there is nothing to search for. The message begins with
             `candidates[i]` or `search`.
     """
     expand(spec)
-    for number, one in enumerate(spec.candidates):
-        if one.own_code is not None:
-            _module_exists(_where(number, one), one.own_code)
+    for number, candidate in enumerate(spec.candidates):
+        if candidate.own_code is not None:
+            _require_module(_where(number, candidate), candidate.own_code)
     if spec.search is not None:
         _check_search(spec.candidates)
 
@@ -86,17 +88,17 @@ def _check_search(candidates: Sequence[CandidateSpec]) -> None:
         )
 
 
-def _where(number: int, one: CandidateSpec) -> str:
-    return f"candidates[{number}] ({one.name})"
+def _where(number: int, candidate: CandidateSpec) -> str:
+    return f"candidates[{number}] ({candidate.name})"
 
 
-def _expanded(spec: ModelSpec) -> Iterator[Candidate]:
+def _expand_grids(spec: ModelSpec) -> Iterator[Candidate]:
     total = 0
-    for number, one in enumerate(spec.candidates):
-        where = _where(number, one)
-        _check(where, one, spec.task)
+    for number, candidate in enumerate(spec.candidates):
+        where = _where(number, candidate)
+        _check(where, candidate, spec.task)
         points = 1
-        for values in one.grid.values():
+        for values in candidate.grid.values():
             points *= len(values)
         total += points
         if total > MAX_CANDIDATES:
@@ -104,34 +106,34 @@ def _expanded(spec: ModelSpec) -> Iterator[Candidate]:
                 f"{where}: with its {points} grid points there are {total} candidates; at most "
                 f"{MAX_CANDIDATES} are tried"
             )
-        for values in itertools.product(*one.grid.values()):
-            chosen = dict(zip(one.grid, values, strict=True))
-            words = [one.name, *(f"{key}={value}" for key, value in chosen.items())]
-            yield Candidate(" ".join(words), one, chosen, where)
+        for values in itertools.product(*candidate.grid.values()):
+            chosen = dict(zip(candidate.grid, values, strict=True))
+            parts = [candidate.name, *(f"{key}={value}" for key, value in chosen.items())]
+            yield Candidate(" ".join(parts), candidate, chosen, where)
 
 
-def _check(where: str, one: CandidateSpec, task: Task) -> None:
-    if one.estimator is None:  # of a user's own function the parameters are not known yet
+def _check(where: str, candidate: CandidateSpec, task: Task) -> None:
+    if candidate.estimator is None:  # the parameters of a user's function are not known yet
         return
-    entry = known(task)[one.estimator]
+    entry = known(task)[candidate.estimator]
     if absent := missing(*entry.packages):
         raise CandidateError(f"{where}: {absent}")
     allowed = entry.parameters
-    for parameter in (*one.grid, *one.ranges):
+    for parameter in (*candidate.grid, *candidate.ranges):
         if parameter not in allowed:
             raise CandidateError(
                 f"{where}: no parameter {parameter}; choose from {', '.join(sorted(allowed))}"
             )
 
 
-def _module_exists(where: str, path: str) -> None:
+def _require_module(where: str, path: str) -> None:
     module = path.partition(":")[0]
     try:
-        found = find_module(module)
-    # A package above the module is imported here: the user's code, which may raise anything.
+        module_spec = find_module(module)
+    # This imports the module's parent package: the user's code, which may raise anything.
     except (Exception, SystemExit) as exc:
         raise CandidateError(f"{where}: {module} cannot be imported: {exc!r}") from exc
-    if found is None:
+    if module_spec is None:
         raise CandidateError(
             f"{where}: there is no module {module}; put it into a folder of {MODELS_DIR}, or "
             "install its package where the pipeline runs"
@@ -142,15 +144,15 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     """Return the unfitted pipeline of a candidate: preprocessing and estimator.
 
     Raises:
-        CandidateError: the function cannot be called or returns no such estimator, or a
-            parameter is unknown to it.
+        CandidateError: the function cannot be called, its result is not such an estimator, or
+            does not know a parameter.
     """
     from platform_assets.training.calibration import calibrated  # imports NumPy
 
-    one = candidate.spec
-    if one.estimator is not None:
-        entry = known(spec.task)[one.estimator]
-        model = _named(candidate, entry, spec)
+    definition = candidate.spec
+    if definition.estimator is not None:
+        entry = known(spec.task)[definition.estimator]
+        model = _build_named(candidate, entry, spec)
         return pipeline(
             spec.features,
             calibrated(model, spec),
@@ -159,23 +161,23 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
             texts=entry.texts,
             fills=entry.fills,
         )
-    model = _from_function(candidate, spec)
+    model = _build_from_function(candidate, spec)
     if is_weighted(spec) and not takes_weights(model):
         raise CandidateError(
             f"{candidate.where}: {type(model).__name__} takes no weights (its `fit` has no "
             "`sample_weight`): choose another estimator, or remove `weight` and `class_weight`"
         )
     model = calibrated(model, spec)
-    if one.pipeline is not None:
+    if definition.pipeline is not None:
         return custom_pipeline(model)
     return pipeline(spec.features, model, spec, scaled=False, texts=Texts.COLUMNS)
 
 
-def _named(candidate: Candidate, entry: NamedEstimator, spec: ModelSpec) -> Any:
-    make = _attribute(candidate.where, entry.path)
+def _build_named(candidate: Candidate, entry: NamedEstimator, spec: ModelSpec) -> Any:
+    make = _import_attribute(candidate.where, entry.path)
     try:
         return make(**{**entry.defaults, **_settings(entry, spec), **candidate.parameters})
-    # Of a library that is installed and cannot be loaded.
+    # Raised if a library is installed but cannot be loaded.
     except (ImportError, OSError) as exc:
         raise CandidateError(
             f"{candidate.where}: it cannot be loaded here: {exc}; it needs OpenMP, which is "
@@ -184,7 +186,7 @@ def _named(candidate: Candidate, entry: NamedEstimator, spec: ModelSpec) -> Any:
 
 
 def _settings(entry: NamedEstimator, spec: ModelSpec) -> dict[str, object]:
-    """Parameters that the platform sets, and no grid can."""
+    """Return the parameters that only the platform sets, not a grid."""
     settings: dict[str, object] = {}
     if entry.seeded:
         settings["random_state"] = spec.evaluation.seed
@@ -195,12 +197,12 @@ def _settings(entry: NamedEstimator, spec: ModelSpec) -> dict[str, object]:
     return settings
 
 
-def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
+def _build_from_function(candidate: Candidate, spec: ModelSpec) -> Any:
     where = candidate.where
-    make = _attribute(where, candidate.spec.name)
+    make = _import_attribute(where, candidate.spec.name)
     try:
         model = make()
-    # The user's own code may raise anything, or end the process: the message names the candidate.
+    # The user's code may raise anything, or exit: the message names the candidate.
     except (Exception, SystemExit) as exc:
         raise CandidateError(f"{where}: the function failed: {exc!r}") from exc
     methods = ["fit", "predict", "get_params", "set_params"]
@@ -224,27 +226,27 @@ def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
         ]
         model.set_params(**dict.fromkeys(unseeded, spec.evaluation.seed))
         return model.set_params(**candidate.parameters)
-    # As above: these are methods of the user's own, too.
+    # As above: these methods are the user's code, too.
     except Exception as exc:
         raise CandidateError(f"{where}: {exc}") from exc
 
 
-def _attribute(where: str, path: str) -> Callable[..., Any]:
+def _import_attribute(where: str, path: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
     try:
-        found = getattr(import_module(module), name)
+        attribute = getattr(import_module(module), name)
     # Importing runs the user's code.
     except (Exception, SystemExit) as exc:
         raise CandidateError(f"{where}: {path} cannot be imported: {exc!r}") from exc
-    if not callable(found):
+    if not callable(attribute):
         raise CandidateError(f"{where}: {path} is not a function")
-    return found  # type: ignore[no-any-return] # callable, which is all that is known
+    return attribute  # type: ignore[no-any-return] # callable, which is all that is known
 
 
 def parameters(pipeline: Any) -> dict[str, str]:
-    """Return the parameters that a person would look at: scalars, by full name.
+    """Return the parameters worth displaying: scalars, by full name.
 
-    They are those of the estimator, or of all steps of a pipeline of the user's.
+    They are those of the estimator, or of all steps of a user's pipeline.
     """
     from platform_assets.training.calibration import estimator_in  # imports NumPy
 
@@ -258,7 +260,7 @@ def parameters(pipeline: Any) -> dict[str, str]:
 
 
 def missing(*packages: str) -> str | None:
-    """Say what has to be installed for these packages; None when all are there. Imports none."""
+    """Say which of these packages must be installed; None if all are there. Imports none."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     if not absent:
         return None

@@ -1,4 +1,4 @@
-"""Checks of the training: what they measure is in their metadata."""
+"""Checks of the training, with their measurements as metadata."""
 
 # No postponed annotations here: Dagster reads them.
 import dagster as dg
@@ -37,16 +37,16 @@ def _metric_floor(spec: ModelSpec) -> dg.AssetChecksDefinition:
         measured, floor = trained_model.metric, config.metric_floor
         verdict = judge_floor(metric, measured, floor, trained_model.evaluation_rows, spec.gates)
         slices = judge_slices(metric, trained_model.slices, floor, spec.gates)
-        missed = [one for one in slices if one.verdict is SliceVerdict.MISSED]
-        reasons = [verdict.reason, *(describe_floor(metric, one, floor) for one in missed)]
-        said, passed = "; ".join(filter(None, reasons)), verdict.passed and not missed
+        missed = [slice_ for slice_ in slices if slice_.verdict is SliceVerdict.MISSED]
+        reasons = [verdict.reason, *(describe_floor(metric, slice_, floor) for slice_ in missed)]
+        description, passed = "; ".join(filter(None, reasons)), verdict.passed and not missed
         return dg.AssetCheckResult(
             passed=passed,
             description=(
-                said
+                description
                 if passed
-                else f"{said}: this model is not registered, and production stays as it is. Give "
-                "it rows or features that tell more, or lower gates.metric_floor"
+                else f"{description}: this model is not registered, and production stays as it is. "
+                "Give it rows or features that tell more, or lower gates.metric_floor"
             )
             or None,
             metadata={
@@ -80,7 +80,7 @@ def _evaluation_classes(spec: ModelSpec) -> dg.AssetChecksDefinition:
             passed=not missing,
             severity=dg.AssetCheckSeverity.WARN,
             description=(
-                f"no evaluation row has the class {', '.join(repr(one) for one in missing)}: "
+                f"no evaluation row has the class {', '.join(repr(label) for label in missing)}: "
                 "how well the model recognizes it is unknown; add rows of it"
                 if missing
                 else None

@@ -29,7 +29,7 @@ _LINEAR: Final = frozenset({"fit_intercept", "max_iter", "solver", "tol"})
 
 @dataclass(frozen=True, slots=True)
 class NamedEstimator:
-    """A named estimator: the function that makes it, how it starts, what a grid may set."""
+    """A named estimator: its factory's path, its defaults, the parameters that a grid may set."""
 
     path: str
     defaults: Mapping[str, Scalar]
@@ -38,17 +38,17 @@ class NamedEstimator:
     scaled: bool = False
     texts: Texts = Texts.PLACES
     packages: tuple[str, ...] = ()
-    """What of the extra `boosting` it needs."""
+    """Packages of the extra `boosting` that it needs."""
     threaded: bool = False
-    """Whether it takes a number of threads, and answers alike with any."""
+    """Whether it takes a number of threads that does not change its answers."""
     fills: bool = True
-    """Whether missing values are filled in, because the estimator does not read them."""
+    """Whether missing values are imputed, because the estimator cannot read them."""
     categorical: bool = False
-    """Whether it takes the places of columns with codes of texts."""
+    """Whether it takes the positions of columns with codes of texts."""
 
 
 _FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
-# Rows that are held out at random to stop early would share entities and times with the others.
+# Rows held out at random for early stopping would share entities and times with the others.
 _HISTOGRAMS: Final[dict[str, Scalar]] = {"early_stopping": False}
 _BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
 
@@ -56,9 +56,9 @@ _BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
 def _trees(
     kind: str, weights: set[str], losses: set[str], more: set[str]
 ) -> dict[str, NamedEstimator]:
-    """Return the trees for `Classifier` or `Regressor`, with parameters that only one kind has.
+    """Return the tree estimators of a kind (`Classifier` or `Regressor`) with its own parameters.
 
-    `weights` are of all but gradient boosting, `losses` of that, `more` of histogram boosting.
+    `weights` are for all but gradient boosting, `losses` for that, `more` for histogram boosting.
     """
     at, columns = f"sklearn.ensemble:{{}}{kind}", Texts.SPARSE_COLUMNS
     forest, histogram = _FOREST | weights, _HISTOGRAM | weights | more
@@ -80,7 +80,7 @@ def _trees(
 def _boosting(
     kind: str, light: frozenset[str], extreme: frozenset[str]
 ) -> dict[str, NamedEstimator]:
-    """Return the estimators of other libraries, with their parameters, for one kind of task."""
+    """Return the estimators of the boosting libraries for one kind of task."""
     at = f"{boosting.__name__}:{{}}_{kind}"
     own: dict[str, Any] = {"texts": Texts.CODES, "threaded": True, "fills": False}
     return {
@@ -133,8 +133,8 @@ REGRESSORS: Final[dict[str, NamedEstimator]] = {
     **_trees("Regressor", weights=set(), losses={"alpha"}, more={"quantile"}),
     **_boosting("regressor", boosting.LIGHTGBM_REGRESSOR, boosting.XGBOOST_REGRESSOR),
 }
-"""Nearest neighbours are left out on purpose: equal distances are broken by rounding, so a
-runtime in single precision may answer otherwise than scikit-learn."""
+"""Nearest neighbours are left out on purpose: rounding breaks ties of distance, so a runtime in
+single precision may answer differently from scikit-learn."""
 
 
 def known(task: Task) -> Mapping[str, NamedEstimator]:

@@ -1,4 +1,4 @@
-"""Whether a version is good enough by itself: its metric against the model file's floor."""
+"""Whether a version is good enough on its own: its metric against the model file's floor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from platform_assets.training.uncertainty import jackknife
 def estimate_metric(
     metric: Metric, answers: Answers, entities: NDArray[Any], confidence: float
 ) -> Estimate:
-    """Return a metric of a version's answers for the evaluation rows, with its interval.
+    """Return a metric of a version's answers to the evaluation rows, with its interval.
 
-    `entities` says the entity of each row, shape (rows,); `confidence` is that of the two-sided
+    `entities` holds the entity of each row, shape (rows,); `confidence` is that of the two-sided
     interval, in (0, 1).
     """
     return jackknife(
@@ -31,7 +31,7 @@ def estimate_metric(
 
 
 def describe_metric(metric: Metric, estimate: Estimate, floor: float) -> str:
-    """Return a metric with the bound that counts, beside its floor."""
+    """Describe a metric with the relevant bound, beside its floor."""
     if metric.higher_is_better:
         bound = f"at least {estimate.low:.4g}"
     else:
@@ -41,25 +41,25 @@ def describe_metric(metric: Metric, estimate: Estimate, floor: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FloorVerdict:
-    """What the evaluation rows show of a metric and its floor."""
+    """What the evaluation rows show about a metric and its floor."""
 
     passed: bool
     proven: bool
     """Whether the interval lies on the right side of the floor, on enough rows."""
     reason: str
-    """Why it did not pass, or is not proven; empty otherwise."""
+    """Why the metric did not pass, or is not proven; empty otherwise."""
 
 
 def judge_floor(
     metric: Metric, estimate: Estimate, floor: float, rows: int, gates: Gates
 ) -> FloorVerdict:
-    """Hold a metric against the worst value that is let through.
+    """Compare a metric with the worst value that passes.
 
-    A measured value beyond the floor never passes, nor does one of fewer rows than
-    `gates.min_rows`. One that keeps the floor is proven when the bound of its interval keeps it
-    too: a version whose true value lies at the floor is called proven with at most what the
-    confidence leaves (5 % at 95 %). What is not proven passes, and the verdict says so; where
-    the model file says `when_inconclusive: block` it does not.
+    A measured value beyond the floor never passes, nor does one on fewer rows than
+    `gates.min_rows`. One that meets the floor is proven if the bound of its interval meets it
+    too: a version whose true value lies at the floor is called proven with a probability of at
+    most 1 - confidence (5 % at 95 %). An unproven value passes, and the verdict says so, unless
+    the model file says `when_inconclusive: block`.
     """
     value, bound = estimate.value, estimate.low if metric.higher_is_better else estimate.high
     if not metric.meets(value, floor):

@@ -1,6 +1,6 @@
-"""How training rows are dealt to folds.
+"""How training rows are assigned to folds.
 
-Pure and deterministic: the same rows in another order are split alike.
+Pure and deterministic: the order of the rows does not matter.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import are_chosen, nanoseconds, times_of
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Positions of the rows to learn from, and of those to test on."""
+"""Positions of the rows to learn from, and of the rows to test on."""
 
 _BINS: Final = 10
-"""Parts of a regression's target that every fold gets its share of."""
+"""Number of quantile bins of a regression's target by which folds are stratified."""
 
 
 def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    """Return the folds of the training rows; fewer than asked for where the rows allow no more.
+    """Return the folds of the training rows; fewer than requested if the rows allow no more.
 
     By entity: all rows of an entity share a fold, and each class (or part of a regression's
-    range) is dealt evenly, a rare class to as many folds as it has entities. By time: each fold
-    learns from all that came before what it tests, and before the gap. By both: it tests some
-    entities there, and learns from the others.
+    range) is distributed evenly, a rare class over as many folds as it has entities. By time:
+    each fold learns from all rows before the ones it tests and the gap. By both: it tests only
+    some entities there, and learns only from the others.
 
     Raises:
-        TrainingError: not even two parts can be made.
+        TrainingError: the rows do not allow even one comparison.
     """
     if spec.evaluation.split in {Split.TIME, Split.ENTITY_AND_TIME}:
-        return _expanding(rows, spec)
+        return _expanding_folds(rows, spec)
     return entity_folds(rows, spec)
 
 
 def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    """Return folds by entity, as `folds` does; each row is tested by exactly one."""
+    """Return folds by entity, as `folds` does; each row is tested by exactly one fold."""
     from sklearn.model_selection import StratifiedKFold
 
     entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
-    kind = _kinds(rows.labels[first], spec)
+    kind = _strata(rows.labels[first], spec)
     sizes = np.sort(np.bincount(kind))
     if sizes[-1] < 2:
         raise TrainingError(
@@ -54,13 +54,13 @@ def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     count = max(2, min(spec.evaluation.folds, int(most)))
     splitter = StratifiedKFold(count, shuffle=True, random_state=spec.evaluation.seed + 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a class that not every fold can have
+        warnings.simplefilter("ignore", UserWarning)  # a class too rare for every fold
         tested = [np.isin(entity, test) for _, test in splitter.split(entities, kind)]
     return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
 
 
-def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
-    """The class of each label, or the part of the range that it lies in, shape (labels,)."""
+def _strata(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
+    """Return the class of each label, or its bin of the range, shape (labels,)."""
     if spec.task is not Task.REGRESSION:
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
     parts = max(1, min(_BINS, len(labels) // spec.evaluation.folds))
@@ -69,10 +69,10 @@ def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
 
 
 def time_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    """Return folds by time, each of which learns from all but what it tests and a gap around it.
+    """Return folds by time; each learns from all rows but those it tests and a gap around them.
 
-    Each row is tested by exactly one. There is no gap where it would leave a fold nothing (or one
-    class alone) to learn from. TrainingError where all have the same time.
+    Each row is tested by exactly one fold. The gap is dropped if it would leave a fold nothing
+    (or a single class) to learn from. TrainingError if all rows have the same time.
     """
     times = times_of(rows)
     moments, moment = np.unique(times, return_inverse=True)
@@ -80,19 +80,19 @@ def time_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     if count < 2:
         raise TrainingError("all rows have the same time: there is nothing to compare by")
     part = moment * count // len(moments)
-    # The first folds of a comparison by time span little more than a long gap.
-    apart = _around(times, part, nanoseconds(spec.evaluation.gap))
+    # The first folds of a comparison by time may span little more than a long gap.
+    apart = _gapped_folds(times, part, nanoseconds(spec.evaluation.gap))
     if all(_can_learn(rows, learned, spec) for learned, _ in apart):
         return apart
-    return _around(times, part, nanoseconds(None))
+    return _gapped_folds(times, part, nanoseconds(None))
 
 
-def _around(
+def _gapped_folds(
     times: NDArray[np.datetime64], part: NDArray[np.int64], gap: np.timedelta64
 ) -> list[Fold]:
     result = []
-    for one in range(int(part.max()) + 1):
-        tested = part == one
+    for number in range(int(part.max()) + 1):
+        tested = part == number
         first, last = times[tested].min(), times[tested].max()
         learned = ~tested & ((times < first - gap) | (times > last + gap))
         result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
@@ -100,12 +100,12 @@ def _around(
 
 
 def _can_learn(rows: Rows, learned: NDArray[np.int64], spec: ModelSpec) -> bool:
-    """Whether there are rows, of more than one class."""
+    """Whether there are rows of more than one class, or any rows for a regression."""
     several = spec.task is Task.REGRESSION or len(set(rows.labels[learned].tolist())) > 1
     return len(learned) > 0 and several
 
 
-def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
+def _expanding_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     from sklearn.model_selection import TimeSeriesSplit
 
     times, moment = np.unique(times_of(rows), return_inverse=True)

@@ -1,4 +1,4 @@
-"""The training frame: labels joined with what was known at their time, in tensor form."""
+"""The training frame: labels joined with the features known at their time, in tensor form."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from platform_assets.resources.feast import FeastResource
 
 _TIME: Final = "event_timestamp"
-"""What Feast calls the time of a row that it is asked about."""
+"""Feast's name for the time column of the entity rows."""
 _EXACT: Final = 2**53
-"""Whole numbers up to here survive a detour through floating point."""
+"""Integers up to here survive a detour through floating point."""
 
 
 def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> Rows:
-    """Join features to the labels, point in time, out of Feast's offline store.
+    """Join the features of Feast's offline store to the labels, point in time.
 
     The rows are sorted by time and entity, so the same data gives the same rows.
 
@@ -47,32 +47,32 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
     import pandas as pd
 
     check_current(data)
-    release()  # the steps before may have been made by this process
+    release()  # earlier steps may have run in this process
     if spec.labels is not None:
         return _joined_tables(data, spec)
     labels = pd.read_parquet(data.labels_path)
-    known = pd.read_parquet(data.features_path, columns=[spec.join_key.name])
-    asked = labels.rename(columns={spec.event_timestamp: _TIME})
-    joined = feast.historical(asked, spec.feature_view)
+    known_keys = pd.read_parquet(data.features_path, columns=[spec.join_key.name])
+    entity_rows = labels.rename(columns={spec.event_timestamp: _TIME})
+    joined = feast.historical(entity_rows, spec.feature_view)
     check_current(data)
-    # Feast leaves a label out whose entity was observed later only, and keeps one whose entity
-    # never was; a row of nulls alone proves nothing, for a value may be missing.
-    found = joined[joined[spec.join_key.name].isin(known[spec.join_key.name])]
-    if len(found) != len(labels):
+    # Feast drops a label whose entity was only observed later, and keeps one whose entity never
+    # was; a row of nulls alone proves nothing, since values may be missing.
+    usable = joined[joined[spec.join_key.name].isin(known_keys[spec.join_key.name])]
+    if len(usable) != len(labels):
         raise TrainingError(
-            f"{len(labels) - len(found)} of {len(labels)} labels have no observation at or "
+            f"{len(labels) - len(usable)} of {len(labels)} labels have no observation at or "
             f"before their {spec.event_timestamp}"
         )
-    ordered = _in_order(found, _TIME, spec)
-    del joined, found
+    ordered = _sort_rows(usable, _TIME, spec)
+    del joined, usable
     rows = _tensors(ordered, _TIME, spec)
-    del asked, known, labels, ordered
+    del entity_rows, known_keys, labels, ordered
     release()
     return rows
 
 
 def learned_data(data: FeatureData, spec: ModelSpec, rows: int) -> FeatureData:
-    """Return `data` with the fingerprint of the rows of `training_rows`, of which there are `rows`.
+    """Return `data` with the fingerprint of the `rows` rows that `training_rows` returned.
 
     Labels become final with time, so the same source gives more rows on a later day.
     """
@@ -95,7 +95,7 @@ def _joined_tables(data: FeatureData, spec: ModelSpec) -> Rows:
     check_current(data)
     frame = joined.to_pandas(strings_to_categorical=True, split_blocks=True, self_destruct=True)
     del joined
-    ordered = _in_order(frame, spec.event_timestamp, spec)
+    ordered = _sort_rows(frame, spec.event_timestamp, spec)
     del frame
     rows = _tensors(ordered, spec.event_timestamp, spec)
     del ordered
@@ -104,13 +104,13 @@ def _joined_tables(data: FeatureData, spec: ModelSpec) -> Rows:
 
 
 def source_rows(table: pa.Table, spec: ModelSpec) -> Rows:
-    """Return the rows of a source that have a label, as `training_rows` does, without the store."""
+    """Return the labelled rows of a source as `training_rows` does, without the store."""
     labelled = table.filter(table[spec.target.name].is_valid())
     time = spec.event_timestamp
-    return _tensors(_in_order(labelled.to_pandas(), time, spec), time, spec)
+    return _tensors(_sort_rows(labelled.to_pandas(), time, spec), time, spec)
 
 
-def _in_order(frame: pd.DataFrame, time: str, spec: ModelSpec) -> pd.DataFrame:
+def _sort_rows(frame: pd.DataFrame, time: str, spec: ModelSpec) -> pd.DataFrame:
     return frame.sort_values([time, spec.join_key.name], kind="stable", ignore_index=True)
 
 
@@ -125,15 +125,15 @@ def _tensors(ordered: pd.DataFrame, time: str, spec: ModelSpec) -> Rows:
 
 
 def tensor_form(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
-    """Return the features of `frame` in the form in which Triton gets them.
+    """Return the features of `frame` in the form that Triton receives.
 
     Columns are in signature order, each in its tensor type: FP32 and FP64 with NaN for a
     missing number, INT64 (FP64 with NaN where it may be missing), BOOL (FP32 with 1, 0 and NaN
     where it may be missing), text with "" for a missing one.
 
     Raises:
-        TrainingError: a value is missing where none may be, or not of the column's type; the
-            message names the column and the first such row of `frame`.
+        TrainingError: a value is missing where it may not be, or is not of the column's type;
+            the message names the column and the first such row of `frame`.
     """
     import pandas as pd
 
@@ -143,7 +143,7 @@ def tensor_form(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
 
 def _column(frame: pd.DataFrame, feature: FeatureSpec, spec: ModelSpec) -> NDArray[Any]:
     column = frame[feature.name]
-    # Missing and empty text are the same thing.
+    # Missing text and empty text are the same.
     if not feature.nullable and feature.dtype is not DType.BYTES:
         missing = column.isna().to_numpy()
         if missing.any():
@@ -152,37 +152,37 @@ def _column(frame: pd.DataFrame, feature: FeatureSpec, spec: ModelSpec) -> NDArr
                 "`nullable: true` of the feature"
             )
     try:
-        return _converted(column, feature)
+        return _convert(column, feature)
     except (ValueError, TypeError, OverflowError) as exc:
         raise TrainingError(
             f"{feature.name} holds values that are not {feature.dtype.value}: {exc}"
         ) from exc
 
 
-def _converted(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
+def _convert(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
     if feature.dtype is DType.BYTES:
         return _texts(column)
     if feature.dtype is DType.FP32:
-        with np.errstate(over="ignore"):  # the preprocessing cuts what is too large
+        with np.errstate(over="ignore"):  # the preprocessing clips values that are too large
             return column.to_numpy(dtype=np.float32, na_value=np.nan)
     if feature.nullable or feature.dtype is DType.FP64:
-        wanted = np.float32 if feature.dtype is DType.BOOL else np.float64
-        return column.to_numpy(dtype=wanted, na_value=np.nan)
+        dtype = np.float32 if feature.dtype is DType.BOOL else np.float64
+        return column.to_numpy(dtype=dtype, na_value=np.nan)
     if feature.dtype is DType.BOOL:
         return column.to_numpy(dtype=np.bool_)
-    return _whole(column)
+    return _to_int64(column)
 
 
 def _texts(column: pd.Series[Any]) -> NDArray[Any]:
-    """Texts as objects, "" for a missing one; equal ones are one object."""
+    """Return texts as objects, "" for a missing one; equal texts share one object."""
     import pandas as pd
 
-    places, found = pd.factorize(column)
-    # The last one is what a missing value, at place -1, gets.
-    return np.array([*map(str, found), ""], dtype=object)[places]
+    places, texts = pd.factorize(column)
+    # A missing value has place -1 and so gets the last one.
+    return np.array([*map(str, texts), ""], dtype=object)[places]
 
 
-def _whole(column: pd.Series[Any]) -> NDArray[np.int64]:
+def _to_int64(column: pd.Series[Any]) -> NDArray[np.int64]:
     values = column.to_numpy()
     if values.dtype.kind == "f" and not (
         np.abs(values).max(initial=0) <= _EXACT and (values == np.rint(values)).all()
@@ -201,15 +201,15 @@ def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
         return column.to_numpy(dtype=np.float64)
     if spec.target.answer_dtype is DType.BYTES:
         return np.asarray(column.map(str), dtype=object)
-    return _whole(column)
+    return _to_int64(column)
 
 
 def _groups(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
-    """What stays on one side of a split: the entities, or values of the feature that groups."""
+    """Return the groups that a split keeps together: entities, or values of the group feature."""
     name = spec.evaluation.group
     if name is None:
         return _entities(frame, spec)
-    (feature,) = (one for one in spec.features if one.name == name)
+    (feature,) = (candidate for candidate in spec.features if candidate.name == name)
     values = _column(frame, feature, spec)
     if values.dtype.kind == "f":
         raise TrainingError(
@@ -222,11 +222,11 @@ def _groups(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
 def _entities(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
     if not spec.join_key.from_row_number:
         ids = frame[spec.join_key.name]
-        return _whole(ids) if spec.join_key.dtype is DType.INT64 else np.asarray(ids, object)
+        return _to_int64(ids) if spec.join_key.dtype is DType.INT64 else np.asarray(ids, object)
     import pandas as pd
 
-    # A row that is inserted renumbers those behind it. What a row says stays, and equal rows
-    # belong on one side of a split anyway.
+    # An inserted row renumbers those after it, but a row's content stays, and equal rows belong
+    # on one side of a split anyway.
     content = frame[row_columns(spec)]
     return pd.util.hash_pandas_object(content, index=False).to_numpy().astype(np.int64)
 

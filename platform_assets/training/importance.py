@@ -25,7 +25,7 @@ _REPEATS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """Loss of the metric by shuffling one feature: mean and spread over the repeats."""
+    """Loss in the metric from shuffling one feature: mean and spread over the repeats."""
 
     feature: str
     mean: float
@@ -35,15 +35,15 @@ class Importance:
 def permutation_importance(
     pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]
 ) -> list[Importance]:
-    """Return the features with what they matter to the metric, most important first.
+    """Return the importance of each feature to the metric, most important first.
 
     At most `MAX_ROWS` of the rows are used, evenly spread; the same ones each time. The rows are
-    prepared once and shuffled behind it: of thousands of columns, preparing is what takes long. A
-    pipeline of the user's prepares the shuffled rows itself.
+    preprocessed once and shuffled afterwards, since preprocessing thousands of columns is slow. A
+    user's pipeline preprocesses the shuffled rows itself.
     """
     sample = rows.take(np.arange(0, len(rows), -(-len(rows) // MAX_ROWS)))
     metric = chosen_metric(spec.evaluation)
-    model, table, shuffled = _shuffling(pipeline, sample)
+    model, table, shuffled = _shuffle_setup(pipeline, sample)
 
     def score(features: Any) -> float:
         answers = answers_of(model, Rows(features, sample.labels, sample.groups), spec, classes)
@@ -56,11 +56,11 @@ def permutation_importance(
     for feature, shuffle in shuffled.items():
         losses = [whole - score(shuffle(order)) for order in orders]
         measured.append(Importance(feature, float(np.mean(losses)), float(np.std(losses))))
-    return sorted(measured, key=lambda one: (-one.mean, one.feature))
+    return sorted(measured, key=lambda importance: (-importance.mean, importance.feature))
 
 
-def _shuffling(pipeline: Any, sample: Rows) -> tuple[Any, Any, dict[str, _Shuffle]]:
-    """A model, what it reads, and by feature how the latter is shuffled."""
+def _shuffle_setup(pipeline: Any, sample: Rows) -> tuple[Any, Any, dict[str, _Shuffle]]:
+    """Return a model, its input, and by feature a function that shuffles that input."""
     from scipy.sparse import issparse
 
     if is_custom(pipeline):
@@ -74,11 +74,15 @@ def _shuffling(pipeline: Any, sample: Rows) -> tuple[Any, Any, dict[str, _Shuffl
     matrix = prepared.transform(sample.features)
     matrix = matrix.tocsc() if issparse(matrix) else matrix
     places = _places(prepared)
-    return model, matrix, {name: partial(_shuffled, matrix, at) for name, at in places.items()}
+    return (
+        model,
+        matrix,
+        {name: partial(_shuffle_columns, matrix, at) for name, at in places.items()},
+    )
 
 
 def _places(prepared: Any) -> dict[str, slice]:
-    """The columns of the prepared matrix that each feature became."""
+    """Return the columns of the preprocessed matrix by feature."""
     places = {}
     for name, steps, features in prepared.transformers_:
         start = prepared.output_indices_[name].start
@@ -94,15 +98,18 @@ def _widths(first_step: Any, features: int) -> list[int]:
     if isinstance(first_step, TargetEncoder):
         return [len(first_step.encodings_) // features] * features
     if isinstance(first_step, OneHotEncoder):
-        known = [len(categories) for categories in first_step.categories_]
+        counts = [len(categories) for categories in first_step.categories_]
         if first_step.min_frequency is None and first_step.max_categories is None:
-            return known
-        rare = [0 if one is None else len(one) - 1 for one in first_step.infrequent_categories_]
-        return [count - less for count, less in zip(known, rare, strict=True)]
+            return counts
+        rare = [
+            0 if infrequent is None else len(infrequent) - 1
+            for infrequent in first_step.infrequent_categories_
+        ]
+        return [count - less for count, less in zip(counts, rare, strict=True)]
     return [1] * features
 
 
-def _shuffled(matrix: Any, places: slice, order: NDArray[np.int64]) -> Any:
+def _shuffle_columns(matrix: Any, places: slice, order: NDArray[np.int64]) -> Any:
     from scipy.sparse import hstack, issparse
 
     if issparse(matrix):

@@ -1,4 +1,4 @@
-"""What a model is measured by; each metric knows which way is better."""
+"""The metrics of a model; each knows which direction is better."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from platform_assets.model_spec import DEFAULT_QUANTILE, PINBALL, Evaluation, Task
 
 _SMALLEST: Final = 2.0**-52
-"""A probability below this counts as this in the log loss, which would be infinite."""
+"""Probabilities are clipped to this in the log loss, which would be infinite otherwise."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class Answers:
     classes: tuple[Any, ...] = ()
 
     def take(self, rows: NDArray[Any]) -> Answers:
-        """Return the answers for chosen rows: a mask, or positions."""
+        """Return the answers to the chosen rows: a mask, or positions."""
         stated = self.probabilities
-        taken = Answers(
+        subset = Answers(
             self.label_true[rows],
             self.labels[rows],
             None if stated is None else stated[rows],
             self.classes,
         )
-        # Intervals take hundreds of parts of the same rows: each label is looked up once.
+        # Intervals take hundreds of subsets of the same rows: look up each label once.
         for name in vars(self).keys() & {"true_codes", "predicted_codes"}:
-            vars(taken)[name] = vars(self)[name][rows]
-        return taken
+            vars(subset)[name] = vars(self)[name][rows]
+        return subset
 
     @cached_property
     def true_codes(self) -> NDArray[np.int64]:
@@ -56,30 +56,30 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number that says how good answers are."""
+    """A measure of how good answers are."""
 
     name: str
     higher_is_better: bool
     compute: Callable[[Answers], float]
     """Returns NaN where the rows do not determine it, such as an AUC with one class."""
     largest_steps: Callable[[Answers], NDArray[np.float64]] | None = None
-    """Of a count of right answers: what one row of each class changes, shape (classes seen,)."""
+    """For counts of right answers: the change by one row of each class, shape (classes seen,)."""
 
     def of(self, answers: Answers, rows: NDArray[Any] | None) -> float:
         """Return the metric on chosen rows (a mask, or positions); None chooses all."""
         return self.compute(answers if rows is None else answers.take(rows))
 
     def resolution(self, answers: Answers) -> float:
-        """Most that one row of each class changes it, as a root of the sum of squares.
+        """Largest change by one row of each class, as the root of the sum of squares.
 
-        0 of a metric of probabilities or numbers, which has no smallest step.
+        0 for a metric of probabilities or numbers, which has no smallest step.
         """
         if self.largest_steps is None:
             return 0.0
         return float((self.largest_steps(answers) ** 2).sum() ** 0.5)
 
     def gain(self, new: float, old: float) -> float:
-        """Return how much better `new` is than `old`; negative when it is worse."""
+        """Return how much better `new` is than `old`; negative if it is worse."""
         return new - old if self.higher_is_better else old - new
 
     def meets(self, value: float, bound: float) -> bool:
@@ -88,15 +88,17 @@ class Metric:
 
 
 def codes(labels: NDArray[Any] | Sequence[Any], classes: Sequence[Any]) -> NDArray[np.int64]:
-    """Return the position of each label among `classes`, shape (rows,); -1 for none of them."""
+    """Return the position of each label in `classes`, shape (rows,); -1 if it is not in them."""
     import pandas as pd
 
-    if all(isinstance(one, (bool, int)) for one in classes):
-        known: pd.Index[Any] = pd.Index(np.array([int(one) for one in classes], dtype=np.int64))
-        asked = pd.Index(np.asarray(labels).astype(np.int64))
+    if all(isinstance(class_, (bool, int)) for class_ in classes):
+        known: pd.Index[Any] = pd.Index(
+            np.array([int(class_) for class_ in classes], dtype=np.int64)
+        )
+        values = pd.Index(np.asarray(labels).astype(np.int64))
     else:
-        known, asked = pd.Index(list(classes), dtype=object), pd.Index(labels, dtype=object)
-    return np.asarray(known.get_indexer(asked), dtype=np.int64)
+        known, values = pd.Index(list(classes), dtype=object), pd.Index(labels, dtype=object)
+    return np.asarray(known.get_indexer(values), dtype=np.int64)
 
 
 def _share_of_a_row(answers: Answers) -> NDArray[np.float64]:
@@ -113,41 +115,45 @@ def _accuracy(answers: Answers) -> float:
 
 
 def _balanced_accuracy(answers: Answers) -> float:
-    true, got = answers.true_codes, answers.predicted_codes
-    return float(np.mean([(got[true == one] == one).mean() for one in np.unique(true)]))
+    true, predicted = answers.true_codes, answers.predicted_codes
+    return float(
+        np.mean([(predicted[true == class_] == class_).mean() for class_ in np.unique(true)])
+    )
 
 
 def _f1_macro(answers: Answers) -> float:
-    true, got = answers.true_codes, answers.predicted_codes
+    true, predicted = answers.true_codes, answers.predicted_codes
     scores = []
-    for one in np.union1d(true, got):
-        right = np.count_nonzero((true == one) & (got == one))
-        scores.append(2 * right / (np.count_nonzero(true == one) + np.count_nonzero(got == one)))
+    for class_ in np.union1d(true, predicted):
+        right = np.count_nonzero((true == class_) & (predicted == class_))
+        scores.append(
+            2 * right / (np.count_nonzero(true == class_) + np.count_nonzero(predicted == class_))
+        )
     return float(np.mean(scores))
 
 
 def _one_against_others(
     answers: Answers,
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
-    """Which rows are of a class, and its probability, by class; of two, of the second alone."""
+    """Return, by class, a mask of its rows and its probability; only the second class of two."""
     true, probabilities = answers.true_codes, _known(answers)
     columns = [1] if len(answers.classes) == 2 else range(len(answers.classes))
-    return [(true == one, probabilities[:, one]) for one in columns]
+    return [(true == class_, probabilities[:, class_]) for class_ in columns]
 
 
 def _roc_auc(answers: Answers) -> float:
-    """One class against the others, averaged over the classes that have both."""
-    areas = [_area(*one) for one in _one_against_others(answers)]
+    """One class against the rest, averaged over the classes with rows on both sides."""
+    areas = [_area(*pair) for pair in _one_against_others(answers)]
     defined = [area for area in areas if not np.isnan(area)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
 def _area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
-    """Share of pairs of a positive and a negative row that the score orders rightly."""
+    """Share of pairs of a positive and a negative row that the score orders correctly."""
     ups, downs = score[positive], np.sort(score[~positive])
     if not len(ups) or not len(downs) or np.isnan(score).any():
         return float("nan")
-    # Half of the pairs of equal scores count.
+    # Pairs of equal scores count half.
     below, upto = (np.searchsorted(downs, ups, side).sum() for side in ("left", "right"))
     return float((below + upto) / 2 / (len(ups) * len(downs)))
 
@@ -161,22 +167,22 @@ def _log_loss(answers: Answers) -> float:
 
 
 def _average_precision(answers: Answers) -> float:
-    """One class against the others, averaged over the classes that have rows."""
+    """One class against the rest, averaged over the classes that have rows."""
     from sklearn.metrics import average_precision_score
 
-    found = [
+    precisions = [
         average_precision_score(positive, stated)
         for positive, stated in _one_against_others(answers)
         if positive.any()
     ]
-    return float(np.mean(found)) if found else float("nan")
+    return float(np.mean(precisions)) if precisions else float("nan")
 
 
 def _brier(answers: Answers) -> float:
     from sklearn.metrics import brier_score_loss
 
     true, probabilities = answers.true_codes, _known(answers)
-    # Single precision leaves row sums that are off by 1e-7, of which scikit-learn warns.
+    # Single precision leaves row sums that are off by 1e-7, which scikit-learn warns about.
     stated = probabilities.astype(np.float64)
     stated /= np.maximum(stated.sum(axis=1, keepdims=True), _SMALLEST)
     if len(answers.classes) == 2:
@@ -205,7 +211,7 @@ def _root_mean_squared_error(answers: Answers) -> float:
 
 
 def _mean_absolute_percentage_error(answers: Answers) -> float:
-    """As a share, 0.1 for a tenth. A true value of 0 leaves it undetermined."""
+    """As a fraction, 0.1 for a tenth. Undetermined if a true value is 0."""
     from sklearn.metrics import mean_absolute_percentage_error
 
     if (answers.label_true == 0).any():
@@ -236,11 +242,11 @@ REGRESSION: Final = (
     Metric("root_mean_squared_error", False, _root_mean_squared_error),
 )
 METRICS: Final = {metric.name: metric for metric in CLASSIFICATION + REGRESSION}
-"""By name; `chosen_metric` and `metrics_of` return that of the quantile that a model asks for."""
+"""By name; `chosen_metric` and `metrics_of` set the quantile that a model asks for."""
 
 
 def chosen_metric(evaluation: Evaluation) -> Metric:
-    """Return the metric that candidates are compared by, and that the gates judge."""
+    """Return the metric by which candidates are compared and the gates judge."""
     return _at_quantile(METRICS[evaluation.metric], evaluation)
 
 
@@ -251,7 +257,9 @@ def metrics_of(task: Task, evaluation: Evaluation | None = None) -> tuple[Metric
     """
     metrics = REGRESSION if task is Task.REGRESSION else CLASSIFICATION
     return (
-        metrics if evaluation is None else tuple(_at_quantile(one, evaluation) for one in metrics)
+        metrics
+        if evaluation is None
+        else tuple(_at_quantile(metric, evaluation) for metric in metrics)
     )
 
 

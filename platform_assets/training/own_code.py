@@ -1,4 +1,4 @@
-"""Modules of the functions and pipelines that candidates name: of a package or of `MODELS_DIR`."""
+"""Modules with the functions and pipelines of candidates, in a package or in `MODELS_DIR`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Final
 
 MODELS_DIR: Final = "MODELS_DIR"
-"""Environment variable: more folders of models, separated as those of PATH are."""
+"""Environment variable: further folders of models, separated like those of PATH."""
 
 
 def own_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
@@ -23,7 +23,7 @@ def own_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
 
 
 def find_module(name: str) -> ModuleSpec | None:
-    """Return where a module is, or None; of a package above it, the code is run."""
+    """Return the spec of a module, or None; this runs the code of its parent packages."""
     _extend_path()
     return importlib.util.find_spec(name)
 
@@ -35,7 +35,7 @@ def import_module(name: str) -> ModuleType:
 
 
 def _extend_path() -> None:
-    # At each use, because Dagster restores the path when it has loaded the definitions. Last, so
-    # that no file there takes the place of a package.
-    sys.path += [str(one) for one in own_folders() if str(one) not in sys.path]
+    # At each use, because Dagster restores the path after loading the definitions. Appended, so
+    # that no file there shadows a package.
+    sys.path += [str(folder) for folder in own_folders() if str(folder) not in sys.path]
     importlib.invalidate_caches()  # a module may be written while the code server runs

@@ -17,17 +17,17 @@ _BARS: Final = 30
 _SIZE: Final = (9.0, 4.0)
 _BINS: Final = 10
 _NUMBERED: Final = 15
-"""Classes up to which the cells of a confusion matrix are numbered and named."""
+"""Number of classes up to which a confusion matrix has numbers and names."""
 _CURVES: Final = 8
 _POINTS: Final = 5000
 
 
-def importance_picture(found: Sequence[Importance], metric: str) -> bytes:
+def importance_picture(importances: Sequence[Importance], metric: str) -> bytes:
     """Draw the most important features, the first one on top."""
     return _bars(
-        [one.feature for one in found[:_BARS]],
-        [one.mean for one in found[:_BARS]],
-        [one.spread for one in found[:_BARS]],
+        [importance.feature for importance in importances[:_BARS]],
+        [importance.mean for importance in importances[:_BARS]],
+        [importance.spread for importance in importances[:_BARS]],
         xlabel=f"loss of {metric} when the column is shuffled",
         title="permutation importance",
     )
@@ -68,22 +68,22 @@ def confusion_picture(
 ) -> bytes:
     """Draw a classifier's confusion matrix beside the calibration of its probabilities.
 
-    `names` are words for the classes, in their order; `threshold` is the probability from which
-    on the second of two is answered, where that is not simply the likeliest.
+    `names` are the display names of the classes, in order; `threshold` is the probability from
+    which the second of two is answered, if the answer is not simply the likeliest class.
     """
     figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     _confusion(left, answers, names)
     if threshold is not None:
-        said = f"{len(answers.labels)} rows, {plots.label(names[1], 14)} from {threshold:.3g}"
-        left.set_title(said)
+        title = f"{len(answers.labels)} rows, {plots.label(names[1], 14)} from {threshold:.3g}"
+        left.set_title(title)
     _calibration(right, answers, names, threshold)
     return plots.png(figure)
 
 
 def curves_picture(answers: Answers, names: Sequence[str], threshold: float | None = None) -> bytes:
-    """Draw ROC and precision-recall curves; several classes each against the others.
+    """Draw ROC and precision-recall curves; each of several classes against the rest.
 
-    The point that a threshold chooses is marked on both.
+    The operating point of a threshold is marked on both.
     """
     from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
@@ -91,13 +91,13 @@ def curves_picture(answers: Answers, names: Sequence[str], threshold: float | No
     true = codes(answers.label_true, answers.classes)
     stated = np.asarray(answers.probabilities)
     drawn = [1] if len(answers.classes) == 2 else list(range(len(answers.classes)))
-    drawn = [one for one in drawn if 0 < np.count_nonzero(true == one) < len(true)]
-    for one in drawn[:_CURVES]:
-        wrong, right_share, _ = roc_curve(true == one, stated[:, one])
+    drawn = [class_ for class_ in drawn if 0 < np.count_nonzero(true == class_) < len(true)]
+    for class_ in drawn[:_CURVES]:
+        wrong, right_share, _ = roc_curve(true == class_, stated[:, class_])
         left.plot(wrong, right_share, linewidth=1.4,
-                  label=f"{plots.label(names[one])} {auc(wrong, right_share):.3f}")  # fmt: skip
-        precision, recall, _ = precision_recall_curve(true == one, stated[:, one])
-        right.plot(recall, precision, linewidth=1.4, label=plots.label(names[one]))
+                  label=f"{plots.label(names[class_])} {auc(wrong, right_share):.3f}")  # fmt: skip
+        precision, recall, _ = precision_recall_curve(true == class_, stated[:, class_])
+        right.plot(recall, precision, linewidth=1.4, label=plots.label(names[class_]))
     if threshold is not None and drawn:
         _mark(left, right, true == 1, stated[:, 1] >= threshold, f"threshold {threshold:.3g}")
     left.plot([0, 1], [0, 1], linestyle=":", color=plots.INK, linewidth=1)
@@ -112,7 +112,7 @@ def curves_picture(answers: Answers, names: Sequence[str], threshold: float | No
 def _mark(
     left: Any, right: Any, true: NDArray[np.bool_], answered: NDArray[np.bool_], label: str
 ) -> None:
-    """Mark the answers of a threshold on the curves."""
+    """Mark the operating point of a threshold on the curves."""
     recall = float(answered[true].mean())
     left.plot(float(answered[~true].mean()), recall, "o", color=plots.BAD, label=label)
     if answered.any():
@@ -120,7 +120,7 @@ def _mark(
 
 
 def regression_picture(answers: Answers) -> bytes:
-    """Draw predicted against true values, and the residuals; at most `_POINTS` rows of them."""
+    """Draw predicted against true values, and the residuals, of at most `_POINTS` rows."""
     figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     step = -(-len(answers.labels) // _POINTS)
     true, predicted = answers.label_true[::step], answers.labels[::step]
@@ -137,17 +137,19 @@ def regression_picture(answers: Answers) -> bytes:
 
 def _confusion(axes: Any, answers: Answers, names: Sequence[str]) -> None:
     size = len(answers.classes)
-    true, got = (codes(one, answers.classes) for one in (answers.label_true, answers.labels))
-    counts = np.bincount(true * size + got, minlength=size * size).reshape(size, size)
+    true, predicted = (
+        codes(labels, answers.classes) for labels in (answers.label_true, answers.labels)
+    )
+    counts = np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if size <= _NUMBERED:
         for row, column in np.ndindex(size, size):
             colour = "white" if shares[row, column] > 0.5 else plots.INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-        words = [plots.label(name, 14) for name in names]
-        axes.set_xticks(range(size), words, rotation=0 if size < 5 else 90)
-        axes.set_yticks(range(size), words)
+        ticks = [plots.label(name, 14) for name in names]
+        axes.set_xticks(range(size), ticks, rotation=0 if size < 5 else 90)
+        axes.set_yticks(range(size), ticks)
     axes.set(xlabel="predicted", ylabel="true", title=f"{len(true)} evaluation rows")
 
 
@@ -159,8 +161,8 @@ def _calibration(
     xlabel, ylabel = "stated probability of the answer", "share that is right"
     if threshold is not None:  # the answer need not be the likeliest class
         confidence, right = probabilities[:, 1], codes(answers.label_true, answers.classes) == 1
-        word = plots.label(names[1], 14)
-        xlabel, ylabel = f"stated probability of {word}", f"share that is {word}"
+        label = plots.label(names[1], 14)
+        xlabel, ylabel = f"stated probability of {label}", f"share that is {label}"
     bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
     used = [index for index in range(_BINS) if (bins == index).any()]
     stated = [float(confidence[bins == index].mean()) for index in used]

@@ -1,7 +1,7 @@
-"""From the tensor form of a row to the matrix that an estimator reads; part of the estimator.
+"""From rows in tensor form to the matrix that an estimator reads; part of the model.
 
-Everything is made of scikit-learn's and NumPy's own parts, so the model that MLflow keeps
-loads without this package. The export knows each step (`export.steps`).
+It consists of scikit-learn's and NumPy's own parts, so the model stored in MLflow loads without
+this package. The export knows each step (`export.steps`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from serving_gateway.contract import DType
 COLUMNS_STEP: Final = "columns"
 MODEL_STEP: Final = "model"
 LARGEST: Final = 1e30
-"""What is beyond it, infinities too, counts as this.
+"""Values beyond this, infinities too, are clipped to it.
 
-Far from the largest number of single precision, since scikit-learn adds up whole matrices.
+Far below the largest number of single precision, since scikit-learn adds up whole matrices.
 """
 
 _PARTS: Final = 5
-"""Parts of the rows of a fit, each target-encoded by the others."""
+"""Folds of the rows of a fit, each target-encoded by the others."""
 _MOSTLY_ZEROS: Final = 0.3
-"""A share of values other than zero from which a sparse matrix saves nothing."""
+"""Density from which a sparse matrix saves nothing."""
 
 
 class Texts(Enum):
-    """How an estimator reads texts. The empty text is a category like others."""
+    """How an estimator reads texts. The empty text is a category like any other."""
 
     COLUMNS = auto()
-    """One column for each category that was seen; one never seen is none of them."""
+    """One column per category seen; an unseen one is 0 in all of them."""
     SPARSE_COLUMNS = auto()
-    """The same; a matrix that is mostly zeros is a sparse one, in a tenth of the memory."""
+    """The same, as a sparse matrix if it is mostly zeros, in a tenth of the memory."""
     PLACES = auto()
-    """One column: the category's place in their order; one never seen counts as the most
-    frequent. For boosted trees, which cut a column as often as they need; forests, whose trees
-    see a few columns at each cut, are better with a column each."""
+    """One column: the category's position in their order; an unseen one counts as the most
+    frequent. For boosted trees, which split a column as often as they need; forests, whose trees
+    see a few columns per split, do better with one column per category."""
     CODES = auto()
-    """The same; one never seen is missing, for estimators that read missing values."""
+    """The same, but an unseen one is missing, for estimators that read missing values."""
 
 
 def pipeline(
@@ -53,13 +53,13 @@ def pipeline(
     texts: Texts,
     fills: bool = True,
 ) -> Any:
-    """Return an unfitted pipeline over a frame in tensor form, of which it reads `features`.
+    """Return an unfitted pipeline that reads the columns `features` of a frame in tensor form.
 
-    Numbers become single precision, as trees and runtimes read them, 64-bit ones after their
-    median was subtracted; a missing one becomes the median of its column, a missing boolean the
-    more frequent value, or stays missing without `fills`. `scaled` centres and scales all numbers
-    in double precision, for linear models. Texts are encoded as `texts` says, or as the feature
-    says.
+    Numbers become single precision, as trees and runtimes read them, 64-bit ones after
+    subtraction of their median; a missing number becomes the median of its column, a missing
+    boolean the more frequent value, or both stay missing without `fills`. `scaled` centres and
+    scales all numbers in double precision, for linear models. Texts are encoded as `texts` or the
+    feature says.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
@@ -70,7 +70,7 @@ def pipeline(
         if reading.dtype is not DType.BYTES:
             steps = _numbers(reading.dtype, scaled=scaled, sparse=sparse, fills=fills)
         elif reading.encoding is not None:
-            steps = _target_encoded(spec, scaled=scaled, sparse=sparse)
+            steps = _target_encoder(spec, scaled=scaled, sparse=sparse)
         else:
             steps = _texts(texts, reading.min_frequency, reading.max_categories)
         is_plain = reading == _Reading(reading.dtype)
@@ -84,27 +84,27 @@ def pipeline(
 
 
 def custom_pipeline(model: Any) -> Any:
-    """Return a pipeline that leaves preprocessing to a pipeline of the user's."""
+    """Return a pipeline that leaves preprocessing to a user's pipeline."""
     from sklearn.pipeline import Pipeline
 
     return Pipeline([(CUSTOM_STEP, model)])
 
 
 def is_pipeline(model: Any) -> bool:
-    """Whether a model is a pipeline of scikit-learn."""
+    """Whether a model is a scikit-learn pipeline."""
     from sklearn.pipeline import Pipeline
 
     return isinstance(model, Pipeline)
 
 
 def final_estimator(pipeline: Any) -> Any:
-    """Return what a pipeline, with those inside it, ends in."""
+    """Return the final estimator of a pipeline, through nested ones."""
     return final_estimator(pipeline.steps[-1][1]) if is_pipeline(pipeline) else pipeline
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """How columns are read that go through the same steps."""
+    """How a group of columns that share the same steps is read."""
 
     dtype: DType
     encoding: TextEncoding | None = None
@@ -113,14 +113,16 @@ class _Reading:
 
 
 def _groups(features: Sequence[FeatureSpec]) -> list[tuple[_Reading, list[str]]]:
-    """The features of each kind, in the order in which they stand in the matrix.
+    """Return the features of each kind, in their order in the matrix.
 
-    First those that are read as their type is, then grouped texts, then encoded ones.
+    First those read by their type alone, then grouped texts, then encoded ones.
     """
     groups: dict[_Reading, list[str]] = {}
-    for one in features:
-        reading = _Reading(one.dtype, one.encoding, one.min_frequency, one.max_categories)
-        groups.setdefault(reading, []).append(one.name)
+    for feature in features:
+        reading = _Reading(
+            feature.dtype, feature.encoding, feature.min_frequency, feature.max_categories
+        )
+        groups.setdefault(reading, []).append(feature.name)
 
     def order(group: tuple[_Reading, list[str]]) -> tuple[bool, bool, str]:
         reading, _ = group
@@ -130,12 +132,12 @@ def _groups(features: Sequence[FeatureSpec]) -> list[tuple[_Reading, list[str]]]
 
 
 def text_columns(features: Sequence[FeatureSpec]) -> list[int]:
-    """Return where texts stand in the matrix as codes, when each of them is one column."""
+    """Return the positions of texts as codes in the matrix, if each of them is one column."""
     kinds = [reading for reading, names in _groups(features) for _ in names]
     return [
         place
-        for place, one in enumerate(kinds)
-        if one.dtype is DType.BYTES and one.encoding is None
+        for place, kind in enumerate(kinds)
+        if kind.dtype is DType.BYTES and kind.encoding is None
     ]
 
 
@@ -167,20 +169,20 @@ def _texts(how: Texts, min_frequency: float | None, max_categories: int | None) 
     return make_pipeline(encoder, *_by_column(sparse=sparse))
 
 
-def _target_encoded(spec: ModelSpec, *, scaled: bool, sparse: bool) -> Any:
-    """Each text as the mean of the target; of a fit, without that of the row's own part."""
+def _target_encoder(spec: ModelSpec, *, scaled: bool, sparse: bool) -> Any:
+    """Encode each text as the mean target; in a fit, without the row's own fold."""
     from sklearn.model_selection import KFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler, TargetEncoder
 
     encoder = TargetEncoder(
-        # A target of whole numbers would be taken for classes.
+        # A target of integers would be taken for classes.
         target_type="continuous" if spec.task is Task.REGRESSION else "auto",
         cv=KFold(_PARTS, shuffle=True, random_state=spec.evaluation.seed),
     )
-    steps = [encoder, _as("float32")]
+    steps = [encoder, _cast("float32")]
     if scaled:
-        steps += [_as("float64"), StandardScaler(copy=False), _as("float32"), _as("float64")]
+        steps += [_cast("float64"), StandardScaler(copy=False), _cast("float32"), _cast("float64")]
     return make_pipeline(*steps, *_by_column(sparse=sparse))
 
 
@@ -189,27 +191,27 @@ def _numbers(dtype: DType, *, scaled: bool, sparse: bool, fills: bool) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import RobustScaler, StandardScaler
 
-    # Cut before they are shortened: they would become infinite otherwise.
+    # Clip before the conversion to single precision, or they would become infinite.
     long = scaled or dtype in {DType.FP64, DType.INT64}
-    steps = [_as("float64" if long else "float32"), _cut()]
+    steps = [_cast("float64" if long else "float32"), _clip()]
     if scaled:
-        steps += [StandardScaler(copy=False), _cut()]
+        steps += [StandardScaler(copy=False), _clip()]
     elif long:
-        # Seconds since 1970 differ by less than single precision can tell; those from noon do not.
+        # Single precision cannot distinguish seconds since 1970, but does from the median.
         steps.append(RobustScaler(with_scaling=False, copy=False))
-    steps.append(_as("float32"))
+    steps.append(_cast("float32"))
     if fills:
         strategy = "most_frequent" if dtype is DType.BOOL else "median"
         steps.append(SimpleImputer(strategy=strategy, keep_empty_features=True, copy=False))
     if scaled:
-        steps.append(_as("float64"))
+        steps.append(_cast("float64"))
     return make_pipeline(*steps, *_by_column(sparse=sparse))
 
 
 def _by_column(*, sparse: bool) -> list[Any]:
-    """The step that lays a sparse matrix out by column.
+    """Return the step that converts a sparse matrix to column-major layout.
 
-    Such are put side by side as they are; others would be held three times meanwhile.
+    These are concatenated as they are; others would be held in memory three times.
     """
     from scipy.sparse import csc_array
     from sklearn.preprocessing import FunctionTransformer
@@ -218,14 +220,14 @@ def _by_column(*, sparse: bool) -> list[Any]:
     return [step] if sparse else []
 
 
-def _as(dtype: str) -> Any:
+def _cast(dtype: str) -> Any:
     import numpy as np
     from sklearn.preprocessing import FunctionTransformer
 
     return FunctionTransformer(np.asarray, kw_args={"dtype": dtype}, feature_names_out="one-to-one")
 
 
-def _cut() -> Any:
+def _clip() -> Any:
     import numpy as np
     from sklearn.preprocessing import FunctionTransformer
 

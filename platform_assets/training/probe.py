@@ -1,4 +1,4 @@
-"""Before hours of training: can every candidate be fitted, and does its graph answer alike?"""
+"""Before hours of training: can every candidate be fitted, and does its graph agree with it?"""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from platform_assets.training.rows import EstimatorError, Rows
 from platform_assets.training.selection import answers_of, fit_pipeline
 
 _PER_CLASS: Final = 20
-_OF_A_REGRESSION: Final = 100
-_MORE_OF_A_PIPELINE: Final = 10
-"""Times as many rows for steps that the platform does not choose, to see what rounding does."""
+_REGRESSION_ROWS: Final = 100
+_PIPELINE_FACTOR: Final = 10
+"""Multiple of the sample for a user's own steps, to see the effect of rounding."""
 _FEW_OF: Final = {"n_estimators": 2, "max_iter": 2, "min_child_samples": 5}
-"""Trees that are enough to see whether an ensemble converts, and rows on which they split."""
+"""Trees that suffice to see whether an ensemble converts, and rows on which they split."""
 
 
 def probe(
@@ -37,47 +37,48 @@ def probe(
     classes: tuple[Label, ...],
     say: Log,
 ) -> None:
-    """Fit and export every candidate on a few rows, and let the graph answer them.
+    """Fit and export every candidate on a few rows, and compare the graph's answers.
 
     Raises:
-        CandidateError: a candidate cannot be built, has a parameter with a value that its
-            estimator does not take, cannot be converted to ONNX, or answers otherwise there.
-            One that merely fails to learn from so few rows is left to the real training, and
-            `say` gets a line.
+        CandidateError: a candidate cannot be built, has a parameter value that its estimator
+            rejects, cannot be converted to ONNX, or answers differently there. One that merely
+            fails to learn from so few rows is left to the real training, and `say` gets a line.
     """
-    few, more = (_sample(rows, spec.task, times) for times in (1, _MORE_OF_A_PIPELINE))
-    for one in candidates:
-        sample = few if one.spec.pipeline is None else more
-        pipeline = build(one, spec)
+    few, more = (_sample(rows, spec.task, times) for times in (1, _PIPELINE_FACTOR))
+    for candidate in candidates:
+        sample = few if candidate.spec.pipeline is None else more
+        pipeline = build(candidate, spec)
         _shrink(pipeline.steps[-1][1])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if one.spec.pipeline is not None:
-                    # Also of one that fails to learn from so few rows.
+                if candidate.spec.pipeline is not None:
+                    # Also for one that fails to learn from so few rows.
                     require_converters(estimator_in(pipeline.named_steps[CUSTOM_STEP]))
-                fitted = _fitted(pipeline, sample, one, spec, say)
+                fitted = _fit(pipeline, sample, candidate, spec, say)
                 if fitted is None:
                     continue
                 graph = export(fitted, spec.signature(classes), spec.model_name)
-                _require_parity(graph, answers_of(fitted, sample, spec, classes), sample, spec, one)
+                _require_parity(
+                    graph, answers_of(fitted, sample, spec, classes), sample, spec, candidate
+                )
         except ExportError as exc:
-            what = f"{one.name} cannot become an ONNX model"
-            raise CandidateError(f"{one.where}: {what}: {exc}") from exc
+            what = f"{candidate.name} cannot become an ONNX model"
+            raise CandidateError(f"{candidate.where}: {what}: {exc}") from exc
         except EstimatorError as exc:
-            raise CandidateError(f"{one.where}: {exc}") from exc
+            raise CandidateError(f"{candidate.where}: {exc}") from exc
 
 
 def _sample(rows: Rows, task: Task, times: int) -> Rows:
     if task is Task.REGRESSION:
-        return rows.spread(times * _OF_A_REGRESSION)
+        return rows.spread(times * _REGRESSION_ROWS)
     kinds, kind = np.unique(rows.labels, return_inverse=True)
-    chosen = [np.flatnonzero(kind == one)[: times * _PER_CLASS] for one in range(len(kinds))]
+    chosen = [np.flatnonzero(kind == number)[: times * _PER_CLASS] for number in range(len(kinds))]
     return rows.take(np.sort(np.concatenate(chosen)))
 
 
 def _shrink(model: Any) -> None:
-    """Let ensembles, also those inside a pipeline or a wrapper, have few trees of few rows."""
+    """Reduce ensembles, also inside a pipeline or a wrapper, to few trees on few rows."""
     known = model.get_params(deep=True)
     for path, value in known.items():
         above, _, name = path.rpartition("__")
@@ -85,37 +86,41 @@ def _shrink(model: Any) -> None:
         few = _FEW_OF.get(name)
         if name == "max_iter" and not type(owner).__name__.startswith("HistGradientBoosting"):
             few = None
-        # The estimator itself refuses a value that is not a number.
+        # The estimator itself rejects a value that is not a number.
         if few is not None and type(value) is int and value > few:
             model.set_params(**{path: few})
 
 
-def _fitted(pipeline: Any, sample: Rows, one: Candidate, spec: ModelSpec, say: Log) -> Any | None:
+def _fit(
+    pipeline: Any, sample: Rows, candidate: Candidate, spec: ModelSpec, say: Log
+) -> Any | None:
     from sklearn.utils._param_validation import InvalidParameterError
 
     try:
         return fit_pipeline(pipeline, sample, spec)
     except (InvalidParameterError, TypeError) as exc:
-        raise CandidateError(f"{one.where}: {one.name}: {exc}") from exc
-    # Estimators, the user's own among them, fail on few rows in ways of their own.
+        raise CandidateError(f"{candidate.where}: {candidate.name}: {exc}") from exc
+    # Estimators, including the user's, fail on few rows in various ways.
     except Exception as exc:
         say(
-            f"{one.name} could not be tried on {len(sample)} rows ({exc}); the training will show "
-            "whether it works"
+            f"{candidate.name} could not be tried on {len(sample)} rows ({exc}); the training will "
+            "show whether it works"
         )
         return None
 
 
 def _require_parity(
-    graph: bytes, expected: Answers, sample: Rows, spec: ModelSpec, one: Candidate
+    graph: bytes, expected: Answers, sample: Rows, spec: ModelSpec, candidate: Candidate
 ) -> None:
-    """Refuse a candidate whose graph answers the sample otherwise than it does."""
+    """Refuse a candidate whose graph answers the sample differently."""
     signature = spec.signature(expected.classes)
     try:
         outputs = run_graph(graph, model_inputs(signature, sample.features))
-    # ONNX Runtime's exceptions have no common root of their own.
+    # ONNX Runtime's exceptions have no common base class of their own.
     except Exception as exc:
-        raise CandidateError(f"{one.where}: ONNX Runtime cannot run {one.name}: {exc}") from exc
+        raise CandidateError(
+            f"{candidate.where}: ONNX Runtime cannot run {candidate.name}: {exc}"
+        ) from exc
     parity = compare(
         *answers_in(outputs, signature),
         expected.labels,
@@ -124,14 +129,16 @@ def _require_parity(
     )
     if not parity.holds:
         raise CandidateError(
-            f"{one.where}: {one.name} answers {len(parity.differing_rows)} of {parity.rows} rows "
-            f"differently as an ONNX model: {parity.label_mismatches} with another answer, "
-            f"probabilities by up to {parity.largest_probability_difference:.2g}; {_advice(one)}"
+            f"{candidate.where}: {candidate.name} answers {len(parity.differing_rows)} of "
+            f"{parity.rows} rows differently as an ONNX model: "
+            f"{parity.label_mismatches} with another answer, "
+            f"probabilities by up to {parity.largest_probability_difference:.2g}; "
+            f"{_advice(candidate)}"
         )
 
 
-def _advice(one: Candidate) -> str:
-    if one.spec.pipeline is None:
+def _advice(candidate: Candidate) -> str:
+    if candidate.spec.pipeline is None:
         return "choose an estimator that skl2onnx converts exactly"
     return (
         "choose steps that skl2onnx converts exactly; boosted trees over 64-bit numbers do with "

@@ -1,4 +1,4 @@
-"""What a training leaves in MLflow: its rows, its evidence, the model and its numbers."""
+"""Log a training to MLflow: its rows, its evidence, the model and its metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.features.records import FeatureData
 
 _PARAMETER_LENGTH: Final = 5000
-"""Characters of one parameter; MLflow takes 6000."""
+"""Characters kept of a parameter; MLflow takes 6000."""
 _EXAMPLE_ROWS: Final = 3
 
 
@@ -34,10 +34,10 @@ class FittedModel:
     estimator: Any
     parameters: Mapping[str, object]
     scores: Mapping[str, float]
-    """Of the cross-validation."""
+    """Scores of the cross-validation."""
     evaluated: Evaluated
     threshold: float | None = None
-    """Probability from which on the second of two classes is answered."""
+    """Probability from which the second of two classes is answered."""
 
 
 def record_training(
@@ -50,7 +50,7 @@ def record_training(
     spec: ModelSpec,
     signature: Signature,
 ) -> None:
-    """Log a fitted model with everything that later steps and people ask its run for."""
+    """Log a fitted model with everything that later steps and people need from its run."""
     run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, fitted, signature.classes))
     run.artifact(REFERENCE_ARTIFACT, write_reference(training.features, training.groups))
     for name, picture in pictures.items():
@@ -81,7 +81,7 @@ def record_training(
         fitted.estimator, spec.model_name, signature, params=params, example=example
     )
     run.record(params=params, tags={ENVIRONMENT_TAG: numeric_environment()})
-    # Metrics of the model on a dataset are what MLflow's pages compare models by.
+    # MLflow's UI compares models by their metrics on a dataset.
     learned, held_out = datasets
     scores = {name: value for name, value in fitted.scores.items() if name.startswith("cv_")}
     run.record(metrics=scores, model_id=model_id, dataset=learned)
@@ -91,7 +91,7 @@ def record_training(
 def _evaluation_file(rows: Rows, fitted: FittedModel, classes: Sequence[Label]) -> bytes:
     answers = fitted.evaluated.answers
     true, labels = answers.label_true, answers.labels
-    if classes and all(isinstance(one, bool) for one in classes):
+    if classes and all(isinstance(label, bool) for label in classes):
         true, labels = true.astype(bool), labels.astype(bool)
     stated, times = answers.probabilities, rows.times
     return write_evaluation(

@@ -1,4 +1,4 @@
-"""The rows that are learned from and tested on."""
+"""The rows to learn from and to test on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class TrainingError(Exception):
-    """The rows or the candidates do not allow a model to be chosen; the message says why."""
+    """No model can be chosen from these rows or candidates; the message says why."""
 
 
 class EstimatorError(TrainingError):
-    """An estimator failed on some rows; another one may not."""
+    """An estimator failed on some rows; others may not."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Rows:
 
     `features`: columns in signature order, in tensor form (`training.frame`). `labels`: texts
     (object), int64 (booleans as 0 and 1), or float64 for a regression. `groups`: the entity of
-    each row, int64 or text. `times`: datetime64[ns] in UTC, or None where nothing is known of
-    times. `weights`: how much each row counts in a fit, by the column of the model file, float64.
+    each row, int64 or text. `times`: datetime64[ns] in UTC, or None where unknown. `weights`: how
+    much each row counts in a fit, from the column of the model file, float64.
     """
 
     features: pd.DataFrame
@@ -52,7 +52,7 @@ class Rows:
         )
 
     def spread(self, most: int) -> Rows:
-        """Return at most so many of the rows, evenly spaced."""
+        """Return at most `most` of the rows, evenly spaced."""
         import numpy as np
 
         places = np.linspace(0, len(self) - 1, min(len(self), most))
@@ -60,12 +60,12 @@ class Rows:
 
 
 def row_columns(spec: ModelSpec) -> list[str]:
-    """Return the columns that a row without a key is known by, in this order."""
+    """Return the columns that identify a row without a key, in this order."""
     return [*spec.feature_names, spec.target.name]
 
 
 def unseen_texts(training: Rows, evaluation: Rows) -> dict[str, float]:
-    """Return the share of evaluation rows with a text that training never saw, by feature.
+    """Return the share of evaluation rows with a text unseen in training, by feature.
 
     Features without such rows are left out.
     """

@@ -1,4 +1,4 @@
-"""The search for better parameters: Optuna chooses them, the competition judges them."""
+"""The search for better parameters: Optuna proposes them, the competition judges them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
 
 Enter = Callable[[Candidate, str, Judge], float | None]
-"""Compares a candidate (`Competition.enter`)."""
+"""Cross-validates a candidate (`Competition.enter`)."""
 Clock = Callable[[], float]
-"""Returns seconds since any fixed moment."""
+"""Returns the seconds since some fixed moment."""
 
 _BEFORE_PRUNING: Final = 5
-"""Trials that have to finish before others may end early."""
+"""Trials that must finish before others may be pruned."""
 _WITHDRAWN: Final = "withdrawn"
-"""Attribute of a trial that ended early: why."""
+"""Attribute of a trial that ended early: the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchReport:
-    """What a search did: trials by how they ended, and how long it took."""
+    """Summary of a search: trials by how they ended, and its duration."""
 
     begun: int
     finished: int
@@ -50,28 +50,28 @@ def search(
     say: Log,
     clock: Clock = time.monotonic,
 ) -> SearchReport:
-    """Try parameters of the candidates that have ranges, until the trials or the minutes are over.
+    """Try parameters of the candidates with ranges until the trials or the minutes run out.
 
-    The same rows, seed and number of trials give the same trials. One ends early whose mean metric
-    after some folds is worse than the median of the others after as many.
+    The same rows, seed and number of trials give the same trials. A trial ends early if its mean
+    metric after some folds is worse than the median of the others after as many.
     """
     from optuna.trial import TrialState
 
-    bases = {one.name: one for one in candidates if space_of(one.spec)}
+    bases = {candidate.name: candidate for candidate in candidates if space_of(candidate.spec)}
     started, study = clock(), _study(spec)
     deadline = started + 60 * limits.minutes
     for number in range(1, limits.trials + 1):
         if clock() >= deadline:
             break
         trial = study.ask()
-        one, place = _chosen(trial, bases, number), f"trial {number} of {limits.trials}"
-        value = enter(one, place, partial(_judge, trial, lambda: clock() >= deadline))
+        candidate, place = _propose(trial, bases, number), f"trial {number} of {limits.trials}"
+        value = enter(candidate, place, partial(_judge, trial, lambda: clock() >= deadline))
         if value is not None:
             study.tell(trial, value)
         else:
             ended_early = _WITHDRAWN in trial.user_attrs
             study.tell(trial, state=TrialState.PRUNED if ended_early else TrialState.FAIL)
-    ended = Counter(one.state for one in study.trials)
+    ended = Counter(candidate.state for candidate in study.trials)
     report = SearchReport(
         begun=ended.total(),
         finished=ended[TrialState.COMPLETE],
@@ -89,7 +89,7 @@ def search(
 
 
 def _judge(trial: Trial, is_late: Callable[[], bool], folds: int, mean: float) -> None:
-    """End a trial that promises nothing, or for which there is no time left."""
+    """End an unpromising trial, or one for which there is no time left."""
     if math.isfinite(mean):
         trial.report(mean, folds)
     if is_late():
@@ -105,7 +105,7 @@ def _judge(trial: Trial, is_late: Callable[[], bool], folds: int, mean: float) -
 def _study(spec: ModelSpec) -> Study:
     import optuna
 
-    # The competition has a line for each trial.
+    # The competition already logs a line for each trial.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     higher = chosen_metric(spec.evaluation).higher_is_better
     return optuna.create_study(
@@ -115,18 +115,19 @@ def _study(spec: ModelSpec) -> Study:
     )
 
 
-def _chosen(trial: Trial, bases: Mapping[str, Candidate], number: int) -> Candidate:
-    """The candidate of a trial, with parameters that Optuna chooses."""
+def _propose(trial: Trial, bases: Mapping[str, Candidate], number: int) -> Candidate:
+    """Return the candidate of a trial, with parameters that Optuna proposes."""
     name = trial.suggest_categorical("candidate", list(bases))
     base = bases[name]
-    # Of two candidates with one parameter, each has its own.
+    # Two candidates with the same parameter name each have their own parameter.
     values = {
-        key: _value(trial, f"{name} {key}", one) for key, one in sorted(space_of(base.spec).items())
+        key: _value(trial, f"{name} {key}", range_)
+        for key, range_ in sorted(space_of(base.spec).items())
     }
     return Candidate(f"{name} trial {number}", base.spec, {**base.parameters, **values}, base.where)
 
 
-def _value(trial: Trial, name: str, one: Range) -> Scalar:
-    if one.whole:
-        return trial.suggest_int(name, int(one.low), int(one.high), log=one.log)
-    return trial.suggest_float(name, one.low, one.high, log=one.log)
+def _value(trial: Trial, name: str, range_: Range) -> Scalar:
+    if range_.whole:
+        return trial.suggest_int(name, int(range_.low), int(range_.high), log=range_.log)
+    return trial.suggest_float(name, range_.low, range_.high, log=range_.log)

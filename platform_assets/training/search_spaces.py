@@ -1,4 +1,4 @@
-"""Where parameters are searched for, by estimator: the platform's own ranges."""
+"""The platform's own search ranges of parameters, by estimator."""
 
 from __future__ import annotations
 
@@ -59,10 +59,14 @@ _SPACES: Final[dict[str, Space]] = {
 }
 
 
-def space_of(one: CandidateSpec) -> Space:
-    """Return the ranges of a candidate, empty where there is nothing to search for.
+def space_of(candidate: CandidateSpec) -> Space:
+    """Return the ranges of a candidate, empty if there is nothing to search for.
 
-    A grid says which values to try, so that there is nothing to search for.
+    A grid lists the values to try, so it leaves nothing to search for.
     """
-    own = {} if one.grid or one.estimator is None else _SPACES.get(one.estimator, {})
-    return {**own, **one.ranges}
+    own = (
+        {}
+        if candidate.grid or candidate.estimator is None
+        else _SPACES.get(candidate.estimator, {})
+    )
+    return {**own, **candidate.ranges}

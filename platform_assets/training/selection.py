@@ -1,4 +1,4 @@
-"""Cross-validate, choose, fit, evaluate: no I/O, the same answer for the same rows and seed."""
+"""Cross-validate, choose, fit, evaluate: without I/O, deterministic for given rows and seed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHOSEN_THRESHOLD: Final = "cv_threshold"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a model answers for the evaluation rows, and how good that is.
+    """A model's answers to the evaluation rows, and how good they are.
 
     `answers`: true and predicted labels, probabilities in the order of the classes.
     """
@@ -36,11 +36,11 @@ class Evaluated:
     answers: Answers
     metrics: dict[str, float]
     classes_not_evaluated: tuple[Label, ...]
-    """Classes that no evaluation row has: how well they are recognized is unknown."""
+    """Classes without evaluation rows: how well they are recognized is unknown."""
 
 
 def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
-    """Return the fitted pipeline, and what the libraries warned of; EstimatorError if it fails."""
+    """Return the fitted pipeline, and the libraries' warnings; EstimatorError if it fails."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no stubs
 
     with warnings.catch_warnings(record=True) as caught:
@@ -48,57 +48,61 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
         try:
             with threadpool_limits(limits=spec.evaluation.threads):
                 fitted = fit_pipeline(pipeline, rows, spec)
-        # Estimators, the user's own among them, fail in ways of their own.
+        # Estimators, including the user's, may raise anything.
         except Exception as exc:
-            raise _failed(pipeline, "cannot be fitted", exc) from exc
-    notes = dict.fromkeys(str(one.message).strip().split("\n", 1)[0] for one in caught)
+            raise _estimator_error(pipeline, "cannot be fitted", exc) from exc
+    notes = dict.fromkeys(str(warning.message).strip().split("\n", 1)[0] for warning in caught)
     return fitted, tuple(notes)
 
 
-def _failed(pipeline: Any, what: str, exc: Exception) -> EstimatorError:
+def _estimator_error(pipeline: Any, what: str, exc: Exception) -> EstimatorError:
     name = type(learner(final_estimator(estimator_in(pipeline.steps[-1][1])))).__name__
-    # XGBoost says what is wrong, then where in its binary code that was found.
+    # XGBoost says what is wrong, then adds a stack trace of its binary code.
     reason = str(exc).partition("\nStack trace:")[0]
     return EstimatorError(f"{name} {what}: {reason or type(exc).__name__}")
 
 
 def answers_of(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Answers:
-    """Return what a fitted pipeline answers for rows; a class that it never saw has 0.
+    """Return a fitted pipeline's answers to rows; an unseen class has probability 0.
 
     Raises:
-        EstimatorError: it fails, as one does that refuses a text that it never saw, or its answers
-            are no finite numbers for these rows and classes.
+        EstimatorError: the pipeline fails, for example on an unseen text, or its answers are not
+            finite numbers for these rows and classes.
     """
     try:
         labels = np.asarray(pipeline.predict(rows.features))
         if spec.task is Task.REGRESSION:
             predicted = labels.astype(np.float64).reshape(-1)
-            return Answers(rows.labels, _checked("predictions", predicted, rows.labels.shape))
+            return Answers(rows.labels, _require_shape("predictions", predicted, rows.labels.shape))
         probabilities = _probabilities(pipeline, rows, classes)
     # As above.
     except Exception as exc:
-        raise _failed(pipeline, "was fitted, but cannot answer", exc) from exc
+        raise _estimator_error(pipeline, "was fitted, but cannot answer", exc) from exc
     return Answers(rows.labels, labels, probabilities, tuple(classes))
 
 
 def _probabilities(pipeline: Any, rows: Rows, classes: Sequence[Label]) -> NDArray[np.float64]:
-    """The probabilities of each row in the order of the classes; ValueError for unusable ones."""
+    """Return probabilities by row in the order of the classes; ValueError for unusable ones."""
     places = codes(pipeline.classes_, classes)
     if (places < 0).any():
         raise ValueError(f"its classes {pipeline.classes_} are not those of the target")
     stated = np.asarray(pipeline.predict_proba(rows.features), dtype=np.float64)
-    found = np.zeros((len(rows.labels), len(classes)))
-    found[:, places] = _checked("probabilities", stated, (len(found), len(places)))
-    return found
+    probabilities = np.zeros((len(rows.labels), len(classes)))
+    probabilities[:, places] = _require_shape(
+        "probabilities", stated, (len(probabilities), len(places))
+    )
+    return probabilities
 
 
-def _checked(what: str, found: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return numbers of this shape; ValueError for others, which NumPy may spread over the rows."""
-    if found.shape != shape:
-        raise ValueError(f"its {what} have the shape {found.shape}, not {shape}")
-    if not np.isfinite(found).all():
+def _require_shape(
+    what: str, numbers: NDArray[np.float64], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Return numbers of this shape; ValueError for others, which NumPy might broadcast."""
+    if numbers.shape != shape:
+        raise ValueError(f"its {what} have the shape {numbers.shape}, not {shape}")
+    if not np.isfinite(numbers).all():
         raise ValueError(f"its {what} hold NaN or infinity")
-    return found
+    return numbers
 
 
 def cross_validate(
@@ -109,36 +113,35 @@ def cross_validate(
     classes: Sequence[Label],
     done: Callable[[int, float], object] | None = None,
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Return mean and spread of each metric over the folds, and what was warned of.
+    """Return mean and spread of each metric over the folds, and the warnings.
 
-    `done` gets, after each fold, how many are finished and the mean of the chosen metric over
-    them; what it raises ends the comparison.
+    `done` is called after each fold with the number of finished ones and the mean of the chosen
+    metric over them; an exception from it ends the cross-validation.
 
-    Keys: `cv_folds`, `cv_threshold` where the model file wants one, and for each metric
+    Keys: `cv_folds`, `cv_threshold` where the model file asks for one, and for each metric
     `cv_<metric>` and `cv_<metric>_std`; a metric that no fold determines is left out.
 
     Raises:
         EstimatorError: the estimator fails on a fold, which the message names.
-        TrainingError: no threshold is as the model file wants it, or the metric that it chooses is
-            not determined.
+        TrainingError: no threshold satisfies the model file, or its metric is not determined.
     """
     collected: list[Answers] = []
     notes: dict[str, None] = {}
     for number, fold in enumerate(dealt, start=1):
         try:
-            answers, said = _answers_for(pipeline, rows, fold, spec, classes)
+            answers, fold_notes = _answers_for(pipeline, rows, fold, spec, classes)
         except EstimatorError as error:
             raise EstimatorError(f"fold {number} of {len(dealt)}: {error}") from error
         collected.append(answers)
-        notes |= dict.fromkeys(said)
+        notes |= dict.fromkeys(fold_notes)
         release()
         if done is not None:
             done(number, _metric_so_far(collected, spec))
     summary: dict[str, float] = {"cv_folds": float(len(dealt))}
     if spec.threshold is not None:
         summary[CHOSEN_THRESHOLD] = choose_threshold(spec.threshold, collected)
-    answered = _decided(collected, summary.get(CHOSEN_THRESHOLD))
-    results = [scores(spec.task, one, spec.evaluation) for one in answered]
+    answered = _apply_threshold(collected, summary.get(CHOSEN_THRESHOLD))
+    results = [scores(spec.task, part, spec.evaluation) for part in answered]
     for metric in metrics_of(spec.task):
         values = np.array([result[metric.name] for result in results])
         values = values[np.isfinite(values)]
@@ -153,43 +156,43 @@ def cross_validate(
     return summary, tuple(notes)
 
 
-def _decided(answers: Sequence[Answers], threshold: float | None) -> Sequence[Answers]:
-    return answers if threshold is None else [decided(one, threshold) for one in answers]
+def _apply_threshold(answers: Sequence[Answers], threshold: float | None) -> Sequence[Answers]:
+    return answers if threshold is None else [decided(part, threshold) for part in answers]
 
 
 def _metric_so_far(answers: Sequence[Answers], spec: ModelSpec) -> float:
-    """The mean of the chosen metric over the finished folds; NaN where it is not determined."""
+    """Return the mean of the chosen metric over the finished folds; NaN if undetermined."""
     metric, threshold = chosen_metric(spec.evaluation), None
     if spec.threshold is not None:
         try:
             threshold = choose_threshold(spec.threshold, answers)
         except TrainingError:  # more folds may allow one
             return math.nan
-    values = [metric.compute(one) for one in _decided(answers, threshold)]
-    determined = [one for one in values if math.isfinite(one)]
+    values = [metric.compute(value) for value in _apply_threshold(answers, threshold)]
+    determined = [value for value in values if math.isfinite(value)]
     return float(np.mean(determined)) if determined else math.nan
 
 
 def _answers_for(
     pipeline: Any, rows: Rows, fold: Fold, spec: ModelSpec, classes: Sequence[Label]
 ) -> tuple[Answers, tuple[str, ...]]:
-    """What an estimator, fitted to the one part of a fold, answers for the other."""
+    """Fit an estimator to one part of a fold; return its answers to the other, and warnings."""
     from sklearn.base import clone
 
     learn, test = fold
-    fitted, said = fit(clone(pipeline), rows.take(learn), spec)
-    return answers_of(fitted, rows.take(test), spec, classes), said
+    fitted, notes = fit(clone(pipeline), rows.take(learn), spec)
+    return answers_of(fitted, rows.take(test), spec, classes), notes
 
 
 def ranked(results: Mapping[str, Mapping[str, float]], spec: ModelSpec) -> list[str]:
-    """Return the names by mean metric, the best one first; ties go by the task's last metric."""
+    """Return the names by mean metric, best first; the task's last metric breaks ties."""
     return sorted(results, key=lambda name: _merit(results[name], spec), reverse=True)
 
 
 def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:
     first, second = chosen_metric(spec.evaluation), metrics_of(spec.task)[-1]
     value = result[f"cv_{first.name}"]
-    # Means of floats: what differs beyond the ninth digit is a tie.
+    # Means of floats: values that differ only beyond the ninth digit are ties.
     digits = 9 - (math.frexp(value)[1] * 3 // 10 if abs(value) > 1 else 0)
     return (
         first.gain(round(value, digits), 0.0),
@@ -198,7 +201,7 @@ def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:
 
 
 def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Evaluated:
-    """Return answers and metrics for held-out rows; TrainingError if they determine no metric."""
+    """Return answers to held-out rows and their metrics; TrainingError if none is determined."""
     answers = answers_of(pipeline, rows, spec, classes)
     measured = {name: value for name, value in scores(spec.task, answers, spec.evaluation).items()
                 if math.isfinite(value)}  # fmt: skip
@@ -208,16 +211,16 @@ def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label
             "another evaluation.metric, or a larger evaluation.fraction"
         )
     seen = {*codes(rows.labels, classes).tolist()} if classes else set()
-    unseen = tuple(one for number, one in enumerate(classes) if number not in seen)
+    unseen = tuple(label for number, label in enumerate(classes) if number not in seen)
     return Evaluated(answers, measured, unseen)
 
 
 def fit_pipeline(pipeline: Any, rows: Rows, spec: ModelSpec) -> Any:
-    """Return a pipeline fitted to rows; what its estimator raises is left as it is."""
+    """Return a pipeline fitted to rows; exceptions of its estimator propagate."""
     deal(pipeline.steps[-1][1], rows, spec)
     arguments = fit_arguments(pipeline, rows, spec)
     with warnings.catch_warnings():
-        # Of a calibration: the weights for its estimator have a name of their own.
+        # With a calibration, the weights for its estimator have their own name.
         warnings.filterwarnings("ignore", "Since Pipeline does not appear to accept sample_weight")
         fitted = pipeline.fit(rows.features, rows.labels, **arguments)
     finish(fitted.steps[-1][1], spec)

@@ -1,4 +1,4 @@
-"""A metric on the parts of the evaluation rows that columns make, corrected for their number."""
+"""A metric on slices of the evaluation rows by column values, corrected for their number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_VALUES: Final = 20
-"""Values of a column that are slices of their own; the rows of the others are one together."""
+"""Most frequent values of a column that are slices of their own; the rest is one slice."""
 _MISSING: Final = "(missing)"
 _OTHERS: Final = "(others)"
 
@@ -35,7 +35,7 @@ class Slice:
 
 
 class SliceVerdict(StrEnum):
-    """What the rows of a slice show of its floor."""
+    """What the rows of a slice show about its floor."""
 
     KEPT = "keeps the floor"
     MISSED = "misses the floor"
@@ -44,7 +44,7 @@ class SliceVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SliceFloor:
-    """A slice against the floor; `p` is Holm's, None where the slice was not judged."""
+    """A slice compared with the floor; `p` is Holm's, None if the slice was not judged."""
 
     measured: SliceEstimate
     verdict: SliceVerdict
@@ -52,7 +52,7 @@ class SliceFloor:
 
 
 def slices_of(features: pd.DataFrame, columns: Sequence[str]) -> Iterator[Slice]:
-    """Yield the slices of rows in tensor form, by column and then by value, the frequent first."""
+    """Yield the slices of rows in tensor form by column, then by value, most frequent first."""
     import pandas as pd
 
     for column in columns:
@@ -74,68 +74,73 @@ def estimate_slices(
     entities: NDArray[Any],
     gates: Gates,
 ) -> tuple[SliceEstimate, ...]:
-    """Return the metric of each slice of `gates.slices`, with its interval.
+    """Return the metric on each slice of `gates.slices`, with its interval.
 
-    `entities` says the entity of each row, shape (rows,).
+    `entities` holds the entity of each row, shape (rows,).
     """
     return tuple(
         SliceEstimate(
-            one.column,
-            one.value,
-            int(one.rows.sum()),
-            estimate_metric(metric, answers.take(one.rows), entities[one.rows], gates.confidence),
+            slice_.column,
+            slice_.value,
+            int(slice_.rows.sum()),
+            estimate_metric(
+                metric, answers.take(slice_.rows), entities[slice_.rows], gates.confidence
+            ),
         )
-        for one in slices_of(features, gates.slices)
+        for slice_ in slices_of(features, gates.slices)
     )
 
 
 def judge_slices(
     metric: Metric, measured: Sequence[SliceEstimate], floor: float, gates: Gates
 ) -> list[SliceFloor]:
-    """Hold each slice against the worst value that is let through.
+    """Compare each slice with the worst value that passes.
 
-    A slice misses the floor when its rows show that. Of slices that all keep it, some is called
-    otherwise with at most half of what the confidence leaves (2.5 % at 95 %), however many they
-    are (Holm 1979). One whose measured value keeps it is not called anything else; what is left,
-    and what has fewer than `gates.min_rows` rows, is inconclusive.
+    A slice misses the floor if its rows show that. If all slices meet it, the probability that
+    any is said to miss it is at most half of 1 - confidence (2.5 % at 95 %), however many there
+    are (Holm 1979). A slice whose measured value meets the floor meets it; the rest, and any with
+    fewer than `gates.min_rows` rows, is inconclusive.
     """
     sign = 1 if metric.higher_is_better else -1
     corrected = holm(
         [
-            p_below(one.estimate, floor, sign) if is_judged(one.rows, one.estimate, gates) else None
-            for one in measured
+            p_below(estimate.estimate, floor, sign)
+            if is_judged(estimate.rows, estimate.estimate, gates)
+            else None
+            for estimate in measured
         ]
     )
     return [
-        _judged(metric, one, floor, p, gates) for one, p in zip(measured, corrected, strict=True)
+        _judge(metric, estimate, floor, p, gates)
+        for estimate, p in zip(measured, corrected, strict=True)
     ]
 
 
-def _judged(
-    metric: Metric, one: SliceEstimate, floor: float, p: float | None, gates: Gates
+def _judge(
+    metric: Metric, estimate: SliceEstimate, floor: float, p: float | None, gates: Gates
 ) -> SliceFloor:
     if p is None:
-        return SliceFloor(one, SliceVerdict.INCONCLUSIVE)
-    if metric.meets(one.estimate.value, floor):
-        return SliceFloor(one, SliceVerdict.KEPT, p)
+        return SliceFloor(estimate, SliceVerdict.INCONCLUSIVE)
+    if metric.meets(estimate.estimate.value, floor):
+        return SliceFloor(estimate, SliceVerdict.KEPT, p)
     missed = p <= error_rate(gates)
-    return SliceFloor(one, SliceVerdict.MISSED if missed else SliceVerdict.INCONCLUSIVE, p)
+    return SliceFloor(estimate, SliceVerdict.MISSED if missed else SliceVerdict.INCONCLUSIVE, p)
 
 
 def is_judged(rows: int, estimate: Estimate, gates: Gates) -> bool:
-    """Whether a slice has enough rows, and they determine the statistic."""
+    """Whether a slice has enough rows, and the statistic is determined on them."""
     return rows >= gates.min_rows and math.isfinite(estimate.value)
 
 
 def error_rate(gates: Gates) -> float:
-    """Return how often some slice may be called bad although none is."""
+    """Return the allowed probability that any slice is called bad although none is."""
     return (1 - gates.confidence) / 2
 
 
 def p_below(estimate: Estimate, bound: float, sign: int = 1) -> float:
-    """Return how likely an estimate this far below a bound is if its true value is the bound.
+    """Return the p-value of an estimate this far below a bound if its true value is the bound.
 
-    With `sign` -1: this far above it.
+    With `sign` -1, this far above it.
     """
     from scipy.stats import t
 
@@ -152,18 +157,18 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
     None stands for what is not tested.
     """
-    ascending = sorted((one, place) for place, one in enumerate(p) if one is not None)
+    ascending = sorted((value, place) for place, value in enumerate(p) if value is not None)
     corrected: list[float | None] = [None] * len(p)
     largest = 0.0
-    for rank, (one, place) in enumerate(ascending):
-        largest = max(largest, min(1.0, (len(ascending) - rank) * one))
+    for rank, (value, place) in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(ascending) - rank) * value))
         corrected[place] = largest
     return corrected
 
 
-def describe_floor(metric: Metric, one: SliceFloor, floor: float) -> str:
-    """Say in a sentence what became of a slice."""
-    slice_, estimate = one.measured, one.measured.estimate
+def describe_floor(metric: Metric, slice_floor: SliceFloor, floor: float) -> str:
+    """Describe the result of a slice in a sentence."""
+    slice_, estimate = slice_floor.measured, slice_floor.measured.estimate
     side = "below the floor" if metric.higher_is_better else "above the ceiling"
     return (
         f"{slice_.column} {slice_.value!r} ({slice_.rows} rows): {metric.name} "
@@ -171,9 +176,9 @@ def describe_floor(metric: Metric, one: SliceFloor, floor: float) -> str:
     )
 
 
-def floor_row(one: SliceFloor) -> dict[str, str | int | float | None]:
-    """Return a slice as a line of a table; what is not determined is None."""
-    slice_, estimate = one.measured, one.measured.estimate
+def floor_row(slice_floor: SliceFloor) -> dict[str, str | int | float | None]:
+    """Return a slice as a table row; undetermined values are None."""
+    slice_, estimate = slice_floor.measured, slice_floor.measured.estimate
     return {
         "column": slice_.column,
         "value": slice_.value,
@@ -181,11 +186,11 @@ def floor_row(one: SliceFloor) -> dict[str, str | int | float | None]:
         "metric": finite(estimate.value),
         "low": finite(estimate.low),
         "high": finite(estimate.high),
-        "p (Holm)": finite(one.p),
-        "floor": one.verdict.value,
+        "p (Holm)": finite(slice_floor.p),
+        "floor": slice_floor.verdict.value,
     }
 
 
 def finite(value: float | None) -> float | None:
-    """Return a number for a table; None for one that is not determined."""
+    """Return a number for a table; None if undetermined."""
     return None if value is None or not math.isfinite(value) else round(value, 4)

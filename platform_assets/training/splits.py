@@ -1,6 +1,6 @@
-"""Which rows are held out, and which are learned from.
+"""Which rows are held out, and which are for training.
 
-Pure and deterministic: the same rows in another order are split alike.
+Pure and deterministic: the order of the rows does not matter.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from platform_assets.training.rows import Rows, TrainingError, row_columns
 
 
 def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows, SplitRecord]:
-    """Return training rows, evaluation rows, and the rule that tells them apart.
+    """Return training rows, evaluation rows, and the rule that separates them.
 
-    By entity: an entity is held out when the hash of its id says so, and by nothing else.
-    What one training held out is therefore held out by every later one on more data, and what
-    it learned from is never held out later: a version in production can be judged on the
-    evaluation rows of its successor.
+    By entity: the hash of an entity's id alone decides whether it is held out. Entities held out
+    by one training are therefore held out by every later one on more data, and those it learned
+    from never are: a version in production can be judged on the evaluation rows of its successor.
 
     By time: the newest rows are held out, rows of the same time together. Rows in the gap before
-    them are on neither side.
+    them are in neither set.
 
-    By both: evaluated are the newest rows of entities that are held out, and learned from are
-    older rows of the others. The rest is on neither side.
+    By both: the evaluation rows are the newest rows of held-out entities, the training rows older
+    rows of the others. The rest is in neither set.
 
     Raises:
-        TrainingError: a side would be empty, or a class has no training rows.
+        TrainingError: a set would be empty, or a class has no training rows.
     """
     rule = _rule(rows, spec)
     held_out = held_out_by(rule, rows.groups, rows.times)
@@ -63,10 +62,10 @@ def _check_classes(rows: Rows, training: Rows, spec: ModelSpec) -> None:
             "are on neither side), so no model can learn it: add rows of it, or choose another "
             "evaluation.fraction, gap or seed"
         )
-    seen = training.labels[:1].tolist()[0]
-    if (training.labels == seen).all():
+    label = training.labels[:1].tolist()[0]
+    if (training.labels == label).all():
         raise TrainingError(
-            f"{spec.target.name} has only the value {seen!r} in all training rows: there is "
+            f"{spec.target.name} has only the value {label!r} in all training rows: there is "
             "nothing to tell apart"
         )
 
@@ -76,8 +75,8 @@ def held_out_by(
 ) -> NDArray[np.bool_]:
     """Return which rows a training by this rule did not learn from, shape (rows,).
 
-    `entities` (or values of the rule's `group`) and `times` are those of each row; without times
-    nothing is known of a split by time.
+    `entities` (or values of the rule's `group`) and `times` are those of each row; without
+    times, a split by time holds out nothing.
     """
     split = Split(rule.split)
     held_out = np.zeros(len(entities), dtype=np.bool_)
@@ -91,7 +90,7 @@ def held_out_by(
 def evaluated_by(
     rule: SplitRecord, entities: NDArray[Any], times: NDArray[np.datetime64] | None
 ) -> NDArray[np.bool_]:
-    """Return which rows a training by this rule evaluates; as `held_out_by`, without the gap."""
+    """Return which rows a training by this rule evaluates: as `held_out_by`, without the gap."""
     split = Split(rule.split)
     evaluated = np.ones(len(entities), dtype=np.bool_)
     if split.by_entity:
@@ -102,7 +101,7 @@ def evaluated_by(
 
 
 def are_chosen(entities: NDArray[Any], seed: int, fraction: float) -> NDArray[np.bool_]:
-    """Return which rows are of entities that their hash chooses, shape (rows,)."""
+    """Return which rows belong to entities chosen by their hash, shape (rows,)."""
     import pandas as pd
 
     entity, ids = pd.factorize(entities)
@@ -111,10 +110,10 @@ def are_chosen(entities: NDArray[Any], seed: int, fraction: float) -> NDArray[np
 
 
 def _hashes(ids: Any, seed: int) -> NDArray[np.float64]:
-    """Return a number in [0, 1) for each id, by its text and the seed alone."""
+    """Return a number in [0, 1) for each id, from its text and the seed alone."""
     key = str(seed).encode()[:64]
     digests = b"".join(
-        hashlib.blake2b(str(one).encode(), digest_size=8, key=key).digest() for one in ids
+        hashlib.blake2b(str(id_).encode(), digest_size=8, key=key).digest() for id_ in ids
     )
     return np.frombuffer(digests, dtype=">u8") / 2.0**64
 
@@ -142,23 +141,23 @@ def _entities_by(spec: ModelSpec) -> str:
 
 
 def _cutoff(times: NDArray[np.datetime64], fraction: float) -> np.datetime64:
-    """The first of the newest times, which so many of the rows have."""
+    """Return the earliest of the newest times, those of `fraction` of the rows."""
     times = np.sort(times)
     first: np.datetime64 = times[len(times) - max(1, round(len(times) * fraction))]
     if first == times[0]:
-        # Many rows of one time at the border: rather fewer to evaluate than none to learn from.
+        # Many rows share the time at the border: better fewer to evaluate than none to learn from.
         later = times[times > first]
         first = later[0] if len(later) else first + np.timedelta64(1, "ns")
     return first
 
 
 def _text(time: np.datetime64 | None) -> str | None:
-    # NumPy's own text, a subclass, is one that the record cannot be written with.
+    # NumPy returns a subclass of str, which the record cannot be encoded with.
     return None if time is None else str(np.datetime_as_string(time, unit="ns"))
 
 
 def nanoseconds(length: timedelta | None) -> np.timedelta64:
-    """Return a length of time as NumPy counts it; none is 0."""
+    """Return a timedelta in nanoseconds, 0 for None."""
     return np.timedelta64((length or timedelta()) // timedelta(microseconds=1) * 1000, "ns")
 
 

@@ -1,4 +1,4 @@
-"""From which probability on the second of two classes is answered."""
+"""The probability from which the second of two classes is answered."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from platform_assets.training.rows import TrainingError
 
 
 def choose_threshold(rule: Threshold, folds: Sequence[Answers]) -> float:
-    """Return the threshold that a rule chooses, by the answers for rows not learned from.
+    """Return the threshold that a rule chooses from the answers to rows not learned from.
 
-    It lies halfway between two probabilities that occur, so that rounding decides of no row.
+    It lies halfway between two probabilities that occur, so that rounding decides no row.
 
     Raises:
-        TrainingError: the rows are of one class, or no threshold is as the rule wants it.
+        TrainingError: the rows are of one class, or no threshold satisfies the rule.
     """
     from sklearn.metrics import roc_curve
 
-    positive = np.concatenate([codes(one.label_true, one.classes) == 1 for one in folds])
-    stated = np.concatenate([np.asarray(one.probabilities)[:, 1] for one in folds])
+    positive = np.concatenate([codes(fold.label_true, fold.classes) == 1 for fold in folds])
+    stated = np.concatenate([np.asarray(fold.probabilities)[:, 1] for fold in folds])
     if positive.all() or not positive.any():
         raise TrainingError("the folds test rows of one class only: no threshold can be chosen")
-    # Without the first point, a threshold that no probability reaches.
+    # Without the first point, whose threshold no probability reaches.
     wrong, recall, reached = (
         part[1:] for part in roc_curve(positive, stated, drop_intermediate=False)
     )
-    found, mistaken = recall * positive.sum(), wrong * (~positive).sum()
-    precision = found / (found + mistaken)
+    right, mistaken = recall * positive.sum(), wrong * (~positive).sum()
+    precision = right / (right + mistaken)
     allowed, merits = _merits(rule, precision, recall, wrong)
     if not allowed.any():
         raise TrainingError(
@@ -41,7 +41,7 @@ def choose_threshold(rule: Threshold, folds: Sequence[Answers]) -> float:
             f"highest is {precision.max():.4g}: lower threshold.precision_at_least"
         )
     places = np.flatnonzero(allowed)
-    best = int(places[np.lexsort([one[allowed] for one in reversed(merits)])[-1]])
+    best = int(places[np.lexsort([fold[allowed] for fold in reversed(merits)])[-1]])
     below = reached[best + 1] if best + 1 < len(reached) else 0.0
     return float((reached[best] + below) / 2)
 
@@ -52,7 +52,7 @@ def _merits(
     recall: NDArray[np.float64],
     wrong: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], list[NDArray[np.float64]]]:
-    """Which thresholds are allowed, and what they are compared by, the first one first."""
+    """Return which thresholds are allowed, and their criteria, the most important first."""
     if rule.precision_at_least is not None:
         return precision >= rule.precision_at_least, [recall, precision]
     if rule.recall_at_least is not None:
@@ -65,15 +65,15 @@ def _merits(
 
 
 def decided(answers: Answers, threshold: float) -> Answers:
-    """Return answers whose labels follow a threshold of the second class's probability."""
-    plain = [int(one) if isinstance(one, bool) else one for one in answers.classes]
+    """Return answers with labels by a threshold on the second class's probability."""
+    plain = [int(class_) if isinstance(class_, bool) else class_ for class_ in answers.classes]
     labels = np.array(plain, dtype=answers.labels.dtype)
     reached = np.asarray(answers.probabilities)[:, 1] >= threshold
     return replace(answers, labels=labels[reached.astype(np.int64)])
 
 
 def with_threshold(pipeline: Any, threshold: float, classes: Sequence[Label]) -> Any:
-    """Return a fitted pipeline that answers by a threshold; its probabilities stay as they are."""
+    """Return a fitted pipeline that answers by a threshold, with unchanged probabilities."""
     from sklearn.frozen import FrozenEstimator
     from sklearn.model_selection import FixedThresholdClassifier
     from sklearn.pipeline import Pipeline
@@ -85,6 +85,6 @@ def with_threshold(pipeline: Any, threshold: float, classes: Sequence[Label]) ->
         pos_label=int(positive) if isinstance(positive, bool) else positive,
         response_method="predict_proba",
     )
-    # It is frozen: the rows are not looked at.
+    # It is frozen, so fit ignores the rows.
     model.fit(np.zeros((2, 1)), np.array([*classes]))
     return Pipeline([*pipeline.steps[:-1], (name, model)])

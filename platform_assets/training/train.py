@@ -1,4 +1,4 @@
-"""From rows to a model: candidates compete, and the best one is fitted, evaluated and kept."""
+"""From rows to a model: candidates compete, and the best one is fitted, evaluated and logged."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ EVALUATION_PICTURE: Final = "evaluation"
 
 @dataclass(frozen=True)
 class Trained:
-    """The trained model and what a person wants to see of how it was chosen."""
+    """The trained model, and how it was chosen, for display."""
 
     model: TrainedModel
     candidate: str
     candidates: dict[str, dict[str, float]]
-    """Cross-validation scores and `seconds` by candidate, the best first."""
+    """Cross-validation scores and `seconds` by candidate, best first."""
     failed: dict[str, str]
     """Candidates that failed on a fold, and why."""
     unseen_texts: dict[str, float]
-    """Share of evaluation rows with a text that training never saw, by feature."""
+    """Share of evaluation rows with a text unseen in training, by feature."""
     training_rows: int
     pictures: dict[str, bytes]
     """PNGs by name; `evaluation` is the one that the metric gate shows."""
     searched: SearchReport | None
-    """Of the search, where the model file asks for one."""
+    """Report of the search, if the model file asks for one."""
 
 
 def train(
@@ -70,17 +70,17 @@ def train(
 ) -> Trained:
     """Cross-validate the candidates, refit the best, evaluate it, log everything.
 
-    Of `rows`, which come from `data`, part is held out here. `owner` is the Dagster run that does
-    this, tagged, so that abandoned runs can be found; `say` gets a line per candidate.
+    Part of `rows`, which come from `data`, is held out here. `owner` is the Dagster run that does
+    this, set as a tag, so that abandoned runs can be found; `say` gets a line per candidate.
 
     Raises:
-        TrainingError: these rows or candidates allow no model.
-        RegistryError: MLflow does not take it; the open runs are marked as failed.
+        TrainingError: no model can be made from these rows or candidates.
+        RegistryError: MLflow rejects a call; the open runs are marked as failed.
     """
     candidates, classes = expand(spec), data.classes
     signature, metric = spec.signature(classes), chosen_metric(spec.evaluation)
     training, evaluation, split = split_evaluation(rows, spec)
-    del rows  # of a million rows one copy less
+    del rows  # saves a copy of a million rows
     probe(candidates, training, spec, classes, say)
     say(f"{len(training)} rows to learn from, {len(evaluation)} to evaluate")
     tags = mlflow.owner_tags(spec.model_name, owner) | {
@@ -129,9 +129,9 @@ def train(
 def _compete(
     competition: Competition, candidates: Sequence[Candidate], spec: ModelSpec, say: Log
 ) -> SearchReport | None:
-    """Let the candidates compete, then what a search finds; return the report of that."""
-    for number, one in enumerate(candidates, start=1):
-        competition.enter(one, f"candidate {number} of {len(candidates)}")
+    """Let the candidates compete, then those of a search, whose report is returned."""
+    for number, candidate in enumerate(candidates, start=1):
+        competition.enter(candidate, f"candidate {number} of {len(candidates)}")
     if spec.search is None:
         return None
     return search(candidates, spec.search, spec, competition.enter, say)
@@ -147,10 +147,10 @@ def fit_best(
 ) -> FittedModel:
     """Fit the best of the candidates to all training rows, and evaluate it.
 
-    The next best one takes the place of one that fails now.
+    If it fails now, the next best one takes its place.
 
     Raises:
-        TrainingError: all have failed, or the evaluation rows determine no metric.
+        TrainingError: all have failed, or no metric is determined on the evaluation rows.
     """
     for name in ranked(competition.results, spec):
         say(f"best by cross-validation: {name}")
@@ -188,7 +188,7 @@ def _pictures(
     }
     if spec.task is Task.REGRESSION:
         return {EVALUATION_PICTURE: regression_picture(answers), **common}
-    names = tuple(str(one) for one in answers.classes)
+    names = tuple(str(class_) for class_ in answers.classes)
     return {
         EVALUATION_PICTURE: confusion_picture(answers, names, fitted.threshold),
         "curves": curves_picture(answers, names, fitted.threshold),

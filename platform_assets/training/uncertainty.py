@@ -1,4 +1,4 @@
-"""How far a metric, or a difference of two, may be from its value on ever more rows: pure."""
+"""Confidence intervals of a metric, or of a difference of two, without I/O."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from platform_assets.resources.records import Estimate
 
 _GROUPS: Final = 200
-"""Groups of entities that are left out in turn; with fewer entities each is a group."""
+"""Number of groups of entities left out in turn; with fewer entities, each is a group."""
 _POWER: Final = 0.8
 
 Statistic = Callable[[NDArray[np.bool_] | None], float]
-"""A number of the rows that a mask chooses, all of them for None; NaN where undetermined."""
+"""Returns a number for the rows that a mask chooses, None for all; NaN where undetermined."""
 
 
 def jackknife(
@@ -31,19 +31,19 @@ def jackknife(
 ) -> Estimate:
     """Estimate a statistic by leaving out groups of entities in turn.
 
-    The interval is Student's, by the spread of the pseudo-values (Tukey 1958; Miller 1974). The
-    spread of a count says too little of few rows, and nothing where all answers are right.
-    Therefore a few rows of each class that might have come out otherwise are added to the
+    The interval is Student's, from the spread of the pseudo-values (Tukey 1958; Miller 1974). The
+    spread of a count says too little about few rows, and nothing if all answers are right.
+    Therefore a few rows of each class that might have turned out differently are added to the
     variance, as Agresti and Coull (1998, four for a proportion) and Agresti and Min (2005, two
     for a difference of paired ones) do.
 
     Args:
         statistic: a smooth function of the rows.
-        entities: the entity of each row, shape (rows,): rows of one are left out together.
-        confidence: of the interval, in (0, 1).
+        entities: the entity of each row, shape (rows,): rows of one entity are left out together.
+        confidence: confidence of the interval, in (0, 1).
         resolution: most that one row of each class can change the statistic, as the root of the
             sum of squares; 0 for a statistic that does not count.
-        added_rows: rows of each class that are added.
+        added_rows: number of rows of each class that are added.
 
     Returns:
         The estimate; its interval is unbounded where fewer than two groups determine it.
@@ -53,7 +53,7 @@ def jackknife(
     value = statistic(None)
     group, entity_count = _groups(entities)
     count = int(group.max()) + 1
-    rest = np.array([statistic(group != one) for one in range(count)])
+    rest = np.array([statistic(group != number) for number in range(count)])
     influences = count * value - (count - 1) * rest
     influences = influences[np.isfinite(influences)]
     if len(influences) < 2:
@@ -71,27 +71,27 @@ def jackknife(
 
 
 def rows_to_show(estimate: Estimate, margin: float) -> int | None:
-    """Entities by which a true value of 0 is shown to lie above `-margin` in four of five cases.
+    """Return how many entities show a true 0 to lie above `-margin` four times out of five.
 
-    None where no number would do.
+    None where no number suffices.
     """
     half = (estimate.high - estimate.low) / 2
     if not (margin > 0 and math.isfinite(half)):
         return None
     normal = NormalDist()
     quantile = normal.inv_cdf((1 + estimate.confidence) / 2)
-    wanted = half / margin * (quantile + normal.inv_cdf(_POWER)) / quantile
-    return math.ceil(estimate.entities * wanted**2)
+    count = half / margin * (quantile + normal.inv_cdf(_POWER)) / quantile
+    return math.ceil(estimate.entities * count**2)
 
 
 def _groups(entities: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """The group of each row, and the number of entities; by the ids alone, in any order."""
+    """Return the group of each row, and the number of entities, from the ids alone."""
     import pandas as pd
 
     entity, ids = pd.factorize(entities)
     if len(ids) <= _GROUPS:
         return entity.astype(np.int64), len(ids)
-    digests = [hashlib.blake2b(str(one).encode(), digest_size=8).digest() for one in ids]
+    digests = [hashlib.blake2b(str(id_).encode(), digest_size=8).digest() for id_ in ids]
     order = np.argsort(np.frombuffer(b"".join(digests), dtype=">u8"), kind="stable")
     group = np.empty(len(ids), dtype=np.int64)
     group[order] = np.arange(len(ids)) % _GROUPS

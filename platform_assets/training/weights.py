@@ -1,4 +1,4 @@
-"""How much each row counts in a fit; measures and gates count every row once."""
+"""How much each row counts in a fit; metrics and gates count every row once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def is_weighted(spec: ModelSpec) -> bool:
 
 
 def fit_arguments(pipeline: Any, rows: Rows, spec: ModelSpec) -> dict[str, NDArray[np.float64]]:
-    """Return what a fit of a pipeline to these rows takes beside them.
+    """Return the extra arguments for fitting a pipeline to these rows.
 
-    A calibration counts rows by their column alone, and so undoes what weights of classes do to
+    A calibration weights rows by their column alone, and so undoes the effect of class weights on
     probabilities.
     """
     weights = row_weights(rows, spec)
     if weights is None:
         return {}
-    arguments = {_parameter(pipeline): weights}
+    arguments = {_weight_argument(pipeline): weights}
     if rows.weights is not None and spec.calibration is not None:
         arguments[f"{pipeline.steps[-1][0]}__sample_weight"] = rows.weights
     return arguments
@@ -35,16 +35,16 @@ def fit_arguments(pipeline: Any, rows: Rows, spec: ModelSpec) -> dict[str, NDArr
 def row_weights(rows: Rows, spec: ModelSpec) -> NDArray[np.float64] | None:
     """Return the weight of each row, shape (rows,): that of the column times that of the class.
 
-    `balanced` gives all classes of these rows the same total, before the column counts. None
-    where the model file asks for neither.
+    `balanced` gives all classes of these rows the same total before the column applies. None if
+    the model file asks for neither.
     """
-    classes = _of_classes(rows, spec)
+    classes = _class_weights(rows, spec)
     if rows.weights is None or classes is None:
         return rows.weights if classes is None else classes
     return rows.weights * classes
 
 
-def _of_classes(rows: Rows, spec: ModelSpec) -> NDArray[np.float64] | None:
+def _class_weights(rows: Rows, spec: ModelSpec) -> NDArray[np.float64] | None:
     import pandas as pd
     from sklearn.utils.class_weight import compute_sample_weight
 
@@ -52,14 +52,16 @@ def _of_classes(rows: Rows, spec: ModelSpec) -> NDArray[np.float64] | None:
         return None
     if spec.class_weight == BALANCED:
         return compute_sample_weight(BALANCED, rows.labels)  # type: ignore[no-any-return] # untyped
-    # A boolean is equal to the number that stands for it.
+    # A boolean label equals the number that encodes it.
     places, labels = pd.factorize(rows.labels)
-    known = pd.Series([spec.class_weight.get(one, 1.0) for one in labels.tolist()], dtype=float)
-    return known.to_numpy()[places]
+    values = pd.Series(
+        [spec.class_weight.get(label, 1.0) for label in labels.tolist()], dtype=float
+    )
+    return values.to_numpy()[places]
 
 
 def takes_weights(model: Any) -> bool:
-    """Whether an unfitted estimator, or the last step of a pipeline, takes weights of rows."""
+    """Whether an unfitted estimator, or the last step of a pipeline, takes row weights."""
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import has_fit_parameter
 
@@ -68,8 +70,8 @@ def takes_weights(model: Any) -> bool:
     return bool(has_fit_parameter(model, "sample_weight"))
 
 
-def _parameter(pipeline: Any) -> str:
-    """The name by which a pipeline hands weights to its innermost estimator."""
+def _weight_argument(pipeline: Any) -> str:
+    """Return the name under which a pipeline passes weights to its innermost estimator."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.pipeline import Pipeline
 
@@ -80,7 +82,7 @@ def _parameter(pipeline: Any) -> str:
             last, step = step.steps[-1]
             name.append(last)
         elif isinstance(step, CalibratedClassifierCV) and isinstance(step.estimator, Pipeline):
-            step = step.estimator  # which gets what the calibration gets
+            step = step.estimator  # which gets the calibration's arguments
         else:
             break
     return "__".join([*name, "sample_weight"])

@@ -273,14 +273,14 @@ def test_losses_do_not_add_up_against_the_best_version_ever(
     assert f"worse than version {best}" in (gate.description or "")
     assert blocked_by(outcome) == ["no_regression"]
     # A best version that cannot be asked is named, and stays the one to compare with.
-    compared = regression._compared
+    compared = regression._compare_with
 
     def all_but_best(*given: Any) -> Any:
         if given[2] == best:
             raise NotComparableError("it does not answer")
         return compared(*given)
 
-    monkeypatch.setattr(regression, "_compared", all_but_best)
+    monkeypatch.setattr(regression, "_compare_with", all_but_best)
     gate = weak.platform.check(GATE, "no_regression")
     assert f"version {best}, the best one, was not compared" in (gate.description or "")
     assert gate.metadata["best_version"].value == best

@@ -16,7 +16,7 @@ from platform_assets.export.adoption import adopt
 from platform_assets.export.foreign_graph import InvalidGraph, run_and_validate
 from platform_assets.export.inspection import CONTRACT_KEY, FEATURES_KEY, ExportError
 from platform_assets.export.runtime import model_inputs
-from platform_assets.export.sandbox import Bounds, _packed, _unpacked, run_sandboxed
+from platform_assets.export.sandbox import Bounds, _pack, _unpack, run_sandboxed
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, read_evaluation
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
@@ -235,7 +235,7 @@ def test_rows_and_answers_pass_between_the_processes_as_they_are() -> None:
         "truth": np.array([[True], [False]]),
         "none": np.empty((0, 3)),
     }
-    got = _unpacked(_packed(sent))
+    got = _unpack(_pack(sent))
     assert list(got) == list(sent)
     for name, array in sent.items():
         assert got[name].dtype == array.dtype

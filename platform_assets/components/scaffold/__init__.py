@@ -1,1 +1,1 @@
-"""A model file from a table: what can be inferred, each part with its reason."""
+"""Create a model file from a table by inference, with a reason for each part."""

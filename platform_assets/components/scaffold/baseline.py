@@ -19,14 +19,14 @@ from platform_assets.training.selection import cross_validate
 from platform_assets.training.splits import split_evaluation
 
 _SIMPLE: Final = 2
-"""Estimators that are tried: the first ones of the task."""
+"""Number of estimators tried: the first ones of the task."""
 _MOST_ROWS: Final = 5_000
 _FRACTIONS: Final = (0.2, 0.3, 0.4)
 _SEEDS: Final = 5
 _MARGIN_ROWS: Final = 4
-"""Evaluation rows beyond `gates.min_rows`."""
+"""Margin of evaluation rows beyond `gates.min_rows`."""
 _ERRORS: Final = 2.0
-"""Standard errors by which a model has to be better than a constant answer."""
+"""Standard errors by which a model must beat a constant answer."""
 _LEAST_GAIN: Final = 0.02
 
 
@@ -40,13 +40,13 @@ class Score:
 
 
 def choose_split(rows: Rows, spec: ModelSpec) -> tuple[Evaluation, str, Rows]:
-    """Return how rows are held out, why not by default, and those that a training learns from.
+    """Return how rows are held out, why not by default, and the training rows.
 
-    By time where rows have one, else by entity; more rows, or others, where the default leaves
-    too few to evaluate, or a class without a row to learn from.
+    By time if rows have one, else by entity; more or other rows if the default leaves too few for
+    evaluation, or a class without training rows.
 
     Raises:
-        ScaffoldError: no split does, for the reason of the last one.
+        ScaffoldError: no split works; gives the reason of the first one that failed.
     """
     wanted, problem = spec.gates.min_rows + _MARGIN_ROWS, ""
     for evaluation in _evaluations(spec):
@@ -74,21 +74,21 @@ def _evaluations(spec: ModelSpec) -> Iterator[Evaluation]:
 
 
 def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> tuple[float, str]:
-    """Return a floor between a constant answer and the better of two simple models, and why there.
+    """Return a floor between a constant answer and the better of two simple models, and why.
 
-    ScaffoldError where neither is better than the constant answer.
+    ScaffoldError if neither is better than the constant answer.
     """
-    some = training.spread(_MOST_ROWS)
+    sample = training.spread(_MOST_ROWS)
     metric = chosen_metric(spec.evaluation)
-    # Of numbers with a trend the constant of the past is far off: an r2 below 0 says nothing.
-    constant = max(0.0, _score(_constant(spec), some, spec, classes).mean)
+    # For numbers with a trend the past mean is far off: an r2 below 0 says nothing.
+    constant = max(0.0, _score(_constant(spec), sample, spec, classes).mean)
     scores = {
         name: _score(
-            build(Candidate(name, CandidateSpec(name), {}, name), spec), some, spec, classes
+            build(Candidate(name, CandidateSpec(name), {}, name), spec), sample, spec, classes
         )
         for name in estimators(spec.task)[:_SIMPLE]
     }
-    name, best = max(scores.items(), key=lambda one: one[1].mean)
+    name, best = max(scores.items(), key=lambda item: item[1].mean)
     gain = best.mean - constant
     measured = f"{metric.name} {best.mean:.2f} ± {best.spread:.2f}"
     error = best.spread / math.sqrt(best.folds)  # the standard error of the mean
@@ -99,13 +99,13 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> t
         )
     low = best.mean - _ERRORS * best.spread
     close = "" if low > constant else ", so close that the held-out rows may not show it"
-    # Two decimals, downwards; just above the constant answer at least.
-    wanted = min(constant + gain / 2, low)
-    floor = max(math.floor(wanted * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
+    # Rounded down to two decimals, but just above the constant answer at least.
+    target = min(constant + gain / 2, low)
+    floor = max(math.floor(target * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
     return (
         floor,
         f"between one constant answer ({constant:.2f}) and {name} ({best.mean:.2f} ± "
-        f"{best.spread:.2f} in {best.folds} folds of {len(some):,} rows){close}",
+        f"{best.spread:.2f} in {best.folds} folds of {len(sample):,} rows){close}",
     )
 
 
@@ -113,11 +113,11 @@ def _constant(spec: ModelSpec) -> Any:
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
     model = DummyRegressor() if spec.task is Task.REGRESSION else DummyClassifier()
-    # One column: the answer is the same, and the others need no preparation.
+    # One column suffices: the answer is the same, and the others need no preprocessing.
     return pipeline(spec.features[:1], model, spec, scaled=False, texts=Texts.PLACES)
 
 
 def _score(model: Any, rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Score:
-    found, _ = cross_validate(model, rows, folds(rows, spec), spec, classes)
+    scores, _ = cross_validate(model, rows, folds(rows, spec), spec, classes)
     name = f"cv_{spec.evaluation.metric}"
-    return Score(found[name], found[f"{name}_std"], int(found["cv_folds"]))
+    return Score(scores[name], scores[f"{name}_std"], int(scores["cv_folds"]))

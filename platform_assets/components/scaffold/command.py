@@ -1,4 +1,4 @@
-"""Make a model file from a table: read, infer, measure, write, check."""
+"""Create a model file from a table: read, infer, measure, write, check."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def make_model(
     say: Say = lambda _line: None,
     others: Sequence[Path] | None = None,
 ) -> ScaffoldResult:
-    """Make `<folder>/<model>/defs.yaml` from a table.
+    """Create `<folder>/<model>/defs.yaml` from a table.
 
     Args:
-        request: the table, the target, and what else a person says.
-        folder: of models.
-        name: of the model's own folder; by default that of the model.
-        say: gets a line of progress before each step.
-        others: more folders of models, whose names are taken; None: of `model_folders()`.
+        request: the table, the target, and further user input.
+        folder: the folder of models.
+        name: name of the model's own folder; by default that of the model.
+        say: receives a line of progress before each step.
+        others: further folders of models, whose names are taken; None: `model_folders()`.
 
     Raises:
-        ScaffoldError: with one sentence that says why there is none; nothing was written.
+        ScaffoldError: says in one sentence why there is no file; nothing was written.
     """
     own = (folder / (name or request.model_name)).absolute()
     refuse_taken(request.model_name, own, model_folders() if others is None else others)
@@ -54,25 +54,25 @@ def make_model(
 
 
 def draft_model(request: ModelRequest, say: Say = lambda _line: None) -> Draft:
-    """Return the model that the table suggests, with its floor; writes nothing.
+    """Infer a model from the table, with its floor; writes nothing.
 
     Raises:
         ScaffoldError: something cannot be inferred, or the chain would refuse the table.
     """
     try:
         say(f"reading {request.title}")
-        draft = infer(_profiled(request), request, datetime.now(UTC))
-        return _measured(draft, request, say)
+        draft = infer(_profile(request), request, datetime.now(UTC))
+        return _measure(draft, request, say)
     except SourceError as error:
         raise ScaffoldError(f"{error}: {error.todo}") from error
-    except ValidationError as error:  # a name that no model can have
+    except ValidationError as error:  # a name that is not valid for a model
         [(_, message), *_] = explain(error)
         raise ScaffoldError(message) from error
     except TrainingError as error:
         raise ScaffoldError(f"{request.title} allows no model: {error}") from error
 
 
-def _profiled(request: ModelRequest) -> TableProfile:
+def _profile(request: ModelRequest) -> TableProfile:
     if not (request.path.exists() or glob.has_magic(request.table)):
         raise ScaffoldError(f"{request.table} does not exist")
     try:
@@ -81,8 +81,8 @@ def _profiled(request: ModelRequest) -> TableProfile:
         raise ScaffoldError(f"{error}: say which one, as SEPARATOR=';'") from error
 
 
-def _measured(draft: Draft, request: ModelRequest, say: Say) -> Draft:
-    """Let the chain's own reader judge the draft, then leave leaks out and find a floor."""
+def _measure(draft: Draft, request: ModelRequest, say: Say) -> Draft:
+    """Validate the draft with the chain's own reader, then remove leaks and find a floor."""
     source = read_source(draft.spec, SourceResource())
     rows = source_rows(source.table, draft.spec)
     say(f"{len(rows):,} rows: trying each of {len(draft.spec.features):,} columns alone")
@@ -108,13 +108,13 @@ def _measured(draft: Draft, request: ModelRequest, say: Say) -> Draft:
 
 @dataclass(frozen=True, slots=True)
 class ScaffoldResult:
-    """A model file that was written, and what a person wants to know of it."""
+    """A new model file, and what to report about it."""
 
     file: Path
     draft: Draft
 
     def lines(self) -> Iterator[str]:
-        """What was decided, a line each."""
+        """Yield the decisions, one line each."""
         spec, why = self.draft.spec, self.draft.reasons
         yield f"wrote {self.file}"
         yield f"  key       {spec.join_key.name}: {why[parts.KEY]}"

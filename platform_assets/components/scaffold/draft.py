@@ -1,4 +1,4 @@
-"""What is inferred of a model so far, each part with its reason."""
+"""The parts of a model inferred so far, each with its reason."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FLOOR: Final = "metric_floor"
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A model, and why each part is as it is; its floor is 0 until there is a reason for one.
+    """A model with the reasons of its parts; its floor is 0 until there is a reason for one.
 
-    `reasons` are those of the parts, by the constants above, `feature_reasons` those of the
-    features by name, `left_out` headers with the reason why the model does not read them.
+    `reasons` are keyed by the constants above, `feature_reasons` by feature name; `left_out` has
+    headers with the reason why the model does not read them.
     """
 
     spec: ModelSpec
@@ -31,17 +31,18 @@ class Draft:
     left_out: dict[str, str]
 
     def without(self, reasons: dict[str, str]) -> Draft:
-        """Leave features out: name -> reason."""
+        """Remove features, given as name -> reason."""
         features = self.spec.features
-        headers = {one.name: one.source_column or one.name for one in features}
+        headers = {feature.name: feature.source_column or feature.name for feature in features}
         return replace(
             self,
             spec=replace(
-                self.spec, features=tuple(one for one in features if one.name not in reasons)
+                self.spec,
+                features=tuple(feature for feature in features if feature.name not in reasons),
             ),
             left_out=self.left_out | {headers[name]: why for name, why in reasons.items()},
         )
 
     def because(self, reasons: dict[str, str], **fields: Any) -> Draft:
-        """Change fields of the model, with the reasons of these parts."""
+        """Change fields of the model, with reasons for these parts."""
         return replace(self, spec=replace(self.spec, **fields), reasons=self.reasons | reasons)

@@ -1,4 +1,4 @@
-"""Which columns a model reads, as what type, and why it does not read the others: pure."""
+"""Which columns a model reads, with which types, and why not the others; without I/O."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def infer_features(
     target: str,
     request: ModelRequest,
 ) -> Features:
-    """Return the columns that the model reads; ScaffoldError when there is none."""
+    """Return the columns that the model reads; ScaffoldError if there are none."""
     taken = {target.casefold(), key.spec.name.casefold(), "event_timestamp"}
     taken |= {time.spec.name.casefold()} if time.spec else set()
     specs, reasons = [], {}
@@ -51,13 +51,13 @@ def infer_features(
         header: "its header is empty" if not header else "several columns have this header"
         for header in table.repeated
     }
-    for one in columns:
-        if one in (key.column, time.column):
+    for column in columns:
+        if column in (key.column, time.column):
             continue
-        if why_not := _useless(one, request.stem):
-            left_out[one.header] = why_not
+        if why_not := _useless(column, request.stem):
+            left_out[column.header] = why_not
             continue
-        spec, why = _feature(one, taken, request.stem)
+        spec, why = _feature(column, taken, request.stem)
         taken.add(spec.name.casefold())
         specs.append(spec)
         reasons[spec.name] = why
@@ -71,7 +71,7 @@ def infer_features(
 
 
 def _useless(column: ColumnProfile, stem: str) -> str | None:
-    """Say why a column tells a model nothing; None when it may tell something."""
+    """Say why a column is useless to a model; None if it may be useful."""
     if column.missing == column.rows:
         return "no row has a value"
     if column.is_time:

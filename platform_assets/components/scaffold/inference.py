@@ -1,4 +1,4 @@
-"""Infer a model from what was counted of its table: pure."""
+"""Infer a model from the profile of its table, without I/O."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from platform_assets.model_spec.training import estimators
 
 _WIDE: Final = 500
 _DEFAULT: Final = 3
-"""Estimators of a task that compete by default, its first ones."""
+"""Number of a task's estimators that compete by default: its first ones."""
 _LONGEST_TTL: Final = timedelta(days=36_500)
 
 
 def infer(table: TableProfile, request: ModelRequest, now: datetime) -> Draft:
-    """Return the model of a table, without its floor.
+    """Return the model for a table, without its floor.
 
     Raises:
         ScaffoldError: the target, the task or the features cannot be inferred.
@@ -65,7 +65,7 @@ def infer(table: TableProfile, request: ModelRequest, now: datetime) -> Draft:
 
 
 def _candidates(task: Task, features: int) -> tuple[tuple[CandidateSpec, ...], str]:
-    """Return what competes; () for the default."""
+    """Return the candidates, and why; () for the default."""
     if features <= _WIDE:
         return (), ""
     names = [name for name in estimators(task)[:_DEFAULT] if "boosting" not in name]

@@ -1,4 +1,4 @@
-"""Which column names a row, and which one says when it was true: pure."""
+"""Which column identifies a row, and which one holds its event time; without I/O."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGEST: Final = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """The event timestamp, if there is one, its column and the reason."""
+    """The event timestamp, if any, with its column and the reason."""
 
     spec: EventTime | None = None
     column: ColumnProfile | None = None
@@ -35,7 +35,7 @@ class Time:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The join key, its column (None: rows are numbered) and the reason."""
+    """The join key, with its column (None: rows are numbered) and the reason."""
 
     spec: JoinKey
     column: ColumnProfile | None
@@ -46,7 +46,7 @@ def infer_time(columns: Sequence[ColumnProfile], request: ModelRequest, now: dat
     """Return when a row was true; ScaffoldError for a requested column that cannot say so."""
     now = now.astimezone(UTC).replace(tzinfo=None)
     if request.time is not None:
-        column = _requested(columns, request.time, request)
+        column = _find_requested(columns, request.time, request)
         if not column.fits(TIME) or column.missing:
             raise ScaffoldError(
                 f"{request.time} of {request.title} is not a time in every row, such as "
@@ -61,8 +61,12 @@ def infer_time(columns: Sequence[ColumnProfile], request: ModelRequest, now: dat
     possible = [one for one in columns if _may_be_time(one) and not _is_to_come(one, now)]
     if not possible:
         return Time()
-    chosen = next((one for one in possible if names.names_time(one.header)), possible[0])
-    others = ", ".join(_shown(one.header) for one in possible if one is not chosen)
+    chosen = next(
+        (candidate for candidate in possible if names.names_time(candidate.header)), possible[0]
+    )
+    others = ", ".join(
+        _quote(candidate.header) for candidate in possible if candidate is not chosen
+    )
     return _time(chosen, "every row has a time here" + (f"; also in {others}" if others else ""))
 
 
@@ -91,14 +95,14 @@ def infer_key(
     table: TableProfile,
     request: ModelRequest,
 ) -> Key:
-    """Return what names a row, or the rows' numbers where no column does.
+    """Return the key of a row, or the row number if no column can be one.
 
     Raises:
-        ScaffoldError: the requested key does not name a row.
+        ScaffoldError: the requested key does not identify a row.
     """
-    columns = [one for one in columns if one is not time]
+    columns = [candidate for candidate in columns if candidate is not time]
     if request.key is not None:
-        column = _requested(columns, request.key, request)
+        column = _find_requested(columns, request.key, request)
         return _requested_key(column, time, table, request)
     possible = [one for one in columns if _may_be_key(one) and not one.is_in_other_notation]
     named = [one for one in possible if names.names_key(one.header, request.stem)]
@@ -107,7 +111,7 @@ def infer_key(
             return _key(one, "named like an identifier, and different in every row")
     for one in named:
         if time is not None and table.is_unique(one, time):
-            again = f"named like an identifier, and comes again at another {_shown(time.header)}"
+            again = f"named like an identifier, and comes again at another {_quote(time.header)}"
             return _key(one, again)
     for one in possible:
         if one.is_consecutive and (one.place == 1 or names.names_counter(one.header)):
@@ -117,19 +121,19 @@ def infer_key(
     taken = {one.header.casefold() for one in table.columns}
     free = (one for one in ("row_id", "row_number", "number_of_row") if one not in taken)
     spec = JoinKey(row_number=next(free))
-    repeated = f"; {_shown(named[0].header)} repeats" if named else ""
+    repeated = f"; {_quote(named[0].header)} repeats" if named else ""
     return Key(spec, None, f"no column names the rows, so they are numbered{repeated}")
 
 
-def _requested(
+def _find_requested(
     columns: Sequence[ColumnProfile], header: str, request: ModelRequest
 ) -> ColumnProfile:
-    found = next((one for one in columns if one.header == header), None)
-    if found is None:
+    match = next((column for column in columns if column.header == header), None)
+    if match is None:
         raise ScaffoldError(
             f"{request.title} has no column {header!r} besides the target and the time"
         )
-    return found
+    return match
 
 
 def _requested_key(
@@ -165,5 +169,5 @@ def _key(column: ColumnProfile, why: str) -> Key:
     return Key(JoinKey(name, type_, source_column=renamed), column, why)
 
 
-def _shown(header: str) -> str:
+def _quote(header: str) -> str:
     return " ".join(header.split())

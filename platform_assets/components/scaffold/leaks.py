@@ -1,4 +1,4 @@
-"""Columns that alone tell the target: what is known only with it, or made of it."""
+"""Columns that alone reveal the target: known only together with it, or derived from it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PERFECT: Final = {"balanced_accuracy": 0.99, "r2": 0.999}
-"""By metric: from here on a single column is too good to be true."""
+"""By metric, the score from which a single column is too good to be true."""
 _MOST_ROWS: Final = 5_000
 _FEW_VALUES: Final = 0.1
-"""Different values by rows."""
+"""Share of distinct values among the rows."""
 _RESTLESS: Final = 0.2
-"""Changes of the label from row to row, sorted by a column: of numbers, to those by chance."""
+"""Label changes between rows sorted by a column; for numbers, relative to those by chance."""
 
 
 def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[str, str]:
-    """Return the features that alone predict the target nearly perfectly, with the reason.
+    """Return the features that alone predict the target almost perfectly, with the reason.
 
     A tree learns each column on one half of the entities and is tested on the other.
     """
-    some = rows.spread(_MOST_ROWS)
-    learn = _half(some.groups)
+    sample = rows.spread(_MOST_ROWS)
+    learn = _half(sample.groups)
     if learn.all() or not learn.any():
         return {}
     metric = chosen_metric(spec.evaluation)
     leaks = {}
-    for name in some.features.columns:
-        column = _as_numbers(some.features[name])
-        if not _may_tell(column, some.labels, spec.task):
+    for name in sample.features.columns:
+        column = _as_numbers(sample.features[name])
+        if not _may_tell(column, sample.labels, spec.task):
             continue
-        score = metric.compute(_answers(column, some.labels, learn, spec.task, classes))
+        score = metric.compute(_answers(column, sample.labels, learn, spec.task, classes))
         if score >= _PERFECT[metric.name]:
             leaks[str(name)] = (
                 f"alone predicts {spec.target.name} ({metric.name} {score:.3f} on rows it has not "
@@ -48,7 +48,7 @@ def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[
 
 
 def _may_tell(column: NDArray[np.float64], labels: NDArray[Any], task: Task) -> bool:
-    """Whether a tree is worth its time: few values, or labels that keep still along the column."""
+    """Whether trying a tree is worthwhile: few values, or labels that vary little along it."""
     if len(np.unique(column)) <= _FEW_VALUES * len(column):
         return True
     along = labels[np.argsort(column, kind="stable")]
@@ -60,13 +60,13 @@ def _may_tell(column: NDArray[np.float64], labels: NDArray[Any], task: Task) -> 
 def _half(groups: NDArray[Any]) -> NDArray[np.bool_]:
     import pandas as pd
 
-    codes, found = pd.factorize(groups)
-    chosen = np.random.default_rng(0).permutation(len(found)) < len(found) / 2
+    codes, distinct = pd.factorize(groups)
+    chosen = np.random.default_rng(0).permutation(len(distinct)) < len(distinct) / 2
     return np.asarray(chosen[codes], dtype=np.bool_)
 
 
 def _as_numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
-    """Texts as their places, a missing number as one less than all others."""
+    """Encode texts as positions, and a missing number as one less than all others."""
     import pandas as pd
 
     if column.dtype == object:
@@ -86,7 +86,7 @@ def _answers(
 ) -> Answers:
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-    # As its ranks: what is large does not fit into the single precision of trees.
+    # As ranks: large values do not fit into the trees' single precision.
     ranks = np.unique(column, return_inverse=True)[1].reshape(-1, 1)
     kind = DecisionTreeRegressor if task is Task.REGRESSION else DecisionTreeClassifier
     tree = kind(random_state=0).fit(ranks[learn], labels[learn])

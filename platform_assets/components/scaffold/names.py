@@ -1,4 +1,4 @@
-"""Names that the platform takes, out of the headers of a table; and what headers hint at."""
+"""Derive valid names from the headers of a table, and interpret their meaning."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ _KOREAN_OTHER_TIMES: Final = ("생년월일", "생일", "만료")
 
 
 def words(header: str) -> frozenset[str]:
-    """Return the words of a header, in lower case: of `patientID` they are patient and id."""
+    """Return the words of a header in lower case: patient and id for `patientID`."""
     return frozenset(word.lower() for word in _WORDS.findall(header))
 
 
 def names_key(header: str, table: str) -> bool:
-    """Whether a header reads like that of an identifier, or like a row of `table`."""
-    found = words(header)
+    """Whether a header looks like that of an identifier, or of a row of `table`."""
+    parts = words(header)
     thing = table.casefold()
     things = {thing, thing.removesuffix("s")} if len(thing) > 2 else set()
     is_thing = bool(things & {header.casefold()})
-    return bool(found & _KEYS) or is_thing or any(one in header for one in _KOREAN_KEYS)
+    return bool(parts & _KEYS) or is_thing or any(word in header for word in _KOREAN_KEYS)
 
 
 def names_counter(header: str) -> bool:
-    """Whether a header reads like that of a running number."""
+    """Whether a header looks like that of a running number."""
     return bool(words(header) & _COUNTERS)
 
 
 def names_time(header: str) -> bool:
-    """Whether a header reads like that of the time at which a row was true."""
-    return bool(words(header) & _TIMES) or any(one in header for one in _KOREAN_TIMES)
+    """Whether a header looks like that of an event time."""
+    return bool(words(header) & _TIMES) or any(word in header for word in _KOREAN_TIMES)
 
 
 def names_other_time(header: str) -> bool:
-    """Whether a header reads like that of a time long before or after: a birthday, an expiry."""
-    return bool(words(header) & _OTHER_TIMES) or any(one in header for one in _KOREAN_OTHER_TIMES)
+    """Whether a header looks like that of a time long before or after: a birthday, an expiry."""
+    return bool(words(header) & _OTHER_TIMES) or any(word in header for word in _KOREAN_OTHER_TIMES)
 
 
 def identifier(header: str, place: int, taken: Iterable[str], rule: TypeAdapter[Any]) -> str:
-    """Return the header itself, or a name near it that `rule` takes and no other column has.
+    """Return the header, or a similar name that `rule` accepts and no other column has.
 
     Args:
-        header: of the column.
-        place: of the column, from 1; it stands in the name where nothing can be spelled.
+        header: header of the column.
+        place: number of the column, from 1; used in the name if nothing can be spelled.
         taken: names in lower case.
         rule: one of `KEY`, `TIME` and `FEATURE`.
     """
@@ -80,7 +80,7 @@ def identifier(header: str, place: int, taken: Iterable[str], rule: TypeAdapter[
 
 
 def valid_model_name(text: str) -> str:
-    """Return the name of a table as far as Dagster and MLflow take it for a model."""
+    """Turn the name of a table into a model name that is valid in Dagster and MLflow."""
     name = _in_ascii(text)
     return name if name[:1].isalpha() else f"model_{name}".rstrip("_")
 
@@ -94,13 +94,15 @@ def _is_valid(name: str, rule: TypeAdapter[Any]) -> bool:
 
 
 def _in_ascii(text: str) -> str:
-    """Spell letters of other scripts as their names in Unicode end, `나이` as nai; else `_`."""
+    """Spell non-ASCII letters by the last word of their Unicode names (`나이`: nai), else `_`."""
     letters = []
     for letter in unicodedata.normalize("NFC", text):
-        # ß and ligatures fall apart in lower case only.
-        parts = (unicodedata.normalize("NFKD", one) for one in (letter, letter.casefold()))
-        plain = next(filter(None, (one.encode("ascii", "ignore").decode() for one in parts)), "")
+        # ß and ligatures decompose only in lower case.
+        parts = (unicodedata.normalize("NFKD", variant) for variant in (letter, letter.casefold()))
+        plain = next(
+            filter(None, (variant.encode("ascii", "ignore").decode() for variant in parts)), ""
+        )
         spelled = _SPELLED.search(unicodedata.name(letter, ""))
         letters.append(plain or (spelled[1].lower() if spelled else "_"))
-    words = re.sub(r"\W", "_", "".join(letters), flags=re.ASCII)
-    return re.sub(r"_+", "_", words).strip("_")[:_LONGEST].rstrip("_")
+    name = re.sub(r"\W", "_", "".join(letters), flags=re.ASCII)
+    return re.sub(r"_+", "_", name).strip("_")[:_LONGEST].rstrip("_")

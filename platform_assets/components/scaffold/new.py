@@ -1,4 +1,4 @@
-"""`python -m platform_assets.components new`, which `make model` calls."""
+"""The command `python -m platform_assets.components new`, called by `make model`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldEr
 from platform_assets.components.scaffold.scaffolder import TableParams
 from platform_assets.training.own_code import MODELS_DIR
 
-_OPTIONS = {name: one for name, one in TableParams.model_fields.items() if name != "csv"}
+_OPTIONS = {name: field for name, field in TableParams.model_fields.items() if name != "csv"}
 
 
 def add_parser(commands: Any) -> None:
@@ -30,21 +30,21 @@ def add_parser(commands: Any) -> None:
     )
 
 
-def run(given: argparse.Namespace) -> int:
-    """Make the file and say what was decided; 1 with one sentence where it cannot be made."""
-    if not given.table or not given.target:
+def run(options: argparse.Namespace) -> int:
+    """Create the file and print the decisions; return 1 after one sentence if that fails."""
+    if not options.table or not options.target:
         print(
             "no model file was made: name the table and the column to predict, as in make model "
             "CSV=patients.csv TARGET=readmitted",
             file=sys.stderr,
         )
         return 1
-    # Here: the other commands need neither DuckDB nor the training.
+    # Imported here: the other commands need neither DuckDB nor the training.
     from platform_assets.components.scaffold.command import make_model
 
-    folder = given.folder or default_folder()
+    folder = options.folder or default_folder()
     try:
-        request = ModelRequest(given.table, **{name: getattr(given, name) for name in _OPTIONS})
+        request = ModelRequest(options.table, **{name: getattr(options, name) for name in _OPTIONS})
         outcome = make_model(request, folder, say=print)
     except ScaffoldError as error:
         print(f"no model file was made: {error}", file=sys.stderr)
@@ -57,6 +57,6 @@ def run(given: argparse.Namespace) -> int:
 
 
 def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return where new models go: the first folder of `MODELS_DIR`, else the shipped one."""
+    """Return the folder of new models: the first of `MODELS_DIR`, else the built-in one."""
     folders = model_folders(environ)
     return folders[1] if len(folders) > 1 else folders[0]

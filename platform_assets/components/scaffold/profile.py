@@ -1,4 +1,4 @@
-"""What is counted of each column of a table, and what was asked of it."""
+"""Statistics of each column of a table, and the user's request."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TIME: Final = Column("time", None, timezone="UTC")
 _MOST_STRAY: Final = 0.05
 """Share of cells that are likelier errors than texts of their own."""
 TYPES: Final = (INTEGER, BOOLEAN, NUMBER, TEXT, TIME)
-"""The types that a column is tried as, by the casting rules."""
+"""The types to which a column is tentatively cast, by the casting rules."""
 
 
 class ScaffoldError(Exception):
-    """No model file can be made of the table; the message is one sentence that says why."""
+    """No model file can be made from the table; the message says why in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What a person says of the model; what is None is inferred."""
+    """The user's input; fields that are None are inferred."""
 
     table: str
     """Path of the table."""
@@ -58,49 +58,49 @@ class ModelRequest:
 
     @property
     def title(self) -> str:
-        """What reasons and refusals call the table."""
+        """Display name of the table in messages."""
         return Path(self.table).name
 
     @property
     def stem(self) -> str:
-        """The name of the table without its endings."""
+        """The name of the table without suffixes."""
         return self.path.name.partition(".")[0]
 
     @property
     def model_name(self) -> str:
-        """The name of the model, as asked or by the table."""
+        """The name of the model, as requested or from the table."""
         return self.name or valid_model_name(self.stem)
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnProfile:
-    """One column; counts are of its cells."""
+    """One column; counts are numbers of cells."""
 
     header: str
     place: int
-    """From 1."""
+    """Position of the column, from 1."""
     source_type: str
-    """As DuckDB names it."""
+    """Type as named by DuckDB."""
     rows: int
     texts: int
-    """Cells that are not missing, were the column text."""
+    """Cells that are not missing if the column is text."""
     values: int
-    """Cells that are not missing, were it anything else, where `NA` and the like say so."""
+    """Cells that are not missing if it is any other type, in which `NA` and the like are."""
     wrong: Mapping[str, int]
-    """Cells with a value of another type, by the name of the type that was tried."""
+    """Cells whose cast failed, by the name of the type tried."""
     distinct: int
-    """Different texts."""
+    """Number of distinct texts."""
     distinct_integers: int
     distinct_booleans: int
     least: float | None
-    """Of the numbers, and likewise the greatest."""
+    """Least of the numbers; likewise the greatest."""
     greatest: float | None
     decimals: int
-    """Numbers that are written with a decimal point, or are floats."""
+    """Numbers with a decimal point, and floats."""
     zero_led: int
-    """Whole numbers that are written with leading zeros."""
+    """Integers written with leading zeros."""
     lossy: int
-    """Numbers that 32 bits cannot hold."""
+    """Numbers that lose digits in 32 bits."""
     infinite: int
     earliest: datetime | None
     latest: datetime | None
@@ -110,18 +110,18 @@ class ColumnProfile:
     """Numbers, amounts and dates in a notation that is not read: 3,5, $1,200 or 03/01/2024."""
 
     def fits(self, column: Column) -> bool:
-        """Whether every cell that is not missing has a value of this type, and one is there."""
+        """Whether all cells that are not missing, at least one, have a value of this type."""
         present = self.texts if column is TEXT else self.values
         return present > 0 and self.wrong[column.name] == 0
 
     @property
     def is_whole(self) -> bool:
-        """Whether the cells are whole numbers, without a leading zero that means something."""
+        """Whether the cells are integers without significant leading zeros."""
         return self.fits(INTEGER) and not self.zero_led
 
     @property
     def is_time(self) -> bool:
-        """Whether the cells are times, and not numbers."""
+        """Whether the cells are times rather than numbers."""
         return self.fits(TIME) and not self.fits(NUMBER)
 
     @property
@@ -154,13 +154,13 @@ class ColumnProfile:
 
     @property
     def is_unique(self) -> bool:
-        """Whether no two cells are the same, and none is missing."""
+        """Whether no two cells are equal, and none is missing."""
         count = self.distinct_integers if self.is_whole else self.distinct
         return count == self.rows
 
     @property
     def is_consecutive(self) -> bool:
-        """Whether the cells are the whole numbers of a range, each once."""
+        """Whether the cells are consecutive integers, each once."""
         if not (self.is_whole and self.is_unique and self.least is not None):
             return False
         return (self.greatest or 0.0) - self.least + 1 == self.rows
@@ -172,7 +172,7 @@ Unique = Callable[[ColumnProfile, ColumnProfile], bool]
 
 @dataclass(frozen=True, slots=True)
 class TableProfile:
-    """A table: its columns with a header of their own, and the headers that stand there twice."""
+    """A table: its columns with unique headers, and the duplicate headers."""
 
     rows: int
     columns: tuple[ColumnProfile, ...]

@@ -1,4 +1,4 @@
-"""Write a draft as a model file, with each reason on its line: pure."""
+"""Render a draft as a model file, with each reason on its line, without I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPE: Final = "platform_assets.components.TabularModel"
 
 
 def render(draft: Draft, request: ModelRequest, file: str) -> str:
-    """Return the text of the model file; `file` is the table's path as the file shall name it."""
+    """Return the text of the model file; `file` is the table's path as written in it."""
     return "\n".join(_lines(draft, request, file)) + "\n"
 
 
@@ -42,14 +42,16 @@ def _lines(draft: Draft, request: ModelRequest, file: str) -> Iterator[str]:
     yield _line("  ", parts.TARGET, _flow(_target(spec.target)), why[parts.TARGET])
     yield _line("  ", parts.TASK, spec.task.value, why[parts.TASK])
     yield "  features:"
-    for one in spec.features:
-        yield _line("    ", _scalar(one.name), _feature(one), draft.feature_reasons[one.name])
+    for feature in spec.features:
+        yield _line(
+            "    ", _scalar(feature.name), _feature(feature), draft.feature_reasons[feature.name]
+        )
     if draft.left_out:
         yield "    # Left out:"
     for header, reason in draft.left_out.items():
         yield f"    # {_comment(_scalar(header))}: {_comment(reason)}"
     if parts.CANDIDATES in why:
-        names = ", ".join(str(one.estimator) for one in spec.candidates)
+        names = ", ".join(str(candidate.estimator) for candidate in spec.candidates)
         yield _line("  ", parts.CANDIDATES, f"[{names}]", why[parts.CANDIDATES])
     yield _line(
         "  ", parts.EVALUATION, _flow(_evaluation(spec.evaluation)), why.get(parts.EVALUATION, "")
@@ -83,11 +85,13 @@ def _evaluation(chosen: Evaluation) -> dict[str, Any]:
     }
 
 
-def _feature(one: FeatureSpec) -> str:
-    word = WORDS[one.dtype]
-    if not one.nullable and not one.source_column:
-        return word
-    return _flow({"type": word, "nullable": one.nullable or None, "from": one.source_column})
+def _feature(feature: FeatureSpec) -> str:
+    type_name = WORDS[feature.dtype]
+    if not feature.nullable and not feature.source_column:
+        return type_name
+    return _flow(
+        {"type": type_name, "nullable": feature.nullable or None, "from": feature.source_column}
+    )
 
 
 def _line(indent: str, field: str, value: str, why: str) -> str:
@@ -103,7 +107,7 @@ def _flow(fields: Mapping[str, Any]) -> str:
 
 
 def _scalar(value: object) -> str:
-    """Write a value so that YAML reads the same one, within a flow mapping too."""
+    """Format a value so that YAML reads it back, also within a flow mapping."""
     if not isinstance(value, str):
         return json.dumps(value)
     is_plain = value.isascii() and value.replace("_", "").isalnum()
@@ -113,4 +117,4 @@ def _scalar(value: object) -> str:
 
 
 def _comment(text: str) -> str:
-    return " ".join(one if one.isprintable() else "?" for one in text.split())
+    return " ".join(word if word.isprintable() else "?" for word in text.split())

@@ -33,28 +33,28 @@ class TableParams(BaseModel):
 
 
 class TableScaffolder(dg.Scaffolder[TableParams]):
-    """Makes the model file as `make model` does."""
+    """Creates the model file as `make model` does."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[TableParams]:
-        """Return what the command takes."""
+        """Return the parameters of the command."""
         return TableParams
 
     def scaffold(self, request: dg.ScaffoldRequest[TableParams]) -> None:
-        """Write `defs.yaml` into the folder that Dagster made, or say why not and remove it.
+        """Write `defs.yaml` into the folder made by Dagster, or say why not and remove it.
 
-        Without a table it is the empty one that Dagster makes of any component.
+        Without a table it is the empty one that Dagster creates for any component.
         """
         if request.params == TableParams():
             scaffold_component(request)
             return
-        # Here: Dagster asks for the parameters alone whenever it lists components.
+        # Imported here: Dagster only needs the parameters when it lists components.
         from platform_assets.components.scaffold.command import make_model
 
         folder = request.target_path.absolute()
         try:
-            wanted = _wanted(request)
-            outcome = make_model(wanted, folder.parent, folder.name, click.echo, others=())
+            model_request = _to_model_request(request)
+            outcome = make_model(model_request, folder.parent, folder.name, click.echo, others=())
         except ScaffoldError as error:
             if not any(folder.iterdir()):
                 folder.rmdir()
@@ -62,12 +62,12 @@ class TableScaffolder(dg.Scaffolder[TableParams]):
         click.echo("\n".join(outcome.lines()))
 
 
-def _wanted(request: dg.ScaffoldRequest[TableParams]) -> ModelRequest:
-    given = request.params
-    if given.csv is None or given.target is None:
+def _to_model_request(request: dg.ScaffoldRequest[TableParams]) -> ModelRequest:
+    params = request.params
+    if params.csv is None or params.target is None:
         raise ScaffoldError("a table needs both --csv and --target")
     if request.scaffold_format != "yaml":
         raise ScaffoldError("a table becomes a YAML file: leave --format out")
-    name = given.name or valid_model_name(request.target_path.name)
-    asked = given.model_dump(exclude={"csv", "target", "name"})
-    return ModelRequest(given.csv, given.target, name=name, **asked)
+    name = params.name or valid_model_name(request.target_path.name)
+    fields = params.model_dump(exclude={"csv", "target", "name"})
+    return ModelRequest(params.csv, params.target, name=name, **fields)

@@ -1,4 +1,4 @@
-"""Read a table as the chain does, and count what its cells are by the chain's casting rules."""
+"""Read a table as the chain does, and profile its cells by the chain's casting rules."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _DATE: Final = "[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2,4}( [0-9:]+( ?[AaPp][Mm])?
 _OTHERWISE: Final = quoted(f"^[{SPACES}]*({_AMOUNT}|{_DATE})[{SPACES}]*$")
 """Pattern of numbers and dates that the casting rules do not read, among others that they do."""
 _CELLS: Final = 5_000_000
-"""Cells that are counted at once: what a query over them holds stays bounded."""
+"""Cells counted at once, to bound the memory of a query."""
 
 
 def profile_table(request: ModelRequest) -> TableProfile:
-    """Read all rows of the table, and return what its columns hold.
+    """Read all rows of the table, and return the profile of its columns.
 
     Raises:
-        SourceError: it cannot be read, or is not a table.
+        SourceError: the file cannot be read, or is not a table.
     """
     wanted = [Column(request.target, DType.BYTES)]
     reader = FileReader(request.table, str(request.path), wanted, None, request.separator)
@@ -50,7 +50,7 @@ def profile_table(request: ModelRequest) -> TableProfile:
 
 
 class _Table:
-    """Holds the rows as the source has them; takes them as `RowSink`."""
+    """A `RowSink` that holds the rows as they are in the source."""
 
     def __init__(self) -> None:
         self.database: duckdb.DuckDBPyConnection = connect()
@@ -59,7 +59,9 @@ class _Table:
 
     def add(self, rows: SourceRows) -> None:
         headers = [*rows.headers, *rows.constants]
-        texts = ["NULL::VARCHAR" if one is None else quoted(one) for one in rows.constants.values()]
+        texts = [
+            "NULL::VARCHAR" if text is None else quoted(text) for text in rows.constants.values()
+        ]
         cells = [*(f"c{place}" for place in range(len(rows.headers))), *texts]
         types = [*rows.types, *["VARCHAR"] * len(texts)]
         if not self._headers:
@@ -74,38 +76,38 @@ class _Table:
                 f"{rows.name} has other columns than those before, or others of its types",
                 "give all files the same columns, and run again",
             )
-        ordered = ", ".join(cells[headers.index(one)] for one in self._headers)
+        ordered = ", ".join(cells[headers.index(header)] for header in self._headers)
         self.database.execute(f"INSERT INTO cells SELECT {ordered} FROM {rows.relation}")
 
     def profile(self) -> TableProfile:
-        rows = int(self._asked("SELECT count(*) FROM cells")[0][0])
+        rows = int(self._fetch("SELECT count(*) FROM cells")[0][0])
         counts = Counter(self._headers)
         single = [n for n, header in enumerate(self._headers) if header and counts[header] == 1]
         columns = [
             ColumnProfile(
                 *(self._headers[place], place + 1, self._types[place], rows, texts, values),
-                {one.name: count for one, count in zip(TYPES, wrong, strict=True)},
+                {type_.name: count for type_, count in zip(TYPES, wrong, strict=True)},
                 *counted,
             )
             for type_ in dict.fromkeys(self._types[place] for place in single)
             for places in _parts([n for n in single if self._types[n] == type_], rows)
-            for place, texts, values, wrong, *counted in self._asked(_counting(places, type_))
+            for place, texts, values, wrong, *counted in self._fetch(_profile_sql(places, type_))
         ]
         return TableProfile(
             rows,
-            tuple(sorted(columns, key=lambda one: one.place)),
+            tuple(sorted(columns, key=lambda column: column.place)),
             tuple(header for header in counts if not header or counts[header] > 1),
             self._is_unique,
         )
 
     def _is_unique(self, key: ColumnProfile, time: ColumnProfile) -> bool:
         pair = ", ".join(
-            cast(type_, f"c{one.place - 1}", one.source_type).value
-            for one, type_ in ((key, INTEGER if key.is_whole else TEXT), (time, TIME))
+            cast(type_, f"c{profile.place - 1}", profile.source_type).value
+            for profile, type_ in ((key, INTEGER if key.is_whole else TEXT), (time, TIME))
         )
-        return bool(self._asked(f"SELECT count(DISTINCT ({pair})) = count(*) FROM cells")[0][0])
+        return bool(self._fetch(f"SELECT count(DISTINCT ({pair})) = count(*) FROM cells")[0][0])
 
-    def _asked(self, query: str) -> list[tuple[Any, ...]]:
+    def _fetch(self, query: str) -> list[tuple[Any, ...]]:
         return self.database.sql(query).fetchall()
 
 
@@ -115,19 +117,20 @@ def _parts(places: Sequence[int], rows: int) -> Iterator[Sequence[int]]:
         yield places[start : start + size]
 
 
-def _counting(places: Sequence[int], type_: str) -> str:
-    """SQL that counts the cells of columns of one type: a row of `ColumnProfile` for each.
+def _profile_sql(places: Sequence[int], type_: str) -> str:
+    """Return SQL that profiles columns of one type, with a `ColumnProfile` row for each.
 
-    The columns are laid below each other, for a rule costs more to compile than to apply.
+    The columns are stacked, since a rule costs more to compile than to apply.
     """
-    casts = {one: cast(one, "v", type_) for one in TYPES}
-    whole, number, text = (casts[one].value for one in (INTEGER, NUMBER, TEXT))
+    casts = {type_name: cast(type_name, "v", type_) for type_name in TYPES}
+    whole, number, text = (casts[type_name].value for type_name in (INTEGER, NUMBER, TEXT))
     is_text = type_ == "VARCHAR"
     otherwise = f"regexp_matches(v, {_OTHERWISE})" if is_text else "false"
     point = "contains(v, '.')" if is_text else str(type_ in {"FLOAT", "DOUBLE"})
     zeros = f"regexp_matches(v, {ZERO_LED})" if is_text else "false"
     wrong = ", ".join(
-        f"count(*) FILTER (WHERE {one.value} IS NULL AND {one.present})" for one in casts.values()
+        f"count(*) FILTER (WHERE {cast_.value} IS NULL AND {cast_.present})"
+        for cast_ in casts.values()
     )
     return f"""
         SELECT place, count(*) FILTER (WHERE {casts[TEXT].present}),

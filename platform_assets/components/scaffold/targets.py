@@ -1,4 +1,4 @@
-"""What is to be predicted, and which kind of task that is: pure."""
+"""Which column to predict, and which kind of task that is; without I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from platform_assets.model_spec import Target, Task
 from serving_gateway.contract import DType
 
 FEWEST_ROWS: Final = 30
-"""Rows with a label: ten to evaluate and twice as many to learn from."""
+"""Fewest rows with a label: ten for evaluation and twice as many for training."""
 _MOST_CLASSES: Final = 100
 _MOST_WHOLE_CLASSES: Final = 10
 _FEWEST_PER_CLASS: Final = 3
@@ -30,35 +30,37 @@ def find_target(table: TableProfile, request: ModelRequest) -> ColumnProfile:
     """Return the column to predict; ScaffoldError when it is absent, or nothing can be learned."""
     if not table.rows:
         raise ScaffoldError(f"{request.title} has a header and no rows")
-    wanted = request.target
-    if wanted in table.repeated:
-        raise ScaffoldError(f"{request.title} has several columns {wanted!r}: rename all but one")
-    by_header = {one.header: one for one in table.columns}
-    if wanted not in by_header:
+    requested = request.target
+    if requested in table.repeated:
+        raise ScaffoldError(
+            f"{request.title} has several columns {requested!r}: rename all but one"
+        )
+    by_header = {column.header: column for column in table.columns}
+    if requested not in by_header:
         folded = {one.casefold(): one for one in by_header}
-        near = [folded[one] for one in difflib.get_close_matches(wanted.casefold(), folded, n=1)]
+        near = [folded[one] for one in difflib.get_close_matches(requested.casefold(), folded, n=1)]
         shown = ", ".join([*by_header][:_MOST_WHOLE_CLASSES])
         more = ", ..." if len(by_header) > _MOST_WHOLE_CLASSES else ""
         guess = f"did you mean {near[0]}? It has" if near else "it has"
-        raise ScaffoldError(f"{request.title} has no column {wanted!r}: {guess} {shown}{more}")
-    column = by_header[wanted]
+        raise ScaffoldError(f"{request.title} has no column {requested!r}: {guess} {shown}{more}")
+    column = by_header[requested]
     labels = column.rows - column.missing
     if labels < FEWEST_ROWS:
         counted = "1 row" if labels == 1 else f"{labels} rows"
         raise ScaffoldError(
-            f"{request.title} has {counted} with a {wanted}, and a model needs {FEWEST_ROWS} at "
+            f"{request.title} has {counted} with a {requested}, and a model needs {FEWEST_ROWS} at "
             "least, to learn from and to be evaluated on"
         )
     if column.is_constant:
         raise ScaffoldError(
-            f"{wanted} of {request.title} has the same value in every row, so there is nothing "
+            f"{requested} of {request.title} has the same value in every row, so there is nothing "
             "to learn"
         )
     return column
 
 
 def infer_task(column: ColumnProfile, request: ModelRequest) -> tuple[Task, str, DType]:
-    """Return the task, its reason, and the type of the labels; ScaffoldError for neither."""
+    """Return the task, its reason, and the labels' type; ScaffoldError if none fits."""
     type_ = _label_type(column)
     if request.task is not None:
         return _requested_task(column, request.task, type_, request.title)
@@ -114,13 +116,13 @@ def _label_type(column: ColumnProfile) -> DType:
 
 
 def _requested_task(
-    column: ColumnProfile, wanted: str, type_: DType, title: str
+    column: ColumnProfile, requested: str, type_: DType, title: str
 ) -> tuple[Task, str, DType]:
     try:
-        task = Task(wanted)
+        task = Task(requested)
     except ValueError:
         known = ", ".join(Task)
-        raise ScaffoldError(f"{wanted!r} is not a task: give one of {known}") from None
+        raise ScaffoldError(f"{requested!r} is not a task: give one of {known}") from None
     if task is Task.REGRESSION and not column.fits(NUMBER):
         raise ScaffoldError(
             f"{column.header} of {title} has values that are not numbers, so there is no "
@@ -134,7 +136,7 @@ def _requested_task(
 
 
 def describe_target(column: ColumnProfile, type_: DType) -> tuple[Target, str]:
-    """Return the target as the model file has it, and the reason."""
+    """Return the target for the model file, and the reason."""
     target = Target(
         column.header if column.header.casefold() != "event_timestamp" else "target",
         type_,

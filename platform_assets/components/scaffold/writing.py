@@ -1,4 +1,4 @@
-"""Put a model file in its place: checked, whole, and never over another one."""
+"""Write a model file: checked, complete, and never over an existing one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from platform_assets.components.schema import FILE_NAMES
 
 
 def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
-    """Write the model file into `folder`, which the model file is to be in, and return its path.
+    """Write the model file into its future `folder`, and return its path.
 
-    The folder comes into being with a file that passed the check, or not at all; one that is
-    there already may hold anything but a model file.
+    The folder is created together with a file that passed the check, or not at all; an existing
+    one may hold anything but a model file.
 
     Raises:
         ScaffoldError: the file does not pass the check, or cannot be written.
@@ -49,9 +49,12 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
 
 def _check(file: Path, draft: Draft, table: str) -> None:
     """Raise ScaffoldError unless the file reads as the model whose rows were validated."""
-    read, expected = read_model(file), draft.spec
-    same = replace(read, source=expected.source, code_version=expected.code_version)
-    if same != expected or Path(str(read.source.file)).resolve() != (file.parent / table).resolve():
+    actual, expected = read_model(file), draft.spec
+    same = replace(actual, source=expected.source, code_version=expected.code_version)
+    if (
+        same != expected
+        or Path(str(actual.source.file)).resolve() != (file.parent / table).resolve()
+    ):
         raise ScaffoldError("the file that was written says something else than was inferred")
 
 
@@ -78,7 +81,7 @@ def _refuse_model_file(folder: Path) -> None:
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that no reader of models looks into, and that goes away."""
+    """Yield a temporary folder beside `folder` that readers of models ignore."""
     staged = folder.with_name(f".{folder.name}.{os.getpid()}")
     staged.mkdir()
     try:
@@ -88,8 +91,8 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _path_from(folder: Path, table: Path) -> str:
-    """The table as the model file names it: relative where both are below one of these."""
-    # What is above a folder that is a link is above its target.
+    """Return the table's path for the model file: relative if both are below a common base."""
+    # The parent of a symbolic link is that of its target.
     folder, real = folder.resolve(), table.resolve()
     for base in (folder.parent, Path.cwd().resolve()):
         if real.is_relative_to(base) and folder.is_relative_to(base):

@@ -28,13 +28,13 @@ _BATCH_ROWS: Final = 65_536
 _SHOWN: Final = 40
 _LOCAL: Final = " local"
 _WRITTEN: Final = " written"
-"""Columns beside the wanted ones, by names that none of these has."""
+"""Columns beside the wanted ones, with names that none of these has."""
 
 
 class TableBuilder:
-    """Casts rows part by part, and puts the table together.
+    """Casts rows part by part, and assembles the table.
 
-    `key` names the column of the entity; None: each row is one of its own.
+    `key` names the column of the entity; None if each row is an entity of its own.
     """
 
     def __init__(self, columns: Sequence[Column], key: str | None, progress: Progress) -> None:
@@ -50,8 +50,8 @@ class TableBuilder:
 
         Raises:
             ColumnsError: a wanted column is missing.
-            SourceError: its columns are others than those before; or it names rows, columns and
-                values that are of another type.
+            SourceError: the columns differ from those before; or values have another type,
+                named with rows and columns.
             duckdb.Error: DuckDB cannot read the relation; none of its rows is kept.
         """
         headers = [*rows.headers, *rows.constants]
@@ -66,38 +66,38 @@ class TableBuilder:
         self._headers = headers
 
     def _keep(self, part: str, batches: Iterator[pa.RecordBatch]) -> None:
-        """Keep all of the batches, or none where one of them raises."""
+        """Keep all of the batches, or none if one of them raises."""
         kept = list(batches)
         self._batches += kept
-        self._parts[part] = self._parts.get(part, 0) + sum(one.num_rows for one in kept)
+        self._parts[part] = self._parts.get(part, 0) + sum(batch.num_rows for batch in kept)
 
     def _cast(self, rows: SourceRows) -> Iterator[pa.RecordBatch]:
-        query, done = _Query(rows, self._columns, self._key), rows.before
+        query, row_count = _Query(rows, self._columns, self._key), rows.before
         with self.database.sql(query.cells).to_arrow_reader(_BATCH_ROWS) as reader:
             for batch in reader:
                 if batch.column("wrong").true_count > 0:
                     break
-                yield self._declared(batch)
-                done += batch.num_rows
-                self._progress.at(f"reading {rows.part}", done)
+                yield self._to_declared_types(batch)
+                row_count += batch.num_rows
+                self._progress.at(f"reading {rows.part}", row_count)
             else:
                 return
-        # The reader is closed: the database answers one query at a time.
-        raise self._refusal(rows, query)
+        # Close the reader first: the database answers one query at a time.
+        raise self._error_of(rows, query)
 
     def add_batch(self, name: str, headers: Sequence[str], batch: pa.RecordBatch) -> None:
-        """Cast rows that are in memory, behind those of the same name."""
+        """Cast rows that are in memory, after those of the same name."""
         table = pa.Table.from_batches([batch])
         self.database.register(
             "batch", table.rename_columns([f"c{n}" for n in range(len(headers))])
         )
-        types = [str(one) for one in self.database.table("batch").types]
+        types = [str(type_) for type_ in self.database.table("batch").types]
         self.add(SourceRows(name, name, "batch", headers, types, before=self._parts.get(name, 0)))
 
     def build(self, name: str, fingerprint: Callable[[pa.Table], str]) -> SourceTable:
-        """Return what was added, with times in UTC; SourceError for an ambiguous local time."""
+        """Return the rows added, with times in UTC; SourceError for an ambiguous local time."""
         self.database.close()
-        types = [(one.name, _read_type(one)) for one in self._columns]
+        types = [(column.name, _read_type(column)) for column in self._columns]
         schema = pa.schema([*types, (_LOCAL, pa.bool_()), (_WRITTEN, pa.string())])
         table = pa.Table.from_batches(self._batches, schema=schema)
         local, written = table[_LOCAL], table[_WRITTEN]
@@ -120,8 +120,8 @@ class TableBuilder:
             warnings=tuple(warnings),
         )
 
-    def _declared(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The batch in the declared types, without the mark of wrong rows."""
+    def _to_declared_types(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the batch in the declared types, without the flag of wrong rows."""
         arrays = {}
         for values, column in zip(batch.columns, self._columns, strict=False):
             narrow = arrays[column.name] = values.cast(_read_type(column), safe=False)
@@ -130,12 +130,12 @@ class TableBuilder:
                 self._lost |= {column.name: warning} if warning else {}
         return pa.record_batch(arrays | {one: batch.column(one) for one in (_LOCAL, _WRITTEN)})
 
-    def _refusal(self, rows: SourceRows, query: _Query) -> SourceError:
+    def _error_of(self, rows: SourceRows, query: _Query) -> SourceError:
         cells = self.database.sql(query.wrong_cells).limit(SHOWN_PROBLEMS).fetchall()
         [(count,)] = self.database.sql(f"SELECT count(*) FROM ({query.wrong_cells})").fetchall()
         names = rows.locate([rows.before + row for row, _, _ in cells])
         wrong = [
-            (name, self._columns[place], query.shown(place, value))
+            (name, self._columns[place], query.format_value(place, value))
             for name, (_, place, value) in zip(names, cells, strict=True)
         ]
         return wrong_values(rows.name, wrong, count - len(cells))
@@ -147,7 +147,7 @@ class _Query:
     def __init__(self, rows: SourceRows, columns: Sequence[Column], key: str | None) -> None:
         headers = [*rows.headers, *rows.constants]
         literals = [
-            "NULL::VARCHAR" if one is None else quoted(one) for one in rows.constants.values()
+            "NULL::VARCHAR" if text is None else quoted(text) for text in rows.constants.values()
         ]
         values = [*(f"c{place}" for place in range(len(rows.headers))), *literals]
         types = [*rows.types, *["VARCHAR"] * len(literals)]
@@ -162,15 +162,15 @@ class _Query:
             if column.timezone is not None:
                 local = self._casts[i].local
             if column.name == key and column.dtype is DType.INT64 and self._types[i] == "VARCHAR":
-                # A key with leading zeros as it is written, null for any other.
+                # A key with leading zeros as written, null for any other.
                 odd = f"CAST(k{i} AS VARCHAR) <> v{i} AND regexp_matches(v{i}, {ZERO_LED})"
                 written = f"CASE WHEN {odd} THEN v{i} END"
         wrong = [
-            f"(CASE WHEN k{i} IS NULL THEN {one.present} ELSE false END)"
-            for i, one in enumerate(self._casts)
+            f"(CASE WHEN k{i} IS NULL THEN {cast_.present} ELSE false END)"
+            for i, cast_ in enumerate(self._casts)
         ]
         selected = ", ".join(f"{values[place]} AS v{i}" for i, place in enumerate(places))
-        casts = ", ".join(f"{one.value} AS k{i}" for i, one in enumerate(self._casts))
+        casts = ", ".join(f"{cast_.value} AS k{i}" for i, cast_ in enumerate(self._casts))
         cells = f"(SELECT *, {casts} FROM (SELECT {selected} FROM {rows.relation}))"
         results = ", ".join(f"k{i}" for i in range(len(columns)))
         self.cells = (
@@ -178,8 +178,8 @@ class _Query:
             f"{' OR '.join(wrong)} AS wrong FROM {cells}"
         )
         errors = ", ".join(
-            f"CASE WHEN {one} THEN {{'place': {i}, 'value': CAST(v{i} AS VARCHAR)}} END"
-            for i, one in enumerate(wrong)
+            f"CASE WHEN {condition} THEN {{'place': {i}, 'value': CAST(v{i} AS VARCHAR)}} END"
+            for i, condition in enumerate(wrong)
         )
         self.wrong_cells = (
             "SELECT row, cell.place, cell.value FROM (SELECT row, unnest(errors) AS cell FROM "
@@ -187,8 +187,8 @@ class _Query:
             f"wrong FROM {cells}) WHERE wrong) WHERE cell IS NOT NULL ORDER BY row, cell.place"
         )
 
-    def shown(self, place: int, value: str) -> str:
-        """Display a value of the column at `place`; other values than text with their type."""
+    def format_value(self, place: int, value: str) -> str:
+        """Format a value of the column at `place`; values other than text with their type."""
         type_ = self._types[place]
         return repr(value[:_SHOWN]) if type_ == "VARCHAR" else f"{value[:_SHOWN]} ({type_})"
 

@@ -1,7 +1,7 @@
-r"""The casting rules: SQL by type of the model file and by kind of the source's own type.
+r"""The casting rules: SQL by declared type and by kind of the source's own type.
 
-`{v}` is the value, `{t}` the same text without the white space around it. A value that a rule
-turns into NULL, although it does not say "missing", is not of the declared type.
+`{v}` is the value, `{t}` its text stripped of white space. A value that a rule turns into NULL
+without its saying "missing" is not of the declared type.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ NULL_WORDS: Final = (
     *("", "#N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A"),
     *("NA", "NULL", "NaN", "n/a", "nan", "null"),
 )
-"""Cells that say "missing" in a column of anything but text, where only the empty one does."""
+"""Cells that mean "missing" in a column of any type but text, where only the empty one does."""
 SPACES: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
-"""White space that is ignored around a value, also as part of a pattern."""
+"""White space that is ignored around a value; also used within patterns."""
 
 # DuckDB's own casts take 1_000 for a number, 0x1F and 1.5 for integers, and yes for true. Most
-# values are as DuckDB would write them; `{t}`, which costs more, stands once in a rule and
-# behind a condition, for what stands twice is computed for every value.
+# values are as DuckDB would write them; `{t}`, which costs more, appears once in a rule and
+# behind a condition, since an expression that appears twice is computed for every value.
 _NOT_NAN: Final = "CASE WHEN isnan({0}) THEN NULL ELSE {0} END"
 _TEXT_NUMBER: Final = _NOT_NAN.format(
     "coalesce(CASE WHEN contains({v}, '_') THEN NULL ELSE TRY_CAST({v} AS DOUBLE) END, "
@@ -40,14 +40,14 @@ _TEXT_BOOLEAN: Final = (
     r"ELSE TRY_CAST(regexp_extract(regexp_replace({t}, '^([01])\.0*$', '\1'), "
     "'(?i)^(true|false|1|0)$') AS BOOLEAN) END"
 )
-# What lies behind a NUL is lost where C reads it.
+# Anything after a NUL is lost where C reads the text.
 _TEXT: Final = "CASE WHEN contains({v}, chr(0)) THEN NULL ELSE nullif({v}, '') END"
 _WHOLE: Final = "CASE WHEN {v} = trunc({v}) THEN TRY_CAST({v} AS BIGINT) END"
 _ZERO_OR_ONE: Final = "CASE WHEN {v} = 1 THEN true WHEN {v} = 0 THEN false END"
 _DOUBLE: Final = "CAST({v} AS DOUBLE)"
 
-# Times are ISO 8601 with all digits; the compact form is brought to the other one. The zone of
-# the connection is UTC, so a time without an offset stays what the clock showed.
+# Times are ISO 8601 with all digits; the basic format is turned into the extended one. The zone
+# of the connection is UTC, so a time without an offset stays what the clock showed.
 _CLOCK: Final = r"\d{{4}}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?"
 _OFFSET: Final = r"(Z|[+-]\d\d(:?\d\d)?)"
 _UTC: Final = "(TRY_CAST({0} AS TIMESTAMPTZ) AT TIME ZONE 'UTC')"
@@ -56,7 +56,7 @@ _ISO: Final = (
     r"'^(\d{{4}})(\d\d)(\d\d)(T|$)', '\1-\2-\3\4'), "
     r"'^(\d{{4}}-\d\d-\d\dT\d\d)(\d\d)(\d\d)', '\1:\2:\3')"
 )
-# The digit tells the blank before the clock from one before the date, whose day is no offset.
+# The digit rules out a blank before the date, whose day would look like an offset.
 _HAS_OFFSET: Final = rf"regexp_matches({{v}}, '\d[T ].*(Z|[+-]\d\d(:?\d\d)?)[{SPACES}]*$')"
 _LOCAL: Final = "TRY_CAST({v} AS TIMESTAMP)"
 
@@ -94,12 +94,12 @@ RULES: Final[dict[DType, dict[str, str]]] = {
         "boolean": "CAST({v} AS VARCHAR)",
     },
 }
-"""Declared type -> kind of the source's type -> SQL; a kind that is not there is refused."""
+"""Declared type -> kind of the source's type -> SQL; any other kind is refused."""
 _INSTANT: Final = {"instant": _UTC.format("{v}")}
 _INSTANTS: Final = {"text": _text_time(f"{_CLOCK}{_OFFSET})")} | _INSTANT
-"""The same for times that have their offset."""
+"""The same for times with an offset."""
 _TIMES: Final = {"text": _text_time(f"{_CLOCK}{_OFFSET}?)?"), "local": _LOCAL} | _INSTANT
-"""The same for times that may lack it; which ones do is said by `Cast.local`."""
+"""The same for times that may lack it; `Cast.local` says which ones do."""
 _INTEGERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _KINDS: Final = {
     "VARCHAR": "text",
@@ -107,7 +107,7 @@ _KINDS: Final = {
     "FLOAT": "float",
     "DOUBLE": "float",
     '"NULL"': "nothing",
-    **{name: "integer" for one in _INTEGERS for name in (one, f"U{one}")},
+    **{name: "integer" for integer in _INTEGERS for name in (integer, f"U{integer}")},
 }
 
 
@@ -116,7 +116,7 @@ class Cast:
     """SQL over one column of a relation.
 
     `value` is its value in the declared type, a 32-bit float as DOUBLE and a time as UTC;
-    `present` whether there is one at all; `local` whether the time is in the zone of the
+    `present` whether there is a value at all; `local` whether the time is in the zone of the
     model file, not in UTC.
     """
 
@@ -126,7 +126,7 @@ class Cast:
 
 
 def cast(column: Column, value: str, source_type: str) -> Cast:
-    """Return the rule of `column` for the SQL `value` of a type that DuckDB names."""
+    """Return the rule of `column` for the SQL expression `value` of a DuckDB type."""
     kind = _kind(source_type)
     if kind == "text":
         value = value if source_type == "VARCHAR" else f"CAST({value} AS VARCHAR)"
@@ -143,12 +143,12 @@ def cast(column: Column, value: str, source_type: str) -> Cast:
 
 
 def file_in_sql(path: Path) -> str:
-    """The path of one file as text of SQL: DuckDB takes `[1]` in a name for a pattern too."""
+    """Return the path of one file as an SQL literal: DuckDB takes even `[1]` for a pattern."""
     return quoted(glob.escape(str(path)))
 
 
 def quoted(text: str) -> str:
-    """Return a text as a literal of SQL."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -21,9 +21,9 @@ def local_to_utc(
 ) -> pa.Table:
     """Return the source's table with the times of `column` in UTC.
 
-    Those that `local` marks are in the column's zone, the others in UTC already. The rows of
-    an entity, which the column `key` names, have an order; without a key all rows have.
-    SourceError names rows whose time the clock shows twice or never.
+    Those that `local` marks are in the column's zone, the others already in UTC. The order of an
+    entity's rows (by the column `key`; of all rows without one) resolves ambiguous times.
+    SourceError names rows whose time the clock shows never, or twice without such an order.
     """
     place = source.table.column_names.index(column.name)
     times = source.table[column.name]
@@ -35,45 +35,45 @@ def local_to_utc(
     utc = pc.coalesce(sides["earliest"], times.combine_chunks().cast(pa.timestamp("us", tz="UTC")))
     gap = pc.subtract(sides["latest"], sides["earliest"]).cast(pa.int64()).fill_null(0).to_numpy()
     if gap.any():
-        # Where the clock skips an hour, the two sides are its ends, a microsecond apart.
+        # Where the clock skips an hour, the two sides are its two ends, a microsecond apart.
         _refuse(source, column, times, gap == 1, "never shows")
         keys = None if key is None else source.table[key]
-        later, unshown = _later(times.cast(pa.int64()).to_numpy(), gap > 1, keys)
+        later, unshown = _second_times(times.cast(pa.int64()).to_numpy(), gap > 1, keys)
         why = "shows twice, and the order of the rows does not say which of the two it is"
         _refuse(source, column, times, unshown, why)
         utc = pc.if_else(pa.array(later), sides["latest"], utc)
     return source.table.set_column(place, column.name, utc)
 
 
-def _later(
+def _second_times(
     times: NDArray[np.int64], twice: NDArray[np.bool_], keys: pa.ChunkedArray | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of the times that the clock shows twice: the second ones, and those of which none knows."""
+    """Mark the times shown twice that are the second ones, and those that remain ambiguous."""
     codes: NDArray[Any] = np.zeros(len(times), np.int64)
     if keys is not None:
         codes = keys.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
     rows = np.flatnonzero(np.isin(codes, codes[twice]))
     rows = rows[np.argsort(codes[rows], kind="stable")]
-    later, known = np.zeros(len(times), bool), np.zeros(len(times), bool)
+    later, is_resolved = np.zeros(len(times), bool), np.zeros(len(times), bool)
     for ordered in (rows, rows[::-1]):  # oldest or newest first
-        second, sure = _in_order(times[ordered], twice[ordered], codes[ordered])
-        later[ordered] |= second & ~known[ordered]
-        known[ordered] |= sure
-    return later, twice & ~known
+        second, sure = _infer_from_order(times[ordered], twice[ordered], codes[ordered])
+        later[ordered] |= second & ~is_resolved[ordered]
+        is_resolved[ordered] |= sure
+    return later, twice & ~is_resolved
 
 
-def _in_order(
+def _infer_from_order(
     times: NDArray[np.int64], twice: NDArray[np.bool_], codes: NDArray[Any]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows are the second time, and which rows are in an order that shows it.
+    """Mark the rows of the second time, and the rows whose order reveals which time they are.
 
-    It does where the entity's times never go back, save once in an hour that comes twice.
+    It does where the entity's times never go back, except once within an hour shown twice.
     """
     same = codes[1:] == codes[:-1]
     hour = same & twice[1:] & twice[:-1] & (times[1:] // _DAY_US == times[:-1] // _DAY_US)
     back = np.append(False, hour & (times[1:] <= times[:-1]))
     disordered = np.append(False, same & ~hour & (times[1:] < times[:-1]))
-    # Rows of an entity stand together, and so do those of one hour while none is disordered.
+    # Rows of an entity are adjacent, and so are those of one hour unless some are disordered.
     begins = np.append(True, ~hour)
     groups = np.cumsum(begins) - 1
     backs = np.bincount(groups, back)

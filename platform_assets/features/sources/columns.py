@@ -1,4 +1,4 @@
-"""Columns that are read from a source, with their types."""
+"""The columns to read from a source, with their types."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the source. `dtype` None: a time, without an offset in `timezone`.
+    """One column of the source. `dtype` None is a time, in `timezone` if it has no offset.
 
-    `name` is that of the model file, `source_column` that of the source where it differs.
+    `name` is its name in the model file, `source_column` the one in the source if different.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Column:
 
     @property
     def remedy(self) -> str:
-        """What may be corrected besides the source."""
+        """What may be corrected instead of the source."""
         if self.dtype is not None or self.timezone is not None:
             return "change the type in the model file"
         return (
@@ -70,7 +70,9 @@ def source_columns(spec: SourceSpec) -> tuple[Column, ...]:
         *spec.features,
         *([] if target is None else [target]),
     ]
-    columns = [Column(one.name, one.dtype, source_column=one.source_column) for one in typed]
+    columns = [
+        Column(column.name, column.dtype, source_column=column.source_column) for column in typed
+    ]
     if weight is not None:
         columns.append(Column(weight.name, DType.FP64, source_column=weight.source_column))
     if time is not None:
@@ -79,7 +81,7 @@ def source_columns(spec: SourceSpec) -> tuple[Column, ...]:
 
 
 def arrow_type(dtype: DType) -> pa.DataType:
-    """Return the Arrow type in which the platform holds values of a tensor type."""
+    """Return the Arrow type that the platform uses for values of a tensor type."""
     import pyarrow as pa
 
     return {

@@ -23,7 +23,7 @@ _SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars
 _UTF16: Final = tuple(
     mark.decode("utf-8", "surrogateescape") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 )
-"""How such a file begins, as foreign bytes."""
+"""First two bytes of a UTF-16 file, as surrogates."""
 _SHOWN: Final = 40
 _LONGEST_LINE: Final = 16 << 20
 _CHUNK_ROWS: Final = 16_384
@@ -33,9 +33,9 @@ _AS_UTF8: Final = "save it as UTF-8 with a value for each column, and run again"
 
 @dataclass(frozen=True, slots=True)
 class CsvFile:
-    """A UTF-8 file with a header line; `name` and `part` are what errors call it.
+    """A UTF-8 file with a header line; errors refer to it by `name` and `part`.
 
-    `constants` are columns that its folders name, with their values.
+    `constants` are the columns that its folder names define, with their values.
     """
 
     path: Path
@@ -46,12 +46,12 @@ class CsvFile:
     columns: Sequence[Column]
 
     def header(self) -> tuple[list[str], str, int]:
-        """Return the names of the columns, what separates them, and the blank lines before.
+        """Return the column names, the separator, and the number of blank lines before them.
 
-        The separator is that of the model file, else the one by which most columns are there.
+        The separator is that of the model file, else the one that yields most wanted columns.
 
         Raises:
-            SourceError: the separator is ambiguous, or the file empty or not text.
+            SourceError: the separator is ambiguous, or the file is empty or not text.
             OSError: the file cannot be read.
         """
         wanted = {column.header for column in self.columns} - set(self.constants)
@@ -67,8 +67,8 @@ class CsvFile:
             start = readings[0][0][0][:2]
             problem = "its first line holds other bytes" if start not in _UTF16 else "it is UTF-16"
             raise SourceError(f"{self.name} is not UTF-8 text: {problem}", _AS_UTF8)
-        best = max(readings, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
-        # By marks that do not occur, all columns are one.
+        best = max(readings, key=lambda reading: (len(wanted & set(reading[0])), len(reading[0])))
+        # A separator that does not occur yields a single column.
         fitting = {
             tuple(cells): _SEPARATORS.get(mark, mark)
             for cells, mark, _ in reversed(readings)
@@ -80,7 +80,7 @@ class CsvFile:
         return best
 
     def read_into(self, sink: RowSink) -> None:
-        """Add all rows; raises SourceError for what is not a table or not of the declared types."""
+        """Add all rows; SourceError if the file is not a table or not of the declared types."""
         import duckdb
 
         header, separator, blank = self.header()
@@ -99,7 +99,7 @@ class CsvFile:
         relation = (
             f"read_csv({file_in_sql(self.path)}, auto_detect=false, header=true, skip={blank}, "
             f"delim={quoted(separator)}, quote='\"', escape='\"', columns={{{columns}}}, "
-            f"compression='{'gzip' if self._zipped else 'none'}', strict_mode=true)"
+            f"compression='{'gzip' if self._is_gzipped else 'none'}', strict_mode=true)"
         )
         return self._part_of(relation, header, separator)
 
@@ -125,19 +125,19 @@ class CsvFile:
             header,
             ["VARCHAR"] * len(header),
             self.constants,
-            locate=lambda rows: self._located(rows, separator),
+            locate=lambda rows: self._locate(rows, separator),
         )
 
     @property
-    def _zipped(self) -> bool:
+    def _is_gzipped(self) -> bool:
         return self.path.suffix.lower() == ".gz"
 
     def _cells(self, separator: str) -> Iterator[tuple[int, list[str]]]:
-        """The lines that are not blank, as number and cells; foreign bytes are surrogates.
+        """Yield number and cells of the lines that are not blank; undecodable bytes are surrogates.
 
-        The last one has no cells where it is no CSV.
+        The last one has no cells where the file is not valid CSV.
         """
-        opened: Any = gzip.open if self._zipped else open
+        opened: Any = gzip.open if self._is_gzipped else open
         csv.field_size_limit(_LONGEST_LINE)
         try:
             with opened(
@@ -154,7 +154,7 @@ class CsvFile:
         except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
             raise SourceError(f"{self.name} is damaged: {exc}", _FIX) from exc
 
-    def _located(self, rows: Sequence[int], separator: str) -> list[str]:
+    def _locate(self, rows: Sequence[int], separator: str) -> list[str]:
         first = enumerate(itertools.islice(self._cells(separator), max(rows) + 1))
         lines = {row: line for row, (line, _) in first if row in rows}
         return [f"row {row} (line {lines.get(row, row + 1)})" for row in rows]

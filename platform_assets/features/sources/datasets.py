@@ -1,4 +1,4 @@
-"""Data sets that installed packages bring; nothing is fetched."""
+"""Data sets that ship with installed packages; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DatasetReader:
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name of the source in errors."""
         return f"the data set {self._dataset}"
 
     def fingerprint(self) -> str:
@@ -45,7 +45,7 @@ class DatasetReader:
         return self.read(Progress()).fingerprint
 
     def revision(self) -> str | None:
-        """None: only its rows tell whether it has changed."""
+        """None: only its rows show whether it has changed."""
         return None
 
     def read(self, progress: Progress) -> SourceTable:
@@ -72,28 +72,28 @@ class DatasetReader:
 
 
 def _load(dataset: str, scale: int) -> pd.DataFrame:
-    # `local_data` reads the files of the package and has no way to the network.
+    # `local_data` reads the files of the package and never uses the network.
     from sklearn import datasets
     from vega_datasets import local_data
 
     from platform_assets.features.sources.fraud import fraud_tables
 
-    made = {f"fraud.{name}": make for name, make in fraud_tables().items()}
-    if dataset in made:
-        return made[dataset](scale)
+    generators = {f"fraud.{name}": make for name, make in fraud_tables().items()}
+    if dataset in generators:
+        return generators[dataset](scale)
     loaders = {f"sklearn.{name}": getattr(datasets, f"load_{name}") for name in _SKLEARN}
     vega = [name.replace("-", "_") for name in local_data.list_datasets()]
     if dataset not in loaders and dataset not in {f"vega.{name}" for name in vega}:
-        known = ", ".join([*made, *loaders, *(f"vega.{name}" for name in vega)])
+        known = ", ".join([*generators, *loaders, *(f"vega.{name}" for name in vega)])
         raise SourceError(f"there is no data set {dataset}", f"use one of {known}, and run again")
     if dataset in loaders:
-        return _with_words(loaders[dataset](as_frame=True))
+        return _with_class_names(loaders[dataset](as_frame=True))
     frame: pd.DataFrame = getattr(local_data, dataset.partition(".")[2])()
     return frame
 
 
-def _with_words(data: Any) -> pd.DataFrame:
-    """Return the rows of a scikit-learn data set; classes that have names go by them."""
+def _with_class_names(data: Any) -> pd.DataFrame:
+    """Return the rows of a scikit-learn data set, with class names where it has them."""
     frame: pd.DataFrame = data.frame
     names = data.get("target_names")
     if names is None or names.dtype.kind != "U":

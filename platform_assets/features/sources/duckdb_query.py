@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 65_536
 _SHOWN: Final = 1_000
-"""Characters of DuckDB's message, which may repeat a line of a file."""
+"""Characters kept of DuckDB's message, which may repeat a line of a file."""
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
-    "autoinstall_known_extensions": "false",  # nothing is fetched
-    "disabled_optimizers": "statistics_propagation",  # those of Parquet know no NaN
+    "autoinstall_known_extensions": "false",  # nothing is downloaded
+    "disabled_optimizers": "statistics_propagation",  # Parquet's statistics ignore NaN
     "enable_external_file_cache": False,
     "TimeZone": "UTC",
 }
 
 
 class DuckdbReader:
-    """A query over files that it calls by names.
+    """A query over files that it refers to by name.
 
-    `files` has the path of each as the model file writes it and as it is, by name; `key` is what
-    `TableBuilder` takes. The query reads nothing but these files, and changes none.
+    `files` has each path by name, as the model file writes it and expanded; `key` is that of
+    `TableBuilder`. The query reads nothing but these files, and changes none.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DuckdbReader:
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name of the source in errors."""
         return f"the DuckDB query over {', '.join(self._files)}"
 
     def fingerprint(self) -> str:
@@ -62,13 +62,13 @@ class DuckdbReader:
         return self._digest({name: file.fingerprint() for name, file in self._files.items()})
 
     def revision(self) -> str | None:
-        """The same of names, sizes and times; None while a file is too young to trust them."""
+        """SHA-256 of the query and of names, sizes and times; None while a file is too recent."""
         revisions = {name: file.revision() for name, file in self._files.items()}
-        known = {name: one for name, one in revisions.items() if one is not None}
+        known = {name: revision for name, revision in revisions.items() if revision is not None}
         return self._digest(known) if len(known) == len(revisions) else None
 
     def check_header(self) -> None:
-        """Raise SourceError unless the query can be run and has the wanted columns."""
+        """Raise SourceError unless the query runs and has the wanted columns."""
         with self._relation() as relation:
             names = relation.columns
         check_columns(self.name, names, self._columns)
@@ -81,7 +81,7 @@ class DuckdbReader:
         builder = TableBuilder(self._columns, self._key, progress)
         with self._relation() as relation, relation.to_arrow_reader(_BATCH_ROWS) as reader:
             headers = reader.schema.names
-            builder.add_batch(self.name, headers, _empty(reader.schema))
+            builder.add_batch(self.name, headers, _empty_batch(reader.schema))
             for batch in reader:
                 builder.add_batch(self.name, headers, batch)
         if self.fingerprint() != before:
@@ -109,15 +109,15 @@ class DuckdbReader:
                 self._require_select(duckdb.extract_statements(self._query))
                 for name, file in self._files.items():
                     database.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {_scan(file)}')
-                found = [one for file in self._files.values() for one in file.files()]
-                # As a pattern, which DuckDB checks first, and as what it finds by it.
-                allowed = [*map(file_in_sql, found), *(quoted(str(one)) for one in found)]
+                paths = [path for file in self._files.values() for path in file.files()]
+                # Both as the pattern, which DuckDB checks first, and as the files it matches.
+                allowed = [*map(file_in_sql, paths), *(quoted(str(path)) for path in paths)]
                 database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
                 database.execute("SET enable_external_access = false")
                 database.execute("SET lock_configuration = true")
                 with time_limit(database.interrupt, self._timeout, late):
                     yield database.sql(self._query)
-        # What fails after the first rows comes through Arrow, as an error of the system.
+        # A failure after the first rows comes through Arrow, as an OSError.
         except (duckdb.Error, pa.ArrowException, OSError) as exc:
             if late.is_set():
                 raise SourceError(
@@ -125,20 +125,20 @@ class DuckdbReader:
                     "make the query faster, or raise source.duckdb.timeout, and run again",
                 ) from None
             raise QueryError(
-                f"{self.name} failed: {self._described(exc)}",
+                f"{self.name} failed: {self._describe(exc)}",
                 "correct the query or the files, and run again",
             ) from None
 
     def _require_select(self, statements: Sequence[Any]) -> None:
-        """Refuse what is more than to read: a COPY may write even to a file that may be read."""
-        if [one.type.name for one in statements] != ["SELECT"]:
+        """Refuse anything but a SELECT: a COPY could even write to the readable files."""
+        if [statement.type.name for statement in statements] != ["SELECT"]:
             raise QueryError(
                 f"{self.name} is not a single SELECT",
                 "write one SELECT (a PIVOT with its values, IN (...)), and run again",
             )
 
-    def _described(self, error: Exception) -> str:
-        """What DuckDB says, without what stands for the variables of paths."""
+    def _describe(self, error: Exception) -> str:
+        """Return DuckDB's message without the values of path variables."""
         text = str(error)
         for path, shown in self._hidden.items():
             text = text.replace(str(Path(path).expanduser().absolute()), shown)
@@ -146,16 +146,16 @@ class DuckdbReader:
 
 
 def _scan(file: FileReader) -> str:
-    """The table function that reads a file, or all files of a folder or a pattern."""
+    """Return the table function that reads a file, or all files of a folder or a pattern."""
     paths = file.files()
     listed = f"[{', '.join(map(file_in_sql, paths))}]"
     if paths[0].suffix.lower() == ".parquet":
         return f"read_parquet({listed}, hive_partitioning = true)"
-    # Types are found in all rows, not in the first ones.
+    # Types are inferred from all rows, not from the first ones.
     return f"read_csv({listed}, header = true, sample_size = -1)"
 
 
-def _empty(schema: Any) -> Any:
+def _empty_batch(schema: Any) -> Any:
     import pyarrow as pa
 
-    return pa.RecordBatch.from_arrays([pa.array([], one.type) for one in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

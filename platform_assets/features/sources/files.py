@@ -25,14 +25,14 @@ _KINDS: Final = dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "CSV") | {
 }
 _NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
 _SETTLED_S: Final = 2.0
-"""A file that changed within this time may change again at what its clock calls the same time."""
+"""A file changed this recently may change again without a new time stamp."""
 
 
 class FileReader:
     """Files of one kind, concatenated in the order of their names.
 
-    `template` is the path as the model file has it, which errors show in the place of what its
-    variables stand for; `key` is what `TableBuilder` takes.
+    `template` is the path as the model file has it, shown in errors instead of the expanded one;
+    `key` is that of `TableBuilder`.
     """
 
     def __init__(
@@ -49,31 +49,31 @@ class FileReader:
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name of the source in errors."""
         if _is_pattern(self._path):
             return f"the source files {self._shown}"
         return f"the source {'folder' if self._path.is_dir() else 'file'} {self._shown}"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the bytes of one file; of several, of names and digests in their order.
+        """SHA-256 of one file's bytes; for several, of their names and digests, in order.
 
-        The digest of an untouched file is remembered.
+        The digest of an unchanged file is cached.
         """
         return self._identity(self.files(), remembered_digest)
 
     def revision(self) -> str | None:
-        """SHA-256 of names, sizes and times; None while a file is too young to trust them."""
-        seen = hashlib.sha256(str(self._path).encode())
+        """SHA-256 of names, sizes and times; None while a file is too recent to trust them."""
+        state = hashlib.sha256(str(self._path).encode())
         for file in self.files():
             with self._access(file):
                 stat = file.stat()
             if not _is_settled(stat):
                 return None
-            seen.update(repr((self._label(file), _state(stat))).encode())
-        return seen.hexdigest()
+            state.update(repr((self._label(file), _state(stat))).encode())
+        return state.hexdigest()
 
     def check_header(self) -> None:
-        """Raise SourceError unless the first file has the wanted columns; reads no row."""
+        """Raise SourceError unless the first file has the wanted columns; reads no rows."""
         file = self.files()[0]
         with self._access(file):
             opened = self._open(file)
@@ -81,7 +81,7 @@ class FileReader:
         check_columns(opened.name, names, self._columns)
 
     def read(self, progress: Progress) -> SourceTable:
-        """Read all files; raises SourceError also when one of them changes meanwhile."""
+        """Read all files; SourceError also when one of them changes meanwhile."""
         from platform_assets.features.sources.builder import TableBuilder
 
         files = self.files()
@@ -96,7 +96,7 @@ class FileReader:
         return builder.build(self.name, lambda _: fingerprint)
 
     def read_into(self, sink: RowSink) -> None:
-        """Hand all rows to `sink`, as the files have them; raises SourceError like `read`."""
+        """Pass all rows to `sink` as they are in the files; raises SourceError like `read`."""
         self._feed(self.files(), sink)
 
     def _feed(self, files: Sequence[Path], sink: RowSink) -> None:
@@ -108,24 +108,24 @@ class FileReader:
         part = self._label(file)
         constants = _partitions(Path(part))
         if _kind(file) == "Parquet":
-            return ParquetFile(file, self._named(file), part, constants)
+            return ParquetFile(file, self._display_name(file), part, constants)
         dialect = self._separator, self._columns
-        return CsvFile(file, self._named(file), part, constants, *dialect)
+        return CsvFile(file, self._display_name(file), part, constants, *dialect)
 
     def files(self) -> list[Path]:
         """Return the files in the order of their names; SourceError where there are none."""
         if self._path.is_dir():
             with self._access(self._path):
-                files = [one for one in _inside(self._path) if _kind(one)]
+                files = [path for path in _partition_files(self._path) if _kind(path)]
         elif _is_pattern(self._path):
-            files = [Path(one) for one in glob.glob(str(self._path), recursive=True)]  # noqa: PTH207 # the pattern is absolute
-            files = [one for one in files if one.is_file()]
+            files = [Path(path) for path in glob.glob(str(self._path), recursive=True)]  # noqa: PTH207 # the pattern is absolute
+            files = [path for path in files if path.is_file()]
         else:
             files = [self._path]
-        files = sorted(one for one in files if not one.name.startswith("."))
-        if {_kind(one) for one in files} in ({"CSV"}, {"Parquet"}):
+        files = sorted(path for path in files if not path.name.startswith("."))
+        if {_kind(path) for path in files} in ({"CSV"}, {"Parquet"}):
             return files
-        endings = ", ".join(sorted({repr(one.suffix.lower()) for one in files}))
+        endings = ", ".join(sorted({repr(path.suffix.lower()) for path in files}))
         problem = f"the names end in {endings}" if files else "no CSV or Parquet file is there"
         raise SourceError(
             f"{self.name}: {problem}",
@@ -144,25 +144,25 @@ class FileReader:
 
     def _label(self, file: Path) -> str:
         folder = self._path
-        while not folder.is_dir():  # of a pattern: the last folder that it names itself
+        while not folder.is_dir():  # for a pattern, its last folder without a wildcard
             folder = folder.parent
         return str(file.relative_to(folder))
 
     @contextmanager
     def _access(self, file: Path) -> Iterator[None]:
-        """Turn the system's refusal of a file into that of the source."""
+        """Turn an OSError on a file into a SourceError."""
         try:
             yield
         except OSError as exc:
             missing = isinstance(exc, FileNotFoundError)
             problem = "does not exist" if missing else f"cannot be read ({exc.strerror or exc})"
             raise SourceError(
-                f"{self._named(file)} {problem}",
+                f"{self._display_name(file)} {problem}",
                 "put a file there that this user may read, or correct the path in the model file "
                 "or its variable, and run again",
             ) from exc
 
-    def _named(self, file: Path) -> str:
+    def _display_name(self, file: Path) -> str:
         if file == self._path:
             return self.name
         return f"the source file {self._label(file)} of {self._shown}"
@@ -172,14 +172,14 @@ def _kind(file: Path) -> str | None:
     return next((kind for end, kind in _KINDS.items() if file.name.lower().endswith(end)), None)
 
 
-def _inside(folder: Path) -> Iterator[Path]:
-    """The files of a folder, and of those below it that Hive's way of partitions names."""
+def _partition_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of its Hive partitions."""
     for entry in folder.iterdir():
-        yield from _inside(entry) if entry.is_dir() and "=" in entry.name else [entry]
+        yield from _partition_files(entry) if entry.is_dir() and "=" in entry.name else [entry]
 
 
 def _partitions(label: Path) -> dict[str, str | None]:
-    """The columns that the folders on the way to a file name: `year=2024/part.parquet`."""
+    """Return the columns that the folders on a file's path define: `year=2024/part.parquet`."""
     pairs = (unquote(part).partition("=") for part in label.parent.parts if "=" in part)
     return {name: None if value == _NO_VALUE else value for name, _, value in pairs}
 
@@ -194,14 +194,14 @@ def _digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _digest_of(path: Path, _state: tuple[int, ...]) -> str:
+def _cached_digest(path: Path, _state: tuple[int, ...]) -> str:
     return _digest(path)
 
 
 def remembered_digest(path: Path) -> str:
-    """Return the SHA-256 of a file; of an untouched one it is remembered. OSError like `open`."""
+    """Return the SHA-256 of a file, cached while it is unchanged; OSError like `open`."""
     stat = path.stat()
-    return _digest_of(path, _state(stat)) if _is_settled(stat) else _digest(path)
+    return _cached_digest(path, _state(stat)) if _is_settled(stat) else _digest(path)
 
 
 def _state(stat: os.stat_result) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """An example of several tables: card transactions, some of them fraud, from a seeded generator.
 
-`fraud.customers` and `fraud.merchants` hold what was known of each at several times,
-`fraud.transactions` what was paid, and whether it turned out to be fraud, which shows weeks later.
+`fraud.customers` and `fraud.merchants` hold what was known about each at several times,
+`fraud.transactions` the payments, and whether they turned out to be fraud, known weeks later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CUSTOMERS, _MERCHANTS, _TRANSACTIONS = 400, 80, 6_000
 _SEED: Final = 20250101
 _DAYS: Final = 180
 _UPDATES: Final = 6
-"""How often each customer and merchant is described, over all days."""
+"""How often each customer's and merchant's row is updated, over all days."""
 _REGIONS: Final = ("north", "south", "east", "west")
 _CATEGORIES: Final = ("grocery", "travel", "electronics", "restaurant", "gaming")
 _RISK: Final = np.array([0.1, 0.4, 0.6, 0.2, 0.9])
@@ -27,7 +27,7 @@ _RISK: Final = np.array([0.1, 0.4, 0.6, 0.2, 0.9])
 
 
 def fraud_tables() -> dict[str, Callable[[int], pd.DataFrame]]:
-    """Return the maker of each table, by its name; it takes the scale, from 1."""
+    """Return the function that generates each table, by its name; it takes the scale, from 1."""
     return {"customers": _customers, "merchants": _merchants, "transactions": _transactions}
 
 
@@ -57,7 +57,7 @@ def _merchants(scale: int) -> pd.DataFrame:
     category = random.integers(0, len(_CATEGORIES), count)
     rates = [_RISK[category] * random.beta(2, 20, count) for _ in range(_UPDATES)]
     refunds = np.concatenate(rates)
-    # What nobody has measured yet.
+    # Not measured yet.
     refunds[random.random(len(refunds)) < 0.1] = np.nan
     return pd.DataFrame(
         {
@@ -97,9 +97,9 @@ def _transactions(scale: int) -> pd.DataFrame:
 def _is_fraud(
     ratio: NDArray[Any], hour: NDArray[Any], merchant: NDArray[Any], scale: int, random: Any
 ) -> NDArray[np.bool_]:
-    """Draw the truth: large amounts, at night, at risky merchants."""
+    """Draw the truth: fraud is likelier for large amounts, at night, at risky merchants."""
     category = _merchants(scale)["category"].to_numpy()[merchant - 1]
-    risk = _RISK[[_CATEGORIES.index(one) for one in category]]
+    risk = _RISK[[_CATEGORIES.index(name) for name in category]]
     score = -6.5 + 2.2 * np.log(ratio) + 2.5 * risk + 1.8 * ((hour < 5) | (hour > 22))
     drawn: NDArray[np.bool_] = random.random(len(ratio)) < 1 / (1 + np.exp(-score))
     return drawn

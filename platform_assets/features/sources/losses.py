@@ -1,4 +1,4 @@
-"""Warnings of reading: digits lost in 32-bit floats, keys merged as integers."""
+"""Warnings about reading: digits lost in 32-bit floats, keys merged as integers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 EXACT: Final = 2**24
-"""Whole numbers up to here fit into 32 bits."""
+"""Integers up to here are exact in 32-bit floats."""
 _SHOWN_KEYS: Final = 3
 
 
 def describe_lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
-    """A sentence when 32 bits changed one of the 64-bit values beyond `EXACT` of a column."""
-    # Below it, what 32 bits cut off is small beside the unit of a value.
+    """Return a warning if a value beyond `EXACT` changed from 64 to 32 bits, else None."""
+    # Below it, what 32 bits cut off is small compared with the unit of a value.
     extremes = pc.min_max(values).as_py()
     if extremes["max"] is None or max(-extremes["min"], extremes["max"]) <= EXACT:
         return None
@@ -29,10 +29,10 @@ def describe_lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str |
 
 
 def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> str | None:
-    """A sentence when integer keys that are written with leading zeros became one with others.
+    """Return a warning if integer keys written with leading zeros were merged with others.
 
-    `name` is the column of the keys; `written` has those with leading zeros as they are in
-    the source, null for the others.
+    `name` is the column of the keys; `written` has those with leading zeros as in the source,
+    null for the others.
     """
     if written.null_count == len(written):
         return None

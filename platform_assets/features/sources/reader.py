@@ -26,13 +26,12 @@ _EVERY_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """A source that was read.
+    """A source after reading.
 
-    `table` has the wanted columns in their declared types; what is missing is null. `parts`
-    are the names and row counts of what it was put together from, in order. `ignored` are the
-    columns that the model file does not name; `warnings` tell what reading changed. `classes`
-    are the labels in the order of the probabilities, () for a regression and before the source
-    is validated.
+    `table` has the wanted columns in their declared types, null where a value is missing. `parts`
+    are the names and row counts of its parts, in order. `ignored` are the columns that the model
+    file does not name; `warnings` say what reading changed. `classes` are the labels in the order
+    of the probabilities, () for a regression and before the source is validated.
     """
 
     name: str
@@ -44,32 +43,32 @@ class SourceTable:
     classes: tuple[Label, ...] = ()
 
     def row(self, index: int) -> str:
-        """Name a row of the table as its source counts it, from 1."""
+        """Name a row of the table by its number in the source, from 1."""
         part = 0
         while index >= self.parts[part][1]:
             index, part = index - self.parts[part][1], part + 1
         return f"row {index + 1}" + (f" of {self.parts[part][0]}" if len(self.parts) > 1 else "")
 
     def first(self, mask: pa.ChunkedArray) -> str:
-        """Name the first row where the mask is true; there is one."""
+        """Name the first row where the mask is true; there must be one."""
         import pyarrow.compute as pc
 
         return self.row(pc.index(mask, True).as_py())
 
 
 class Progress:
-    """Says every few seconds how far a long step is."""
+    """Logs every few seconds how far a long step has got."""
 
     def __init__(self, log: Log | None = None, every_s: float = _EVERY_S) -> None:
         self._log, self._every_s = log, every_s
-        self._said = time.monotonic()
+        self._logged_at = time.monotonic()
 
     def at(self, doing: str, done: int, of: int | None = None, what: str = "rows") -> None:
-        """Note that so many rows, or of `what` it is, are done; logged when it is time."""
+        """Report that `done` rows (or other units, `what`) are done; logged when due."""
         now = time.monotonic()
-        if self._log is None or now - self._said < self._every_s:
+        if self._log is None or now - self._logged_at < self._every_s:
             return
-        self._said = now
+        self._logged_at = now
         total = "" if of is None else f" of {of:,} ({100 * done // max(1, of)} %)"
         self._log(f"{doing}: {done:,}{total} {what}")
 
@@ -78,7 +77,7 @@ class Progress:
 def time_limit(
     stop: Callable[[], object] | None, timeout: timedelta, late: threading.Event
 ) -> Iterator[None]:
-    """Call `stop` after `timeout`, if there is a way to stop, and say so in `late`."""
+    """Set `late` after `timeout`, and call `stop` if given."""
 
     def end() -> None:
         late.set()
@@ -98,10 +97,10 @@ def check_columns(name: str, present: Sequence[str], columns: Sequence[Column]) 
     """Raise ColumnsError for wanted columns that are missing or repeated."""
     wanted = list(dict.fromkeys(column.header for column in columns))
     wrong = {
-        "lacks": [one for one in wanted if one not in present],
-        "repeats": [one for one in wanted if present.count(one) > 1],
+        "lacks": [header for header in wanted if header not in present],
+        "repeats": [header for header in wanted if present.count(header) > 1],
     }
-    problems = [f"{word} {', '.join(names)}" for word, names in wrong.items() if names]
+    problems = [f"{verb} {', '.join(names)}" for verb, names in wrong.items() if names]
     if problems:
         raise ColumnsError(
             f"{name} {' and '.join(problems)} in its columns: it has "
@@ -112,13 +111,13 @@ def check_columns(name: str, present: Sequence[str], columns: Sequence[Column]) 
 
 
 def ignored_columns(present: Sequence[str], columns: Sequence[Column]) -> tuple[str, ...]:
-    """The columns of a source that are not wanted, in its order."""
+    """Return the columns of a source that are not wanted, in its order."""
     wanted = {column.header for column in columns}
-    return tuple(one for one in present if one not in wanted)
+    return tuple(header for header in present if header not in wanted)
 
 
 def wrong_values(name: str, wrong: Sequence[tuple[str, Column, str]], more: int = 0) -> SourceError:
-    """The refusal of a source: row, column and value of each wrong cell, and how many `more`."""
+    """Return the error with row, column and value of each wrong cell, and how many `more`."""
     problems: dict[Column, str] = {}
     for row, column, value in wrong:
         if column in problems:
@@ -137,7 +136,7 @@ def wrong_values(name: str, wrong: Sequence[tuple[str, Column, str]], more: int 
 def table_fingerprint(table: pa.Table, order: Sequence[str] = ()) -> str:
     """Return the SHA-256 of names, types and values: 64 lower-case hexadecimal digits.
 
-    Rows count in their order, or sorted by the columns `order` where some are named.
+    Rows are hashed in their order, or sorted by the columns `order` if given.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -148,7 +147,7 @@ def table_fingerprint(table: pa.Table, order: Sequence[str] = ()) -> str:
         table = table.take(pc.sort_indices(table.select(list(order)), sort_keys=keys))
     digest = hashlib.sha256(f"{table.num_rows} {table.schema.remove_metadata()}\n".encode())
     for batch in table.to_batches():
-        # As text: the memory behind a null may hold anything. Texts are quoted, null is not.
+        # As text: the memory behind a null is undefined. Texts are quoted, nulls are not.
         sink = pa.BufferOutputStream()
         csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
         digest.update(sink.getvalue())

@@ -1,4 +1,4 @@
-"""Rows on their way out of a source's files, and what takes them."""
+"""Rows read from a source's files, and the interface that receives them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     import duckdb
 
 ZERO_LED: Final = f"'^[{SPACES}]*[+-]?0[0-9]'"
-"""Pattern of a number that is written with leading zeros, as a literal of SQL."""
+"""Pattern of a number written with leading zeros, as an SQL literal."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
     """Some rows of a source, as DuckDB reads them.
 
-    `name` is for errors, `part` the shorter one within the source. `relation` stands behind
-    FROM; it has a column c0, c1, ... of one of `types` for each of `headers`. `constants` are
-    more columns, of one text. `before` rows of the same part came earlier; `locate` names rows
-    by their numbers, from 1.
+    `name` is for errors, `part` a shorter one within the source. `relation` goes after FROM; it
+    has a column c0, c1, ... of one of `types` for each of `headers`. `constants` are further
+    columns, each of a single text. `before` rows of the same part came earlier; `locate` names
+    rows by their numbers, from 1.
     """
 
     name: str
@@ -40,10 +40,10 @@ class RowSink(Protocol):
 
     @property
     def database(self) -> duckdb.DuckDBPyConnection:
-        """A connection of `connect`."""
+        """A connection made by `connect`."""
 
     def add(self, rows: SourceRows) -> None:
-        """Take some rows; duckdb.Error when the relation cannot be read, and none is kept."""
+        """Add some rows; duckdb.Error, keeping none, if the relation cannot be read."""
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -52,8 +52,8 @@ def connect() -> duckdb.DuckDBPyConnection:
 
     return duckdb.connect(
         config={
-            "autoinstall_known_extensions": "false",  # nothing is fetched
-            "disabled_optimizers": "statistics_propagation",  # those of Parquet know no NaN
+            "autoinstall_known_extensions": "false",  # nothing is downloaded
+            "disabled_optimizers": "statistics_propagation",  # Parquet's statistics ignore NaN
             "temp_directory": "",
             "TimeZone": "UTC",
         }

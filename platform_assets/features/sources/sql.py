@@ -31,15 +31,15 @@ _CONNECT_OPTION: Final = {
     **dict.fromkeys(("pysqlite", "pg8000", "pyodbc"), "timeout"),
     **dict.fromkeys(("psycopg2", "psycopg", "pymysql", "mysqldb"), "connect_timeout"),
 }
-"""How drivers call the seconds that they wait for a connection."""
+"""The drivers' names for the connection timeout in seconds."""
 
 
 class SqlReader:
-    """A query, read in chunks from a cursor that the database keeps.
+    """A query, read in chunks from a server-side cursor.
 
-    A query without ORDER BY answers in any order, so rows are sorted by `order` before they
-    are fingerprinted; () takes them as they come. `url` is that of `source` with the values of
-    its variables, `key` what `TableBuilder` takes.
+    A query without ORDER BY returns rows in any order, so they are sorted by `order` before they
+    are fingerprinted; () takes them as they come. `url` is that of `source` with its variables
+    expanded, `key` that of `TableBuilder`.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class SqlReader:
 
     @property
     def name(self) -> str:
-        """What errors call it: the address without its password and its parameters."""
+        """The name of the source in errors: the address without password and parameters."""
         shown = re.sub(r"(://[^/@:]*:).*@", r"\1***@", self._source.url.partition("?")[0])
         return f"the query on {shown}"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the wanted columns of all rows, which have to be read for it."""
+        """SHA-256 of the wanted columns of all rows; reads them."""
         return self.read(Progress()).fingerprint
 
     def revision(self) -> str | None:
         """SHA-256 of the database's name and the answer of `changed`; None without that query."""
         if self._source.changed is None:
             return None
-        url = _parsed(self._url)
+        url = _parse_url(self._url)
         with self._result(self._source.changed) as result:
             rows = [tuple(row) for row in result]
         return hashlib.sha256(repr((url.host, url.port, url.database, rows)).encode()).hexdigest()
@@ -89,15 +89,15 @@ class SqlReader:
         from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
 
-        url = _parsed(self._url)
+        url = _parse_url(self._url)
         late = threading.Event()
         try:
             engine = create_engine(url, poolclass=NullPool, connect_args=_connect_arguments(url))
             with (
                 engine.connect() as connection,
-                time_limit(_stop(connection), self._source.timeout, late),
+                time_limit(_cancel_method(connection), self._source.timeout, late),
             ):
-                # Without parameters a driver leaves colons and percent signs as they are.
+                # Without parameters, drivers leave colons and percent signs alone.
                 options = {"no_parameters": True, "stream_results": True}
                 with connection.exec_driver_sql(
                     query, execution_options=options | {"max_row_buffer": _CHUNK_ROWS}
@@ -116,7 +116,7 @@ class SqlReader:
                     f"{self.name} took longer than {self._source.timeout} and was canceled",
                     "make the query faster, or raise source.sql.timeout, and run again",
                 ) from None
-            # Not the whole exception, which repeats the statement and, for some, the address.
+            # Not the whole exception: it repeats the statement and, in some drivers, the address.
             reason = exc.orig if isinstance(exc, DBAPIError) and exc.orig else exc
             raise SourceError(
                 f"{self.name} failed: {_without_secrets(str(reason), url)}",
@@ -124,8 +124,8 @@ class SqlReader:
             ) from None
 
 
-def _stop(connection: Connection) -> Callable[[], object] | None:
-    """The driver's own means to end a statement, if it has one."""
+def _cancel_method(connection: Connection) -> Callable[[], object] | None:
+    """Return the driver's own way to cancel a statement, if it has one."""
     driver: Any = connection.connection.driver_connection
     return getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
 
@@ -135,14 +135,14 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
     return {} if option is None or option in url.query else {option: _CONNECT_S}
 
 
-def _parsed(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        # Neither exception may go on: what they could not read may be a password.
+        # Neither exception may propagate: the part that could not be parsed may be a password.
         raise SourceError(
             "the source's query has a URL that SQLAlchemy does not know",
             "write dialect://user:${SOURCE_PASSWORD}@host:port/database in the model file, or "
@@ -170,18 +170,18 @@ def _batch(rows: Sequence[Sequence[Any]], columns: int) -> pa.RecordBatch:
 
     by_column = zip(*rows, strict=True) if rows else [()] * columns
     return pa.record_batch(
-        [_array(one) for one in by_column], names=[str(n) for n in range(columns)]
+        [_array(values) for values in by_column], names=[str(n) for n in range(columns)]
     )
 
 
 def _array(values: Sequence[Any]) -> pa.Array:
     import pyarrow as pa
 
-    zones = {one.tzinfo is None for one in values if isinstance(one, datetime)}
+    zones = {value.tzinfo is None for value in values if isinstance(value, datetime)}
     with suppress(pa.ArrowException, OverflowError, TypeError):
         array = pa.array(values)
         if len(zones) < 2 and not pa.types.is_decimal256(array.type):
             return array
-    # Of several types, as SQLite allows, or of one that DuckDB lacks: as text, which is read
-    # like a cell of a file.
-    return pa.array([None if one is None else str(one) for one in values], pa.string())
+    # Mixed types, as SQLite allows, or a type that DuckDB lacks: as text, which is read like a
+    # cell of a file.
+    return pa.array([None if value is None else str(value) for value in values], pa.string())

@@ -1,1 +1,1 @@
-"""The gate `replay`: a candidate answers logged requests before it receives live ones."""
+"""The gate `replay`: a candidate answers logged requests before it gets live ones."""

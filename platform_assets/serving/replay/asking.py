@@ -1,4 +1,4 @@
-"""Ask two versions the same rows in turn, next to live load."""
+"""Let two versions answer the same rows in turn, beside live load."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from platform_assets.resources.triton_endpoint import Infer
 
 SINGLES: Final = 800
-"""Rows that are asked one by one, as most clients ask: their times are those of the latency. With
-fewer than 760 no 99th percentile has an upper bound at the error rate of one guard."""
+"""Rows sent one by one, as most clients do; the latency is measured on them. With fewer than 760
+the 99th percentile has no upper bound at the error rate of one guard."""
 BATCH_ROWS: Final = 32
-"""Rows of one inference after these. A client that comes meanwhile waits for one of them."""
+"""Rows per inference after these. A client request waits for at most one such inference."""
 _REST: Final = 1.0
-"""Length of the pause after an inference, as a part of its duration."""
+"""Length of the pause after an inference, relative to its duration."""
 _SECONDS: Final = 60.0
-"""After which no further row is asked: slow versions answer fewer."""
+"""Seconds after which no further row is sent: slow versions answer fewer."""
 
 
 class VersionAnswers:
-    """What one version answers over an open connection, by row; NaN and None until it did."""
+    """One version's answers over an open connection, by row; NaN and None until answered."""
 
-    def __init__(self, asked: RegisteredVersion, features: pd.DataFrame, infer: Infer) -> None:
-        signature, rows = asked.signature, len(features)
+    def __init__(self, registered: RegisteredVersion, features: pd.DataFrame, infer: Infer) -> None:
+        signature, rows = registered.signature, len(features)
         self.labels: NDArray[Any] = np.full(rows, None, dtype=object)
         """Shape (rows,), objects."""
         self.probabilities: NDArray[np.float64] | None = None
@@ -45,16 +45,16 @@ class VersionAnswers:
         self.failures: dict[int, str] = {}
         """Rows that Triton refused to answer, with its reason."""
         self.seconds: list[float] = []
-        """Of each inference of a single row."""
-        self._asked, self._infer = asked, infer
+        """Duration of each single-row inference."""
+        self._registered, self._infer = registered, infer
         self._inputs: Mapping[str, NDArray[Any]] = model_inputs(signature, features)
         self._outputs = output_names(signature)
 
     def ask(self, rows: slice) -> None:
-        """Let the version answer these rows; of a batch that is refused, each row alone.
+        """Let the version answer these rows, one by one if it refuses them as a batch.
 
         Raises:
-            TritonError: Triton does not answer, or not as it should.
+            TritonError: Triton does not answer, or its answer is invalid.
         """
         began = time.perf_counter()
         try:
@@ -70,10 +70,10 @@ class VersionAnswers:
                 self.seconds.append(time.perf_counter() - began)
 
     def _take(self, rows: slice) -> None:
-        name, version = self._asked.model_name, self._asked.version
+        name, version = self._registered.model_name, self._registered.version
         inputs = {name: array[rows] for name, array in self._inputs.items()}
         outputs = self._infer(name, version, inputs, self._outputs)
-        labels, probabilities = answers_in(outputs, self._asked.signature)
+        labels, probabilities = answers_in(outputs, self._registered.signature)
         self.labels[rows] = labels.tolist()
         if self.probabilities is not None:
             self.probabilities[rows] = probabilities
@@ -87,29 +87,29 @@ def ask_in_turn(
 ) -> tuple[int, list[VersionAnswers]]:
     """Let versions answer the same rows, in tensor form, one inference at a time.
 
-    Each pauses in proportion to its time, so that live requests find the server idle. Two
-    versions take turns in being first, so that other load on the machine affects both alike.
+    A pause in proportion to each inference leaves the server idle for live requests. The two
+    versions take turns at going first, so that other load on the machine affects both alike.
 
     Returns:
-        How many of the rows were asked, from the first one on, and the answers by version.
+        How many rows were sent, from the first one on, and the answers by version.
 
     Raises:
-        TritonError: Triton does not answer, or not as it should.
+        TritonError: Triton does not answer, or its answer is invalid.
     """
     rows = len(versions[0][1])
-    most = min(one.signature.max_batch_rows for one, _ in versions)
-    end, asked = time.monotonic() + _SECONDS, 0
+    most = min(version.signature.max_batch_rows for version, _ in versions)
+    end, row_count = time.monotonic() + _SECONDS, 0
     with endpoint.connection("replay logged rows") as infer:
-        answers = [VersionAnswers(one, frame, infer) for one, frame in versions]
+        answers = [VersionAnswers(version, frame, infer) for version, frame in versions]
         for turn, part in enumerate(_parts(rows, min(BATCH_ROWS, most))):
-            for one in answers if turn % 2 else reversed(answers):
+            for each in answers if turn % 2 else reversed(answers):
                 began = time.perf_counter()
-                one.ask(part)
+                each.ask(part)
                 pause(_REST * (time.perf_counter() - began))
-            asked = part.stop
+            row_count = part.stop
             if time.monotonic() > end:
                 break
-    return asked, answers
+    return row_count, answers
 
 
 def _parts(rows: int, batch: int) -> Iterator[slice]:

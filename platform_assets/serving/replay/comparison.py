@@ -1,4 +1,4 @@
-"""Answers of two versions for the same logged rows, brought to one form: pure."""
+"""Two versions' answers to the same logged rows, brought into one form, without I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from platform_assets.serving.replay.asking import VersionAnswers
 from serving_gateway.contract import Signature
 
 LEAST_SPREAD: Final = 0.1
-"""Of probabilities: that of a class which hardly ever occurs would make anything a great shift."""
+"""Least spread of a probability: that of a very rare class would make any shift look large."""
 
 _CONSTANT: Final = 1e-9
 """Spread, relative to the values, below which predictions differ by rounding alone."""
@@ -24,9 +24,9 @@ _CONSTANT: Final = 1e-9
 class ComparedAnswers:
     """The rows that both versions answered with finite numbers.
 
-    `scores` and `production_scores`, shape (rows, scores), are probabilities by class (of two
-    classes the second's), or predictions of a regression; `names` says which is which. `spread`,
-    shape (scores,), is what one unit of a shift is.
+    `scores` and `production_scores`, shape (rows, scores), are probabilities by class (with two
+    classes, the second's alone) or predictions of a regression; `names` labels their columns.
+    `spread`, shape (scores,), is the unit of a shift.
     """
 
     rows: NDArray[np.int64]
@@ -41,7 +41,7 @@ class ComparedAnswers:
 
     @property
     def is_relabelled(self) -> NDArray[np.bool_]:
-        """Rows with another label, shape (rows,); of a regression none."""
+        """Which rows have another label, shape (rows,); none for a regression."""
         if self.is_regression:
             return np.zeros(len(self.rows), dtype=np.bool_)
         return np.asarray(self.labels != self.production_labels, dtype=np.bool_)
@@ -56,7 +56,7 @@ def answers_obstacle(old: Signature, new: Signature) -> str:
     """Say why answers of `old` and `new` are not comparable; "" when they are."""
     if bool(old.classes) != bool(new.classes):
         return f"production is a {'classifier' if old.classes else 'regression'}"
-    kinds = [{type(label) for label in one.classes} for one in (old, new)]
+    kinds = [{type(label) for label in signature.classes} for signature in (old, new)]
     return "" if kinds[0] == kinds[1] else "production answers labels of another type"
 
 
@@ -67,28 +67,28 @@ def pair(
     production: VersionAnswers,
     held_out: NDArray[np.float64],
 ) -> ComparedAnswers:
-    """Bring the answers to the candidate's classes, and leave out what either did not answer.
+    """Align the answers with the candidate's classes; rows unanswered by either are left out.
 
     `held_out` are the candidate's scores for its held-out rows, by `prediction_scores`.
     """
     is_regression = not new.classes
     scores = prediction_scores(candidate.labels, candidate.probabilities, new.classes)
-    other = prediction_scores(production.labels, production.probabilities, old.classes)
+    old_scores = prediction_scores(production.labels, production.probabilities, old.classes)
     if not is_regression:
-        other = align_probabilities(new.classes, other, old.classes)
+        old_scores = align_probabilities(new.classes, old_scores, old.classes)
     names = tuple(f"probability of {label}" for label in new.classes) or ("prediction",)
     spread = _spread(held_out, is_regression=is_regression)
     if len(new.classes) == 2:  # the first one's is the complement
-        scores, other, spread, names = scores[:, 1:], other[:, 1:], spread[1:], names[1:]
+        scores, old_scores, spread, names = scores[:, 1:], old_scores[:, 1:], spread[1:], names[1:]
     is_kept = candidate.is_answered & production.is_answered
-    is_kept &= np.isfinite(scores).all(axis=1) & np.isfinite(other).all(axis=1)
+    is_kept &= np.isfinite(scores).all(axis=1) & np.isfinite(old_scores).all(axis=1)
     rows = np.flatnonzero(is_kept)
     return ComparedAnswers(
         rows,
         candidate.labels[rows],
         production.labels[rows],
         scores[rows],
-        other[rows],
+        old_scores[rows],
         spread,
         names,
         is_regression,
@@ -96,7 +96,7 @@ def pair(
 
 
 def non_finite_rows(answers: VersionAnswers, signature: Signature) -> NDArray[np.int64]:
-    """Return the rows that were answered with a number that is not finite."""
+    """Return the rows whose answer holds a number that is not finite."""
     numbers = prediction_scores(answers.labels, answers.probabilities, signature.classes)
     return np.flatnonzero(answers.is_answered & ~np.isfinite(numbers).all(axis=1))
 
@@ -106,18 +106,20 @@ def prediction_scores(
 ) -> NDArray[np.float64]:
     """Return the numbers to compare, shape (rows, scores): probabilities, or predictions.
 
-    Of a classifier without probabilities 1 for the class that is answered and 0 for the others.
-    A prediction that was not answered is NaN.
+    A classifier without probabilities scores 1 for the predicted class and 0 for the others. A
+    missing prediction is NaN.
     """
     if probabilities is not None:
         return probabilities
     if not classes:
-        return np.array([np.nan if one is None else one for one in labels], np.float64)[:, None]
-    return np.array([[label == one for one in classes] for label in labels], np.float64)
+        return np.array([np.nan if label is None else label for label in labels], np.float64)[
+            :, None
+        ]
+    return np.array([[label == class_ for class_ in classes] for label in labels], np.float64)
 
 
 def _spread(held_out: NDArray[np.float64], *, is_regression: bool) -> NDArray[np.float64]:
-    """The standard deviation by score; of predictions that all are the same their size, or 1."""
+    """Return the standard deviation by score; for constant predictions their size, or 1."""
     finite = held_out[np.isfinite(held_out).all(axis=1)]
     if not len(finite):
         return np.ones(held_out.shape[1])

@@ -1,4 +1,4 @@
-"""The gate `replay`: the candidate answers logged requests next to production, and is compared."""
+"""The gate `replay`: compare the candidate's and production's answers to logged requests."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def replay(
 ) -> dg.AssetCheckResult:
     """Let the candidate answer the last logged requests, and judge its answers.
 
-    Both versions answer now, on one server, so that the same input is compared; this leaves no
-    trace among clients' requests. `outcomes` looks up the true values of logged rows.
+    Both versions answer now, on one server, so that the same input is compared; client requests
+    are not affected. `outcomes` looks up the true values of logged rows.
     """
     lookup = partial(outcomes, Path(samples.root), candidate.spec)
     rows = candidate.spec.gates.replay_rows if config.rows is None else config.rows
@@ -75,19 +75,19 @@ def replay(
             return _pass_check(candidate.identity, f"nothing was replayed: {error}")
         return refused(candidate.identity, str(error))
     except TritonError as error:
-        said = f"logged rows were not answered: {error}; {_STAYS}"
-        return refused(candidate.identity, said)
+        reason = f"logged rows were not answered: {error}; {_STAYS}"
+        return refused(candidate.identity, reason)
     except SamplesError as error:
-        said = f"nothing was replayed, since the log cannot be read: {error}"
-        return refused(candidate.identity, said, dg.AssetCheckSeverity.WARN)
+        reason = f"nothing was replayed, since the log cannot be read: {error}"
+        return refused(candidate.identity, reason, dg.AssetCheckSeverity.WARN)
 
 
 def _find_production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
     """Return the record of the version in production.
 
     Raises:
-        NothingToReplayError: nothing is in production, no rows are configured, or its graph is the
-            candidate's.
+        NothingToReplayError: nothing is in production, no rows are configured, or production and
+            candidate have the same graph.
         ProductionUnknown: production or its record cannot be read.
     """
     if not rows:
@@ -110,15 +110,15 @@ def _replay_rows(
     began, both = time.monotonic(), [(candidate.registered, logged.candidate)]
     if production.version in candidate.triton.ready_versions(production.model_name):
         both.append((production, logged.production))
-    asked, (own, *other) = ask_in_turn(candidate.triton.endpoints()[0], both)
+    row_count, (own, *others) = ask_in_turn(candidate.triton.endpoints()[0], both)
     metadata = candidate.identity | {
         "production_version": production.version,
-        "rows": asked,
+        "rows": row_count,
         **log_metadata(logged),
         "replay_seconds": round(time.monotonic() - began, 2),
     }
-    broken = _find_failures(candidate, own, asked, metadata)
-    if not other or not other[0].is_answered.any():
+    broken = _find_failures(candidate, own, row_count, metadata)
+    if not others or not others[0].is_answered.any():
         why = f"version {production.version} does not answer, and was not compared"
         if not config.without_comparison:
             hint = "launch with `replay: {without_comparison: true}` to replace it all the same"
@@ -127,23 +127,25 @@ def _replay_rows(
     why = answers_obstacle(production.signature, candidate.registered.signature)
     if why:
         return _check_result(metadata, broken, [], f"answers were not compared: {why}")
-    findings = _compare_answers(candidate, production, logged, (own, other[0]), outcomes, metadata)
-    return _check_result(metadata, broken, findings, f"{asked} logged rows were replayed")
+    findings = _compare_answers(candidate, production, logged, (own, others[0]), outcomes, metadata)
+    return _check_result(metadata, broken, findings, f"{row_count} logged rows were replayed")
 
 
 def _find_failures(
-    candidate: LoadedVersion, own: VersionAnswers, asked: int, metadata: dict[str, Any]
+    candidate: LoadedVersion, own: VersionAnswers, row_count: int, metadata: dict[str, Any]
 ) -> list[str]:
-    """Return sentences on rows that the candidate did not answer, or not with finite numbers."""
+    """Describe the rows that the candidate did not answer, or not with finite numbers."""
     infinite, failures = non_finite_rows(own, candidate.registered.signature), own.failures
     metadata |= {"rows_failed": len(failures), "rows_not_finite": len(infinite)}
-    said = []
+    sentences = []
     if failures:
         first = next(iter(failures.values()))
-        said.append(f"it cannot answer {len(failures)} of {asked} logged rows ({first})")
+        sentences.append(f"it cannot answer {len(failures)} of {row_count} logged rows ({first})")
     if len(infinite):
-        said.append(f"it answers {len(infinite)} of {asked} logged rows with NaN or infinity")
-    return said
+        sentences.append(
+            f"it answers {len(infinite)} of {row_count} logged rows with NaN or infinity"
+        )
+    return sentences
 
 
 def _compare_answers(
@@ -171,14 +173,14 @@ def _compare_answers(
         spec.gates.confidence,
         truth,
     )
-    differ, known = outdated_answers(logged.table, compared, production.version)
+    differ, logged_count = outdated_answers(logged.table, compared, production.version)
     metadata |= {
         "rows_compared": len(compared.rows),
         "rows_labelled_differently": int(compared.is_relabelled.sum()),
-        "logged_answers_not_given_now": f"{differ} of {known}",
+        "logged_answers_not_given_now": f"{differ} of {logged_count}",
         "production_rows_failed": len(answers[1].failures),
-        **{f"{name}_p99_ms": round(float(np.quantile(one.seconds, 0.99)) * 1e3, 2)
-           for name, one in zip(("candidate", "production"), answers, strict=True) if one.seconds},
+        **{f"{name}_p99_ms": round(float(np.quantile(run.seconds, 0.99)) * 1e3, 2)
+           for name, run in zip(("candidate", "production"), answers, strict=True) if run.seconds},
     }  # fmt: skip
     shown = spec.gates.replay.rows_shown
     metadata |= row_metadata(logged.table, logged.candidate, compared, shown)
@@ -190,9 +192,9 @@ def _compare_answers(
 def _check_result(
     metadata: dict[str, Any], broken: list[str], findings: list[Finding], otherwise: str
 ) -> dg.AssetCheckResult:
-    """Return the check by the worst finding; one that the rows cannot show is a warning."""
+    """Return the check of the worst finding; an inconclusive one is a warning."""
     by_verdict = {
-        verdict: [one.sentence for one in findings if one.verdict is verdict]
+        verdict: [finding.sentence for finding in findings if finding.verdict is verdict]
         for verdict in ReplayVerdict
     }
     broken = broken + by_verdict[ReplayVerdict.BROKEN]
@@ -203,5 +205,5 @@ def _check_result(
     return _pass_check(metadata, otherwise)
 
 
-def _pass_check(metadata: dict[str, Any], said: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
+def _pass_check(metadata: dict[str, Any], description: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True, description=description, metadata=metadata)

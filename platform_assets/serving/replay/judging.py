@@ -1,4 +1,4 @@
-"""What replayed rows show of a candidate against its limits: pure."""
+"""Judge a candidate on replayed rows against its limits, without I/O."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from platform_assets.serving.replay.comparison import ComparedAnswers
 from serving_gateway.contract import LATENCY_EDGES, BoundedMean, BucketCounts, Guard, Interval
 
 NOISE_SECONDS: Final = 0.005
-"""What a 99th percentile may be above production's in any case: busy machines differ by as much."""
+"""Excess over production's 99th percentile that always passes: busy machines differ by as much."""
 _GUARDS: Final = 4
 _MOST_SHIFT: Final = 4.0
-"""Of one row, in spreads: bounds need limits, and far outliers count as much as this."""
+"""Largest shift of one row, in spreads: bounds need limits, and far outliers count as this."""
 _P99: Final = 0.99
 
 
 class ReplayVerdict(StrEnum):
-    """What the rows show of one guard."""
+    """What the rows show about one guard."""
 
     WITHIN = "within the limit"
     OPEN = "beyond the limit, but on too few rows to show it"
@@ -39,14 +39,14 @@ class Finding:
     bounds: Interval
     limit: float
     observations: int
-    """Entities or requests that were compared; of the latency, single rows."""
+    """Number of entities or requests compared; of single rows for the latency."""
     verdict: ReplayVerdict
     subject: str = ""
     """The score that shifted most."""
 
     @property
     def sentence(self) -> str:
-        """The finding for people."""
+        """The finding in words."""
         of = f" of the {self.subject}" if self.subject else ""
         return (
             f"{self.guard.value}{of} is {self.value:.3g} ({self.bounds.low:.3g} to "
@@ -64,28 +64,28 @@ def judge_replay(
 ) -> list[Finding]:
     """Judge each guard for which there is data.
 
-    Of versions that all are within their limits, at most `1 - confidence` are called broken, by
-    all guards together; each guard takes a quarter of that. Rows of one unit count as one
-    observation, their mean: `units` are those of the compared rows. `seconds` are the candidate's
-    and production's single rows, `truth` the true label or value by compared row, None where it
-    is not known.
+    A version within all limits is called broken with a probability of at most `1 - confidence`,
+    over all guards; each guard gets a quarter of that. Rows of one unit count as one observation,
+    their mean: `units` are those of the compared rows. `seconds` are durations of single rows,
+    the candidate's and production's; `truth` is the true label or value by compared row, None
+    where unknown.
     """
     alpha = (1 - confidence) / _GUARDS
-    found = [_latency(*seconds, limits.latency_p99, alpha)]
+    findings = [_latency(*seconds, limits.latency_p99, alpha)]
     if len(units):
         if not compared.is_regression:
             relabelled = unit_means(compared.is_relabelled, units, 0.0, 1.0)
-            found.append(_judge(Guard.DISAGREEMENT, relabelled, limits.disagreement, alpha))
-        found.append(_score_shift(compared, units, limits.score_shift, alpha))
+            findings.append(_judge(Guard.DISAGREEMENT, relabelled, limits.disagreement, alpha))
+        findings.append(_score_shift(compared, units, limits.score_shift, alpha))
         if truth is not None:
-            found.append(_outcome(compared, units, truth, limits.outcome, alpha))
-    return [one for one in found if one is not None]
+            findings.append(_outcome(compared, units, truth, limits.outcome, alpha))
+    return [finding for finding in findings if finding is not None]
 
 
 def unit_means(
     values: NDArray[np.generic], units: NDArray[np.int64], low: float, high: float
 ) -> BoundedMean:
-    """Return the record of the means by unit; values beyond the limits count as these."""
+    """Accumulate the means by unit; values beyond the limits are clipped to them."""
     numbers = np.clip(values.astype(np.float64), low, high)
     places = np.unique(units, return_inverse=True)[1]
     means = np.bincount(places, numbers) / np.bincount(places)
@@ -93,7 +93,7 @@ def unit_means(
 
 
 def _judge(guard: Guard, record: BoundedMean, limit: float, alpha: float) -> Finding:
-    """Judge whether a mean is above its limit, with `alpha` for that side alone."""
+    """Judge whether a mean is above its limit; all of `alpha` is for that side."""
     bounds, value = record.bounds(2 * alpha), record.mean or 0.0
     verdict = _verdict(value > limit, bounds.low > limit)
     return Finding(guard, value, bounds, limit, record.count, verdict)
@@ -102,16 +102,22 @@ def _judge(guard: Guard, record: BoundedMean, limit: float, alpha: float) -> Fin
 def _score_shift(
     compared: ComparedAnswers, units: NDArray[np.int64], limit: float, alpha: float
 ) -> Finding | None:
-    """Judge the score that shifted most, up or down; each takes its part of `alpha`."""
-    found = []
+    """Judge the score that shifted most, up or down; the scores share `alpha`."""
+    findings = []
     for name, shifts in zip(compared.names, compared.shifts.T, strict=True):
         record = unit_means(shifts, units, -_MOST_SHIFT, _MOST_SHIFT)
         bounds, value = record.bounds(alpha / len(compared.names)), record.mean or 0.0
         is_shown = bounds.low > limit or bounds.high < -limit
         verdict = _verdict(abs(value) > limit, is_shown)
-        found.append(Finding(Guard.SCORE_SHIFT, value, bounds, limit, record.count, verdict, name))
+        findings.append(
+            Finding(Guard.SCORE_SHIFT, value, bounds, limit, record.count, verdict, name)
+        )
     order = [*ReplayVerdict]
-    return max(found, key=lambda one: (order.index(one.verdict), abs(one.value)), default=None)
+    return max(
+        findings,
+        key=lambda finding: (order.index(finding.verdict), abs(finding.value)),
+        default=None,
+    )
 
 
 def _outcome(
@@ -121,17 +127,17 @@ def _outcome(
     limit: float,
     alpha: float,
 ) -> Finding | None:
-    """Judge the candidate's loss minus production's, by row within -1 and 1."""
-    known = np.array([one is not None for one in truth], dtype=np.bool_)
+    """Judge the candidate's loss minus production's, in [-1, 1] for each row."""
+    known = np.array([value is not None for value in truth], dtype=np.bool_)
     if not known.any():
         return None
     if compared.is_regression:
         true = truth[known].astype(np.float64)
-        losses = [np.abs(one[known, 0] - true) for one in
+        losses = [np.abs(scores[known, 0] - true) for scores in
                   (compared.scores, compared.production_scores)]  # fmt: skip
         gap = (losses[0] - losses[1]) / compared.spread[0]
     else:
-        wrong = [(one[known] != truth[known]).astype(np.float64) for one in
+        wrong = [(labels[known] != truth[known]).astype(np.float64) for labels in
                  (compared.labels, compared.production_labels)]  # fmt: skip
         gap = wrong[0] - wrong[1]
     return _judge(Guard.OUTCOME, unit_means(gap, units[known], -1.0, 1.0), limit, alpha)
@@ -142,15 +148,15 @@ def _latency(
 ) -> Finding | None:
     """Judge the ratio of the 99th percentiles, by bounds of each at half of `alpha`.
 
-    It is never open: what too few rows do not show may be the machine's.
+    Never OPEN: what too few rows leave undecided may be due to the machine.
     """
     if not (candidate and production):
         return None
     new, old = (
-        BucketCounts.of(LATENCY_EDGES, some).bounds(alpha / 2, _P99)
-        for some in (candidate, production)
+        BucketCounts.of(LATENCY_EDGES, seconds).bounds(alpha / 2, _P99)
+        for seconds in (candidate, production)
     )
-    values = [float(np.quantile(some, _P99)) for some in (candidate, production)]
+    values = [float(np.quantile(seconds, _P99)) for seconds in (candidate, production)]
     is_broken = new.low > max(limit * old.high, old.high + NOISE_SECONDS)
     bounds = Interval(
         max(0.0, new.low) / old.high, new.high / old.low if old.low > 0 else float("inf")

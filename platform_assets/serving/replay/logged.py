@@ -1,4 +1,4 @@
-"""What the log says of replayed rows beside their features: earlier answers and true values."""
+"""What the log holds of replayed rows beside their features: earlier answers and true values."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OutcomeLookup = Callable[[Path, ModelSpec, datetime], Mapping[tuple[str, int], str | float]]
-"""Returns the matured outcomes of what a model answered since a time, by `sample_id` and
-`sample_row`: texts of a classifier, numbers of a regression. The path is the log of all models;
-it raises `SamplesError`."""
+"""Returns the matured outcomes of a model's answers since a time, by `sample_id` and
+`sample_row`: text for a classifier, numbers for a regression. The path is the log of all models.
+Raises `SamplesError`."""
 Lookup = Callable[[datetime], Mapping[tuple[str, int], str | float]]
 """`OutcomeLookup` of one model."""
 _SAME: Final = 1e-3
-"""Difference, in spreads, up to which a logged prediction is the one that is answered now."""
+"""Difference, in spreads, up to which a logged prediction counts as the one answered now."""
 
 
 def outdated_answers(
     table: pa.Table, compared: ComparedAnswers, production: int
 ) -> tuple[int, int]:
-    """Count production's logged answers that it does not give now, and those that are logged."""
+    """Count production's logged answers that differ from its present ones, and all logged ones."""
     logged = _column(table, LOG_SCORE if compared.is_regression else LOG_PREDICTION)[compared.rows]
-    known = np.array([one is not None for one in logged], dtype=np.bool_)
+    known = np.array([answer is not None for answer in logged], dtype=np.bool_)
     known &= (_column(table, LOG_VERSION) == production)[compared.rows]
     if compared.is_regression:
         distance = logged[known].astype(np.float64) - compared.production_scores[known, 0]
         differs = np.abs(distance) > _SAME * compared.spread[0]
     else:
-        now = [_as_text(one) for one in compared.production_labels[known]]
-        differs = np.array([_as_text(one) for one in logged[known]], object) != np.array(
+        now = [_as_text(answer) for answer in compared.production_labels[known]]
+        differs = np.array([_as_text(answer) for answer in logged[known]], object) != np.array(
             now, object
         )
     return int(np.sum(differs)), int(known.sum())
@@ -58,8 +58,8 @@ def true_values(
 ) -> NDArray[np.object_] | None:
     """Return the matured outcomes of the compared rows as the model's labels or numbers.
 
-    None where a row has none; None instead of all where rows cannot be told apart, for older
-    files have no `sample_id`. Errors are those of `lookup`, which is asked from the oldest row on.
+    None where a row has none; None instead of the array where rows cannot be told apart, since
+    older files lack `sample_id`. Raises as `lookup` does, which is asked from the oldest row on.
     """
     if LOG_ID not in table.column_names or LOG_ROW not in table.column_names:
         return None
@@ -70,7 +70,7 @@ def true_values(
     labels = {_as_text(label): label for label in new.classes}
     for place, row in enumerate(compared.rows.tolist()):
         outcome = known[row]
-        # A class that the model never answers is one that both versions have wrong.
+        # A class that the model cannot predict counts as wrong for both versions.
         values[place] = labels.get(str(outcome), outcome) if new.classes else outcome
     return values
 
@@ -83,6 +83,6 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 def _as_text(label: object) -> str:
-    """A label as the log has it, whose booleans older gateways wrote as Python does."""
+    """Return a label as the log has it; older gateways wrote booleans as Python does."""
     text = str(label)
     return text.lower() if text in {"True", "False"} else text

@@ -1,7 +1,7 @@
 """Read the logged requests that a candidate and production can both answer.
 
-Requests of any version are replayed, since production answers them again now: right after a switch
-hardly any is logged of the version that is in production.
+Requests to any version are replayed, since production answers them again now: right after a
+switch, hardly any are logged for the version in production.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FEWEST_ROWS: Final = 50
-"""Without which nothing is replayed: they would show nothing."""
+"""Minimum for a replay: fewer rows would show nothing."""
 _OLDEST: Final = timedelta(days=30)
 _LOGGED: Final = (LOG_ID, LOG_ROW, LOG_ENTITY, LOG_VERSION, LOG_PREDICTION, LOG_SCORE)
 _Signatures = tuple[Signature, Signature]
 """The candidate's and production's."""
 _Part = tuple["pa.Table", "pd.DataFrame", "pd.DataFrame"]
-"""Rows of one file, and what either version reads of them."""
+"""Rows of one file, and each version's tensor-form view of them."""
 
 
 class NothingToReplayError(Exception):
@@ -52,10 +52,10 @@ class NothingToReplayError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LoggedRows:
-    """Logged rows, the newest first: what either version reads of them, in tensor form.
+    """Logged rows, newest first, as each version reads them, in tensor form.
 
-    `table` has what the log says of them beside the features. `left_out` counts rows that were
-    looked at and cannot be read by both versions, by the reason.
+    `table` holds the log's other columns. `left_out` counts, by reason, the rows looked at that
+    cannot be read by both versions.
     """
 
     table: pa.Table
@@ -85,26 +85,26 @@ def read_logged(
 
     try:
         parts, left_out = read_again(read)
-        found = _newest(parts, rows, left_out) if parts else None
+        logged = _newest(parts, rows, left_out) if parts else None
     except (OSError, ValueError, TypeError) as error:
         raise SamplesError(
             f"the samples in {samples.folder(name)} cannot be read as one table: {error}"
         ) from error
-    if found is None or found.table.num_rows < FEWEST_ROWS:
-        count = 0 if found is None else found.table.num_rows
+    if logged is None or logged.table.num_rows < FEWEST_ROWS:
+        count = 0 if logged is None else logged.table.num_rows
         reasons = "".join(f"; {rows:,} were left out: {why}" for why, rows in left_out.items())
         raise NothingToReplayError(
             f"nothing was replayed: {count} rows with all features are logged, and {FEWEST_ROWS} "
             f"are needed (GATEWAY_SAMPLE_DIR, GATEWAY_SAMPLE_FRACTION){reasons}"
         )
-    return found
+    return logged
 
 
 def _readable_parts(
     both: _Signatures, model_name: str, samples: SamplesFolder, rows: int, left_out: Counter[str]
 ) -> Iterator[_Part]:
-    """The newest rows of each file that both versions can read, the newest file first."""
-    names = dict.fromkeys(feature.name for one in both for feature in one.features)
+    """Yield the newest rows of each file that both versions can read, newest file first."""
+    names = dict.fromkeys(feature.name for signature in both for feature in signature.features)
     since = datetime.now(UTC) - _OLDEST
     for table in samples.by_file(model_name, None, since, [*names, *_LOGGED], []):
         if lacking := names.keys() - {*table.column_names}:
@@ -132,6 +132,6 @@ def _newest(parts: list[_Part], rows: int, left_out: Counter[str]) -> LoggedRows
     table = pa.concat_tables(tables, promote_options="permissive")
     times = table[LOG_TIME].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     order = np.argsort(-times, kind="stable")[:rows]
-    both = (pd.concat(some, ignore_index=True) for some in (candidate, production))
-    ours, theirs = (one.iloc[order].reset_index(drop=True) for one in both)
+    both = (pd.concat(frames, ignore_index=True) for frames in (candidate, production))
+    ours, theirs = (frame.iloc[order].reset_index(drop=True) for frame in both)
     return LoggedRows(table.take(order), ours, theirs, left_out)

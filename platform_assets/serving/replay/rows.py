@@ -1,4 +1,4 @@
-"""Logged rows as a version reads them again: pure."""
+"""Turn logged rows back into a version's input, without I/O."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _NUMPY: Final = {
 
 
 class LogMismatchError(Exception):
-    """The log holds a feature as another type than a version reads; the message says which."""
+    """The log holds a feature in a type that a version does not read; the message says which."""
 
 
 def complete_rows(table: pa.Table, signatures: Sequence[Signature]) -> pa.Table:
-    """Return the rows that all of the versions can read, in their order.
+    """Return the rows that all versions can read, in their order.
 
-    Files of before a feature was added lack it, which is null here, as what may be missing is.
+    Files older than a feature lack its column; it is null here, like any other missing value.
     """
     from pyarrow import compute
 
     required = {
-        one.name
+        feature.name
         for signature in signatures
-        for one in signature.features
-        if not one.nullable and one.dtype is not DType.BYTES
+        for feature in signature.features
+        if not feature.nullable and feature.dtype is not DType.BYTES
     }
     for name in sorted(required):
         table = table.filter(compute.is_valid(table[name]))
@@ -46,14 +46,16 @@ def complete_rows(table: pa.Table, signatures: Sequence[Signature]) -> pa.Table:
 
 
 def tensor_frame(signature: Signature, table: pa.Table) -> pd.DataFrame:
-    """Return the rows in tensor form, a column for each feature of a signature, in its order.
+    """Return the rows in tensor form: one column per feature, in signature order.
 
     Raises:
         LogMismatchError: a column is of another type, or holds a value that its type cannot hold.
     """
     import pandas as pd
 
-    return pd.DataFrame({one.name: _column(one, table[one.name]) for one in signature.features})
+    return pd.DataFrame(
+        {feature.name: _column(feature, table[feature.name]) for feature in signature.features}
+    )
 
 
 def _column(feature: Feature, column: pa.ChunkedArray) -> NDArray[Any]:
@@ -67,7 +69,7 @@ def _column(feature: Feature, column: pa.ChunkedArray) -> NDArray[Any]:
         raise LogMismatchError(f"{feature.name} as {column.type}, not as {feature.dtype.value}")
     if feature.dtype is DType.BYTES:
         texts = np.empty(len(column), dtype=object)
-        texts[:] = [one or "" for one in column.to_pylist()]
+        texts[:] = [text or "" for text in column.to_pylist()]
         return texts
     wanted = _NUMPY[feature.tensor_dtype]
     exact = feature.tensor_dtype not in {DType.FP32, DType.FP64}
@@ -79,16 +81,16 @@ def _column(feature: Feature, column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def units(table: pa.Table) -> NDArray[np.int64]:
-    """Number the rows, shape (rows,): equal numbers are of one entity, or of one request.
+    """Number the rows, shape (rows,): rows of one entity, or of one request, share a number.
 
-    Such rows are alike, so that many of them show little more than one does.
+    Such rows are alike, so many of them show little more than one does.
     """
     import pandas as pd
 
     names = ("time " + table[LOG_TIME].to_pandas().astype(str)).to_numpy(dtype=object)
-    for column, word in ((LOG_ID, "request"), (LOG_ENTITY, "entity")):
+    for column, kind in ((LOG_ID, "request"), (LOG_ENTITY, "entity")):
         if column in table.column_names:  # older files have neither
-            found = table[column].to_pandas()
-            known = found.notna().to_numpy()
-            names[known] = [f"{word} {first_key(str(one))}" for one in found[known]]
+            ids = table[column].to_pandas()
+            known = ids.notna().to_numpy()
+            names[known] = [f"{kind} {first_key(str(id_))}" for id_ in ids[known]]
     return np.asarray(pd.factorize(names)[0], dtype=np.int64)

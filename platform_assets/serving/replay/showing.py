@@ -1,4 +1,4 @@
-"""What the check `replay` shows: numbers, the rows that differ most, and a picture."""
+"""What the check `replay` displays: numbers, the rows that differ most, and a picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TEXT: Final = 500
-"""Longest text of a row's features that is shown."""
+"""Longest text shown for a row's features."""
 
 
 def finding_metadata(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -29,23 +29,23 @@ def finding_metadata(findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "guards": table(
             {
-                "guard": one.guard.value,
-                "value": _finite(one.value),
-                "low": _finite(one.bounds.low),
-                "high": _finite(one.bounds.high),
-                "limit": one.limit,
-                "observations": one.observations,
-                "verdict": one.verdict.value,
+                "guard": finding.guard.value,
+                "value": _finite(finding.value),
+                "low": _finite(finding.bounds.low),
+                "high": _finite(finding.bounds.high),
+                "limit": finding.limit,
+                "observations": finding.observations,
+                "verdict": finding.verdict.value,
             }
-            for one in findings
+            for finding in findings
         )
     }
 
 
 def log_metadata(logged: LoggedRows) -> dict[str, Any]:
-    """Return of which versions the replayed requests are logged, and which rows were left out."""
+    """Return the versions that the replayed requests were logged for, and the rows left out."""
     counts = logged.table[LOG_VERSION].value_counts().to_pylist()
-    versions = sorted((one["values"], one["counts"]) for one in counts)
+    versions = sorted((count["values"], count["counts"]) for count in counts)
     shown: dict[str, Any] = {
         "logged_of_versions": ", ".join(f"{rows:,} of {version}" for version, rows in versions)
     }
@@ -71,7 +71,7 @@ def row_metadata(
         compared.names[score],
     )
     shown = {"answers": picture(drawn, "answers for logged rows")}
-    # Another label counts more than any distance of scores.
+    # A different label counts more than any difference of scores.
     order = np.lexsort((-distance, ~compared.is_relabelled))[:most]
     if not len(order):
         return shown
