@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -28,6 +28,12 @@ from tests.support.servers import (
 )
 
 ROW = [5.1, 3.5, 1.4, 0.2]
+
+
+_ALL_KEPT: Final = httpx.Limits(
+    max_connections=None, max_keepalive_connections=None, keepalive_expiry=None
+)
+"""Threads share a client: of a bounded pool, one may close a connection that another just took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,9 @@ def run_gateway(
             timeout_s=120,
             env=environ,
         ) as process,
-        httpx.Client(base_url=url, timeout=20, trust_env=False, verify=NO_ROOTS) as client,
+        httpx.Client(
+            base_url=url, timeout=20, trust_env=False, verify=NO_ROOTS, limits=_ALL_KEPT
+        ) as client,
     ):
         token = environ.get("GATEWAY_CONTROL_TOKEN")
         if token is None:
