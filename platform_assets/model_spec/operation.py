@@ -61,8 +61,8 @@ class ServingSpec:
     retention: Count = 2
     """READY versions to keep, production included; with 2 a rollback is instant."""
     keep_versions: Annotated[Count, Field(validate_default=True)] = 5
-    """Version directories to keep on disk. Those that are READY, routed to, or among the last of
-    the ledger always stay."""
+    """Version directories to keep on disk. Those that are READY, routed to, among the last of the
+    ledger, or the best one that was ever in production always stay."""
     warm_up_rows: Annotated[StrictInt, Field(ge=0)] = 16
     """Evaluation rows that a version answers before it is judged."""
 
