@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, Page
 
 from platform_assets.intervals import RETRY_SECONDS
@@ -37,11 +39,26 @@ from tests.support.servers import (
 pytest_plugins = ["tests.support.left_out"]
 # Three minutes of a stack of its own; other tests take a version through each of its parts.
 collect_ignore = [] if os.environ.get(FORM) == "long" else ["e2e/test_release_demo.py"]
+# What a person has set for a platform of their own is not for those of the tests, and what a test
+# asks is on this machine.
+_OWN = ("GATEWAY_", "MLFLOW_", "DAGSTER_", "TRITON_CONTROL", "LEDGER_", "SAMPLES_", "NOTIFY_")
+for _name in [name for name in os.environ if name.startswith(_OWN)]:
+    del os.environ[_name]
+for _name in ("STATE_DIR", "MODELS_DIR", "MODEL"):
+    os.environ.pop(_name, None)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+# The same examples each time: a new one may fail on its own, in a change that has no part in it.
+settings.register_profile("same", derandomize=True)
+if os.environ.get(FORM) != "long":
+    settings.load_profile("same")
 # A server that a test has stopped does not come back while a step waits.
 os.environ[RETRY_SECONDS] = "0"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell ignores it in the background, and Dagster then ignores SIGTERM as well, as would
+    # everything that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         "slow: trains, converts, waits or repeats an experiment for about a second; see test-fast",
