@@ -141,12 +141,13 @@ def convert_imputer(scope: Any, operator: Any, container: Any) -> None:
 def _fill(scope: Any, operator: Any, container: Any) -> None:
     """Replace NaN by the column's statistic, with indicator columns if requested."""
     step, output = operator.raw_operator, operator.outputs[0]
-    if len(operator.inputs) > 1 or np.isnan(step.statistics_).any():
+    statistics_ = np.asarray(step.statistics_, np.float64)  # a constant makes objects of them
+    if len(operator.inputs) > 1 or np.isnan(statistics_).any():
         raise ExportError("SimpleImputer over a column without any value has no ONNX converter")
     kind = output.type.to_onnx_type().tensor_type.elem_type
     value = operator.inputs[0].full_name
     statistics, missing = (scope.get_unique_variable_name(n) for n in ("statistics", "missing"))
-    container.add_initializer(statistics, kind, [len(step.statistics_)], step.statistics_.tolist())
+    container.add_initializer(statistics, kind, [len(statistics_)], statistics_.tolist())
     container.add_node("IsNaN", [value], missing)
     filled = scope.get_unique_variable_name("filled") if step.add_indicator else output.full_name
     container.add_node("Where", [missing, statistics, value], filled)

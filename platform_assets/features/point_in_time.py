@@ -128,7 +128,7 @@ class _Part:
         rows = f"read_parquet(getvariable('{self.alias}')) {self.alias}"
         if self._table.event_time is None:
             return f"LEFT JOIN {rows} ON l.{key} = {self.alias}.{key}"
-        newest = f"l.{time} >= {self.alias}.{self._time}"
+        newest = f"l.{time} >= {self._time}"
         return f"ASOF LEFT JOIN {rows} ON l.{key} = {self.alias}.{key} AND {newest}"
 
     def columns(self, time: str) -> list[str]:
@@ -161,14 +161,15 @@ class _Part:
 
     @property
     def _time(self) -> str:
-        return _quote(self._table.event_timestamp)
+        # An external table may have times without a zone, in UTC.
+        return f"{self.alias}.{_quote(self._table.event_timestamp)}::TIMESTAMPTZ"
 
     def _fresh(self, time: str) -> str:
         ttl: timedelta = self._table.expires_after
         if not ttl:
             return "true"
         seconds = int(ttl.total_seconds())
-        return f"l.{time} <= {self.alias}.{self._time} + INTERVAL {seconds} SECOND"
+        return f"l.{time} <= {self._time} + INTERVAL {seconds} SECOND"
 
 
 def _quote(name: str) -> str:

@@ -1,6 +1,7 @@
 """The check of batch predictions: the gateway answers a sample of the rows alike."""
 
 # No postponed annotations here: Dagster reads them.
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -124,5 +125,7 @@ def _distance(first: float, second: float, *, is_relative: bool) -> float:
     import numpy as np
 
     left, right = float(np.float32(first)), float(np.float32(second))
+    if math.isnan(left) or math.isnan(right):
+        return 0.0 if math.isnan(left) and math.isnan(right) else math.inf
     size = max(abs(left), abs(right)) if is_relative else 1.0
     return abs(left - right) / size if left != right else 0.0

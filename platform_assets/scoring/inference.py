@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+_EXACT: Final = 2**53
+"""Largest whole number up to which doubles hold all."""
 
 
 ScoredPart = tuple[pa.RecordBatch, tuple[SampledRow, ...]]
@@ -192,9 +195,13 @@ def _problems(
     for feature in features:
         values = rows[feature.name]
         if not feature.nullable:
-            missing = values.is_null()
+            missing = values.is_null(nan_is_null=True)
             if feature.dtype is DType.BYTES:
                 missing = pc.or_(missing, pc.fill_null(pc.equal(values, ""), False))
             yield missing, f"{feature.name} is missing"
         if feature.dtype in (DType.FP32, DType.FP64):
             yield pc.fill_null(pc.is_inf(values), False), f"{feature.name} is infinite"
+        if feature.dtype is DType.INT64 and feature.nullable:
+            # Null is NaN in a tensor, and doubles are exact up to here only.
+            beyond = pc.or_(pc.greater(values, _EXACT), pc.less(values, -_EXACT))
+            yield pc.fill_null(beyond, False), f"{feature.name} is beyond 2^53"

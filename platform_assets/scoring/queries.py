@@ -153,7 +153,7 @@ class _Table:
             if ttl := int(table.expires_after.total_seconds()):
                 self.is_fresh = f"({self.time} >= getvariable('now') - INTERVAL {ttl} SECOND)"
             # Externally written rows may be in the future, or duplicated.
-            past = f"WHERE {time} <= getvariable('now')" if is_external else ""
+            past = f"WHERE {time}::TIMESTAMPTZ <= getvariable('now')" if is_external else ""
             once = f"SELECT DISTINCT ON ({key}) *" if is_external else ""
             times = f"SELECT {key}, max({time}) AS {time} FROM {self.rows} {past} GROUP BY {key}"
             self.newest = (

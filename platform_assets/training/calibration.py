@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.model_spec import ModelSpec, Split
+from platform_assets.model_spec import ModelSpec
 from platform_assets.training.boosting import without_scores
-from platform_assets.training.folds import entity_folds, time_folds
+from platform_assets.training.folds import scoring_folds
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 
@@ -50,9 +50,7 @@ def estimator_in(model: Any) -> Any:
 def deal(model: Any, rows: Rows, spec: ModelSpec) -> None:
     """Set the folds of the rows by which an unfitted model from `calibrated` is cross-fitted."""
     if spec.calibration is not None:
-        # These folds score every row exactly once.
-        by_time = spec.evaluation.split is Split.TIME
-        model.set_params(cv=time_folds(rows, spec) if by_time else entity_folds(rows, spec))
+        model.set_params(cv=scoring_folds(rows, spec))
 
 
 def finish(model: Any, spec: ModelSpec) -> None:

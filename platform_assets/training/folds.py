@@ -42,9 +42,8 @@ def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     """Return folds by entity, as `folds` does; each row is tested by exactly one fold."""
     from sklearn.model_selection import StratifiedKFold
 
-    entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
-    kind = _strata(rows.labels[first], spec)
-    sizes = np.sort(np.bincount(kind))
+    entities, entity = np.unique(rows.groups, return_inverse=True)
+    kind, sizes = _strata(rows.labels, entity, spec)
     if sizes[-1] < 2:
         raise TrainingError(
             "only one entity (of each class) has training rows: there is nothing to compare by"
@@ -52,6 +51,8 @@ def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     # A metric needs two classes in every fold; a third one may be rarer.
     most = len(entities) if spec.task is Task.REGRESSION else sizes[-2:].min()
     count = max(2, min(spec.evaluation.folds, int(most)))
+    if np.bincount(kind).max() < count:  # nothing could be distributed evenly
+        kind = np.zeros_like(kind)
     splitter = StratifiedKFold(count, shuffle=True, random_state=spec.evaluation.seed + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class too rare for every fold
@@ -59,13 +60,37 @@ def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
 
 
-def _strata(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
-    """Return the class of each label, or its bin of the range, shape (labels,)."""
+def scoring_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    """Return folds that test each row exactly once, by what `spec` evaluates by.
+
+    Raises:
+        TrainingError: as `entity_folds` and `time_folds` do.
+    """
+    by_time = spec.evaluation.split is Split.TIME
+    return time_folds(rows, spec) if by_time else entity_folds(rows, spec)
+
+
+def _strata(
+    labels: NDArray[Any], entity: NDArray[np.int64], spec: ModelSpec
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what entities are distributed by, and how many entities have each, ascending.
+
+    An entity counts for the rarest class of its rows, or for the bin of their mean. `labels` and
+    `entity` have the shape (rows,), and the first result the shape (entities,).
+    """
     if spec.task is not Task.REGRESSION:
-        return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    parts = max(1, min(_BINS, len(labels) // spec.evaluation.folds))
-    edges = np.quantile(labels, np.linspace(0, 1, parts + 1)[1:-1])
-    return np.searchsorted(edges, labels).astype(np.int64)
+        _, code = np.unique(labels, return_inverse=True)
+        present = np.unique(np.column_stack([code, entity]), axis=0)
+        sizes = np.bincount(present[:, 0])
+        rarity = np.argsort(np.argsort(sizes, kind="stable"))
+        kind = np.full(int(entity.max()) + 1, len(sizes), np.int64)
+        np.minimum.at(kind, present[:, 1], rarity[present[:, 0]])
+        return kind, np.sort(sizes)
+    means = np.bincount(entity, weights=labels) / np.bincount(entity)
+    parts = max(1, min(_BINS, len(means) // spec.evaluation.folds))
+    edges = np.quantile(means, np.linspace(0, 1, parts + 1)[1:-1])
+    kind = np.searchsorted(edges, means).astype(np.int64)
+    return kind, np.sort(np.bincount(kind))
 
 
 def time_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:

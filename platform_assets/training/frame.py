@@ -111,7 +111,15 @@ def source_rows(table: pa.Table, spec: ModelSpec) -> Rows:
 
 
 def _sort_rows(frame: pd.DataFrame, time: str, spec: ModelSpec) -> pd.DataFrame:
-    return frame.sort_values([time, spec.join_key.name], kind="stable", ignore_index=True)
+    import pandas as pd
+
+    # Categories would be sorted by where they appear first.
+    plain = {name: frame[name] for name in (time, spec.join_key.name)}
+    key = plain[spec.join_key.name]
+    if isinstance(key.dtype, pd.CategoricalDtype):
+        plain[spec.join_key.name] = key.astype(object)
+    order = pd.DataFrame(plain).sort_values([*plain], kind="stable").index
+    return frame.loc[order].reset_index(drop=True)
 
 
 def _tensors(ordered: pd.DataFrame, time: str, spec: ModelSpec) -> Rows:
@@ -192,8 +200,9 @@ def _to_int64(column: pd.Series[Any]) -> NDArray[np.int64]:
 
 
 def _row(frame: pd.DataFrame, wrong: NDArray[np.bool_], spec: ModelSpec) -> str:
-    key = spec.join_key.name
-    return f"{key} {frame[key].iloc[int(wrong.argmax())]} ({int(wrong.sum())} of {len(frame)} rows)"
+    key, place = spec.join_key.name, int(wrong.argmax())
+    which = f"{key} {frame[key].iloc[place]}" if key in frame else f"row {place + 1}"
+    return f"{which} ({int(wrong.sum())} of {len(frame)} rows)"
 
 
 def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:

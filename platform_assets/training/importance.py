@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.export.custom_step import is_custom
-from platform_assets.model_spec import Label, ModelSpec
+from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.preprocessing import COLUMNS_STEP, MODEL_STEP
 from platform_assets.training.rows import Rows
@@ -20,6 +20,7 @@ from platform_assets.training.selection import answers_of
 _Shuffle = Callable[[NDArray[np.int64]], Any]
 
 MAX_ROWS: Final = 2000
+_FEWEST_OF_A_CLASS: Final = 20
 _REPEATS: Final = 3
 
 
@@ -37,11 +38,12 @@ def permutation_importance(
 ) -> list[Importance]:
     """Return the importance of each feature to the metric, most important first.
 
-    At most `MAX_ROWS` of the rows are used, evenly spread; the same ones each time. The rows are
+    At most about `MAX_ROWS` of the rows are used, evenly spread, a few of each class at least; the
+    same ones each time. The rows are
     preprocessed once and shuffled afterwards, since preprocessing thousands of columns is slow. A
     user's pipeline preprocesses the shuffled rows itself.
     """
-    sample = rows.take(np.arange(0, len(rows), -(-len(rows) // MAX_ROWS)))
+    sample = rows.take(_sample_places(rows, spec))
     metric = chosen_metric(spec.evaluation)
     model, table, shuffled = _shuffle_setup(pipeline, sample)
 
@@ -57,6 +59,19 @@ def permutation_importance(
         losses = [whole - score(shuffle(order)) for order in orders]
         measured.append(Importance(feature, float(np.mean(losses)), float(np.std(losses))))
     return sorted(measured, key=lambda importance: (-importance.mean, importance.feature))
+
+
+def _sample_places(rows: Rows, spec: ModelSpec) -> NDArray[np.int64]:
+    """Return the positions of the rows to use, in order."""
+    step = -(-len(rows) // MAX_ROWS)
+    if spec.task is Task.REGRESSION:
+        return np.arange(0, len(rows), step)
+    _, code = np.unique(rows.labels, return_inverse=True)
+    chosen = []
+    for places in (np.flatnonzero(code == one) for one in range(int(code.max()) + 1)):
+        own = max(1, min(step, len(places) // _FEWEST_OF_A_CLASS))
+        chosen.append(places[::own])
+    return np.sort(np.concatenate(chosen))
 
 
 def _shuffle_setup(pipeline: Any, sample: Rows) -> tuple[Any, Any, dict[str, _Shuffle]]:

@@ -23,8 +23,8 @@ LARGEST: Final = 1e30
 Far below the largest number of single precision, since scikit-learn adds up whole matrices.
 """
 
-_PARTS: Final = 5
-"""Folds of the rows of a fit, each target-encoded by the others."""
+TARGET_PARTS: Final = 5
+"""Folds of the rows of a fit, each target-encoded by the others, where entities allow none."""
 _MOSTLY_ZEROS: Final = 0.3
 """Density from which a sparse matrix saves nothing."""
 
@@ -81,6 +81,16 @@ def pipeline(
         verbose_feature_names_out=False,
     )
     return Pipeline([(COLUMNS_STEP, columns), (MODEL_STEP, model)])
+
+
+def target_encoders(pipeline: Any) -> list[Any]:
+    """Return the target encoders of a pipeline from `pipeline`, fitted ones too."""
+    from sklearn.preprocessing import TargetEncoder
+
+    columns = pipeline.steps[0][1]
+    parts = [*getattr(columns, "transformers", ()), *getattr(columns, "transformers_", ())]
+    firsts = [steps[0] for _, steps, _ in parts if is_pipeline(steps)]
+    return [first for first in firsts if isinstance(first, TargetEncoder)]
 
 
 def custom_pipeline(model: Any) -> Any:
@@ -178,7 +188,7 @@ def _target_encoder(spec: ModelSpec, *, scaled: bool, sparse: bool) -> Any:
     encoder = TargetEncoder(
         # A target of integers would be taken for classes.
         target_type="continuous" if spec.task is Task.REGRESSION else "auto",
-        cv=KFold(_PARTS, shuffle=True, random_state=spec.evaluation.seed),
+        cv=KFold(TARGET_PARTS, shuffle=True, random_state=spec.evaluation.seed),
     )
     steps = [encoder, _cast("float32")]
     if scaled:

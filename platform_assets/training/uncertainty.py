@@ -53,6 +53,8 @@ def jackknife(
     value = statistic(None)
     group, entity_count = _groups(entities)
     count = int(group.max()) + 1
+    if count < 2:  # what is left without it has no statistic
+        return Estimate(value, -math.inf, math.inf, confidence, entity_count)
     rest = np.array([statistic(group != number) for number in range(count)])
     influences = count * value - (count - 1) * rest
     influences = influences[np.isfinite(influences)]

@@ -345,6 +345,12 @@ def test_answers_are_equal_but_for_rounding(
     assert (found.identical, len(found.differing)) == (identical, differing)
 
 
+def test_nan_equals_nothing_but_nan() -> None:
+    sample = [SampledRow((1.0,), float("nan"), ()), SampledRow((1.0,), float("nan"), ())]
+    found = compare_answers(sample, [3.0, float("nan")], [])
+    assert (len(found.differing), found.largest_difference) == (1, float("inf"))
+
+
 def test_numbers_are_equal_as_a_part_of_their_size() -> None:
     sample = [SampledRow((1.0,), 1e6, ()), SampledRow((1.0,), 1e-6, ())]
     assert len(compare_answers(sample, [1e6 + 0.1, 1e-6], []).differing) == 0

@@ -242,12 +242,14 @@ def test_rows_are_refused_for_what_the_gateway_refuses() -> None:
             "number": pa.array([None, 1.0, np.inf, None, 2.0], pa.float32()),
             "gap": pa.array([None, None, 1.0, None, 2.0], pa.float64()),
             "text": ["a", "", "b", "c", "d"],
+            "count": pa.array([1, 2, 3, 4, None], pa.int64()),
         }
     )
     features = (
         Feature("number", DType.FP32),
         Feature("gap", DType.FP64, nullable=True),
         Feature("text", DType.BYTES),
+        Feature("count", DType.INT64, nullable=True),
     )
     assert with_reasons(batch, features).to_pylist() == [
         "expired",
@@ -255,6 +257,23 @@ def test_rows_are_refused_for_what_the_gateway_refuses() -> None:
         "number is infinite",
         "number is missing",
         None,
+    ]
+
+
+def test_rows_are_refused_for_nan_and_for_numbers_that_a_double_cannot_hold() -> None:
+    """A table that others write may have NaN for null."""
+    batch = pa.record_batch(
+        {
+            REASON: pa.nulls(4, pa.string()),
+            "number": pa.array([1.0, np.nan, 1.0, 1.0], pa.float64()),
+            "count": pa.array([2**53, 1, 2**53 + 1, -(2**63)], pa.int64()),
+        }
+    )
+    features = Feature("number", DType.FP64), Feature("count", DType.INT64, nullable=True)
+    assert with_reasons(batch, features).to_pylist() == [
+        None,
+        "number is missing",
+        *["count is beyond 2^53"] * 2,
     ]
 
 

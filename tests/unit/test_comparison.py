@@ -271,3 +271,15 @@ def test_a_version_at_the_floor_is_hardly_ever_called_proven(rows: int, runs: in
         estimate = estimate_metric(ACCURACY, answers, np.arange(rows), 0.95)
         proven += judge_floor(ACCURACY, estimate, 0.9, rows, gates).proven
     assert proven / runs <= most(0.05, runs)
+
+
+def test_statistic_of_one_entity_has_no_bounds() -> None:
+    """Without it no rows are left, of which many metrics cannot be computed."""
+
+    def statistic(chosen: Any) -> float:
+        if chosen is not None and not chosen.any():
+            raise ValueError("no rows")
+        return 0.5
+
+    estimate = jackknife(statistic, np.array(["a", "a"]), confidence=0.95)
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, -math.inf, math.inf)

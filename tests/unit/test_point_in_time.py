@@ -43,6 +43,30 @@ def test_columns_of_any_name_are_joined(tmp_path: Path) -> None:
     assert joined["risk"].null_count == 0
 
 
+def test_times_without_a_zone_are_in_utc(tmp_path: Path) -> None:
+    """As pandas writes them, in nanoseconds."""
+    drawn = tables(payments=20)
+    write_files(tmp_path, drawn)
+    [spec] = read_models(tmp_path).specs.values()
+    customers, shops = customers_data(drawn, tmp_path), shops_data(drawn, tmp_path)
+    columns = {
+        "customer_id": [one[0] for one in drawn.payments],
+        "shop_id": [one[1] for one in drawn.payments],
+        spec.event_timestamp: pa.array(
+            [one[2] for one in drawn.payments], pa.timestamp("us", "UTC")
+        ),
+    }
+    labels = data_of("payments", columns, tmp_path)
+    data = replace(labels, labels_path=labels.features_path, tables=(customers, shops))
+    expected = join_tables(data, spec)
+    table = parquet.read_table(customers.features_path)
+    place = table.column_names.index("seen")
+    naive = table.column(place).cast(pa.timestamp("ns", "UTC")).cast(pa.timestamp("ns"))
+    parquet.write_table(table.set_column(place, "seen", naive), customers.features_path)
+
+    assert join_tables(data, spec) == expected
+
+
 def test_table_without_times_that_repeats_a_key_is_refused(tmp_path: Path) -> None:
     """Each label would be learned from once for every such row."""
     drawn = tables(payments=20)

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from platform_assets.model_spec import FeatureSpec, ModelSpec, Task
-from platform_assets.training.frame import tensor_form
+from platform_assets.training.frame import _sort_rows, tensor_form
 from platform_assets.training.rows import TrainingError
 from serving_gateway.contract import DType
+from tests.support.models import IRIS
 from tests.support.tabular import mixed_spec
 
 
@@ -83,6 +84,16 @@ def test_booleans_and_texts() -> None:
         assert found.tolist() == ["é", "", ""]
         assert found.dtype == object
     assert _form(pd.Series(["a", None], dtype="category"), DType.BYTES).tolist() == ["a", ""]
+
+
+def test_rows_of_one_time_are_sorted_by_their_key_however_it_is_held() -> None:
+    key = IRIS.join_key.name
+    # As Parquet's texts are read: in the order in which they appear.
+    for keys in (pd.Categorical(list("zcba"), categories=list("zcba")), list("zcba")):
+        frame = pd.DataFrame({"at": [2, 1, 1, 1], key: keys})
+        ordered = _sort_rows(frame, "at", IRIS)
+        assert ordered[key].tolist() == ["a", "b", "c", "z"]
+        assert ordered.index.tolist() == [0, 1, 2, 3]
 
 
 def test_text_among_numbers_is_named() -> None:

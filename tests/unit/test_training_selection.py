@@ -9,13 +9,22 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_iris
 
-from platform_assets.model_spec import CandidateSpec, Gates, Task
+from platform_assets.model_spec import (
+    CandidateSpec,
+    Evaluation,
+    FeatureSpec,
+    Gates,
+    Task,
+    TextEncoding,
+)
 from platform_assets.training.candidates import build, expand
 from platform_assets.training.folds import folds
 from platform_assets.training.importance import permutation_importance
+from platform_assets.training.preprocessing import target_encoders
 from platform_assets.training.rows import Rows, TrainingError, unseen_texts
 from platform_assets.training.selection import cross_validate, evaluate, fit, ranked
 from platform_assets.training.splits import split_evaluation
+from serving_gateway.contract import DType
 from tests.support.models import IRIS
 from tests.support.tabular import CLASSES, mixed_rows, mixed_spec
 
@@ -43,6 +52,50 @@ def test_a_candidate_learns_the_same_model_twice_and_is_good(name: str) -> None:
     assert first.metrics["accuracy"] > 0.9
     assert first.answers.probabilities.shape == (len(evaluation), 3)
     assert first.classes_not_evaluated == ()
+
+
+@pytest.mark.parametrize("name", ["logistic_regression", "random_forest"])
+def test_text_of_an_entity_is_not_encoded_by_the_entity_s_own_labels(name: str) -> None:
+    """Streets of two customers each: a model that trusts them is worse than one without."""
+    chance = np.random.default_rng(0)
+    customers = np.repeat(np.arange(300), 10)
+    trait = chance.normal(size=300)
+    frame = pd.DataFrame(
+        {
+            "street": [f"s{one // 2}" for one in customers],
+            "x": (trait[customers] + chance.normal(size=3_000)).astype(np.float32),
+        }
+    )
+    labels = (trait[customers] + 0.3 * chance.normal(size=3_000) > 0).astype(np.int64)
+    held_out = np.isin(customers, chance.permutation(300)[:60])
+    street = FeatureSpec("street", DType.BYTES, encoding=TextEncoding.TARGET)
+    found = {}
+    for features in ((street, FeatureSpec("x")), (FeatureSpec("x"),)):
+        spec = mixed_spec(Task.BINARY, (0, 1), candidates=(CandidateSpec(name),), features=features)
+        names = [feature.name for feature in features]
+        own = Rows(frame[names], labels, customers)
+        fitted = fit(build(expand(spec)[0], spec), own.take(~held_out), spec)[0]
+        found[len(features)] = evaluate(fitted, own.take(held_out), spec, (0, 1)).metrics
+        assert not any(isinstance(one.cv, list) for one in target_encoders(fitted))
+    assert found[2]["log_loss"] < found[1]["log_loss"] + 0.1
+
+
+def test_importance_of_a_rare_class_is_known() -> None:
+    chance = np.random.default_rng(0)
+    labels = np.zeros(5_000, np.int64)
+    labels[[7, 1_111, 4_003]] = 1
+    frame = pd.DataFrame({"x": (labels + 0.1 * chance.normal(size=5_000)).astype(np.float32)})
+    rows = Rows(frame, labels, np.arange(5_000))
+    spec = mixed_spec(
+        Task.BINARY,
+        (0, 1),
+        candidates=(CandidateSpec("logistic_regression"),),
+        features=(FeatureSpec("x"),),
+        evaluation=Evaluation(metric="roc_auc"),
+    )
+    fitted = fit(build(expand(spec)[0], spec), rows, spec)[0]
+    [importance] = permutation_importance(fitted, rows, spec, (0, 1))
+    assert importance.mean > 0.2
 
 
 def test_a_tie_goes_to_the_better_log_loss() -> None:

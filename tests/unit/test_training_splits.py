@@ -100,6 +100,34 @@ def test_every_class_is_in_as_many_folds_as_it_has_entities(per_class: list[int]
         assert len(tested) == min(len(dealt), entities)
 
 
+@pytest.mark.parametrize("positives", [3, 5, 10])
+def test_entities_that_begin_with_one_class_are_distributed_by_the_rarer_one(
+    positives: int,
+) -> None:
+    """Such as customers of whom some leave at last."""
+    groups = np.repeat(np.arange(100), 5)
+    labels = ((groups < positives) & (np.arange(500) % 5 == 4)).astype(np.int64)
+    for seed in range(5):
+        dealt = folds(_rows(labels, groups), _with(IRIS, seed=seed))
+        assert len(dealt) == min(5, positives)
+        assert all(len(set(labels[test].tolist())) == 2 for _, test in dealt)
+        assert all(len(set(labels[learn].tolist())) == 2 for learn, _ in dealt)
+
+
+def test_one_entity_of_another_class_leaves_all_folds() -> None:
+    groups = np.repeat(np.arange(40), 5)
+    labels = ((groups > 0) & (np.arange(200) % 5 == 4)).astype(np.int64)
+    assert len(folds(_rows(labels, groups), IRIS)) == 5
+
+
+def test_classes_that_share_few_entities_are_folded_all_the_same() -> None:
+    groups = np.repeat(np.arange(6), 3)
+    labels = np.array([[0, 1, 2 + entity // 2] for entity in range(6)]).ravel()
+    dealt = folds(_rows(labels, groups), IRIS)
+    assert len(dealt) == 5
+    assert sorted(row for _, test in dealt for row in test) == list(range(18))
+
+
 def test_an_entity_has_all_its_rows_in_one_fold() -> None:
     rows = _flowers()
     for learn, test in folds(rows, IRIS):

@@ -10,7 +10,6 @@ from typing import Final
 
 from platform_assets.components.scaffold.names import valid_model_name
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.losses import EXACT
 from serving_gateway.contract import DType
 
 INTEGER: Final = Column("integer", DType.INT64)
@@ -135,7 +134,7 @@ class ColumnProfile:
         """Whether all cells that are not missing have the same value."""
         if self.fits(NUMBER) and not self.zero_led:
             # Doubles do not tell large integers apart.
-            is_exact = self.least is not None and abs(self.least) <= EXACT
+            is_exact = self.least is not None and abs(self.least) < 2**53
             return self.least == self.greatest and (is_exact or self.distinct == 1)
         return (self.distinct_booleans if self.fits(BOOLEAN) else self.distinct) == 1
 
