@@ -39,7 +39,7 @@ class CircuitBreaker:
         self._next_probe = now + self.probe_seconds
         return True
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Record a timely answer; one to a call from before it opened does not close it."""
         self._in_a_row = 0
         if self._is_half_open:
@@ -47,7 +47,7 @@ class CircuitBreaker:
             self.is_closed = True
             log.info("%s answers again", self.name)
 
-    def failed(self, reason: str) -> None:
+    def record_failure(self, reason: str) -> None:
         """Record a call that failed or is overdue."""
         self._in_a_row += 1
         if self.is_closed:

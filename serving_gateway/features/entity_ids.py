@@ -25,7 +25,7 @@ class IdType(NamedTuple):
         """An id that is harmless to read."""
         return self.probes[1]
 
-    def invalid(
+    def find_errors(
         self, ids: Sequence[int | str], key: str, service: str
     ) -> dict[int, InvalidEntityIds]:
         """The errors of ids that are not of this type, by position."""

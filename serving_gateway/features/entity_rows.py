@@ -70,7 +70,7 @@ class KeyRead(NamedTuple):
     """The same views as hashes; None where Feast reads them."""
 
     @property
-    def unnamed(self) -> LookupResult:
+    def unknown_id_result(self) -> LookupResult:
         """The result for an id that is not known."""
         values, times = [None] * len(self.names), [None] * len(self.views)
         return self._result(Status.UNNAMED, values, times, self.names)

@@ -20,7 +20,7 @@ from serving_gateway.features.blocking_reader import BlockingReader, DaemonThrea
 from serving_gateway.features.feast_definitions import Plans, open_plans
 from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.service_plan import ServicePlan
-from serving_gateway.features.types import LookupRequest, OtherKeys, ReadDone, ServiceUnusable
+from serving_gateway.features.types import KeyMismatch, LookupRequest, ReadDone, ServiceUnusable
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class FeastStore:
             return False
         try:
             self._read(plan, request, done)
-        except OtherKeys as error:
+        except KeyMismatch as error:
             asyncio.get_running_loop().call_soon(done, error)
         except ServiceUnusable:
             return False
@@ -93,7 +93,7 @@ class FeastStore:
     def _read(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> None:
         planned = plan.read(request)
         if planned.is_empty:
-            asyncio.get_running_loop().call_soon(done, planned.outcomes_unread())
+            asyncio.get_running_loop().call_soon(done, planned.empty_outcomes())
         elif not planned.is_blocking:
             self._redis.read(planned, done)
         else:

@@ -192,7 +192,7 @@ class LookupQueue:
         """Count an overdue read once per limit, so that a hanging one opens the circuit breaker."""
         self._counts.failed_reads += not self._is_late
         self._is_late = True
-        self.breaker.failed(f"It did not answer within {self._limit:g} s.")
+        self.breaker.record_failure(f"It did not answer within {self._limit:g} s.")
         self._overdue_timer = self._loop.call_later(self._limit, self._on_overdue)
 
     def _on_read(
@@ -220,7 +220,7 @@ class LookupQueue:
 
     def _inform_breaker(self, outcome: list[EntityOutcome] | GatewayError) -> None:
         if not isinstance(outcome, GatewayError):
-            self.breaker.succeeded()
+            self.breaker.record_success()
         elif isinstance(outcome, FeaturesUnavailable) and not isinstance(outcome, ServiceUnusable):
             self._counts.failed_reads += 1
-            self.breaker.failed(outcome.message)
+            self.breaker.record_failure(outcome.message)

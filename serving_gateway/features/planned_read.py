@@ -43,8 +43,8 @@ class KeyedIds(NamedTuple):
             return results
         if None not in self.places:
             return [results[at] for at in self.places if at is not None]
-        unnamed = self.read.unnamed
-        return [unnamed if at is None else results[at] for at in self.places]
+        unknown = self.read.unknown_id_result
+        return [unknown if at is None else results[at] for at in self.places]
 
 
 class Join(NamedTuple):
@@ -104,7 +104,7 @@ class PlannedRead(NamedTuple):
         """Whether there is nothing to ask the store for."""
         return self.join is not None and not any(key.ids for key in self.keys)
 
-    def outcomes_unread(self) -> list[EntityOutcome]:
+    def empty_outcomes(self) -> list[EntityOutcome]:
         """The outcome of an empty read, for each entity."""
         return self.outcomes([[[] for _ in own.read.views] for own in self.keys])
 

@@ -12,7 +12,7 @@ from serving_gateway.features.entity_ids import ID_TYPES, ServiceKey
 from serving_gateway.features.entity_rows import KeyRead, View, ViewRead
 from serving_gateway.features.feast_redis import make_hashes
 from serving_gateway.features.planned_read import Join, KeyedIds, PlannedRead
-from serving_gateway.features.types import LookupRequest, OtherKeys, ServiceUnusable
+from serving_gateway.features.types import KeyMismatch, LookupRequest, ServiceUnusable
 
 _COLUMN_TYPES: Final = frozenset({"FLOAT", "DOUBLE", "INT64", "INT32", "BOOL", "STRING", "BYTES"})
 """Value types that can be a column of a row; Python holds them as Feast's value does."""
@@ -88,7 +88,7 @@ class ServicePlan:
         self, read: KeyRead, ids: Sequence[Any], places: Sequence[int | None] | None = None
     ) -> KeyedIds:
         id_type = read.key.id_type
-        errors = id_type.invalid(ids, read.key.name, self.service)
+        errors = id_type.find_errors(ids, read.key.name, self.service)
         if errors:
             ids = [id_type.sample if at in errors else value for at, value in enumerate(ids)]
         return KeyedIds(read, ids, {**errors}, places)
@@ -122,11 +122,11 @@ class ServicePlan:
 
 
 def _require_keys(request: LookupRequest, needed: tuple[str, ...]) -> None:
-    """Refuse (`OtherKeys`) a request that does not name the keys by which it is read."""
+    """Refuse (`KeyMismatch`) a request that does not name the keys by which it is read."""
     if {*request.keys} >= {*needed} or (not request.keys and len(needed) == 1):
         return
     named = f", not by {', '.join(request.keys)}" if request.keys else ""
-    raise OtherKeys(
+    raise KeyMismatch(
         f"Feature service {request.service} is read by {', '.join(needed)}{named}.", needed
     )
 

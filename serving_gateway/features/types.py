@@ -111,7 +111,7 @@ class ServiceUnusable(FeaturesUnavailable, code="feature_service_unusable"):
     """The store works, but lacks this feature service or some of the requested features."""
 
 
-class OtherKeys(ServiceUnusable):
+class KeyMismatch(ServiceUnusable):
     """The features are read by other `keys` than those that the look-up names."""
 
     def __init__(self, message: str, keys: tuple[str, ...]) -> None:
@@ -151,7 +151,7 @@ class FeatureStore(Protocol):
         """Read features of distinct ids; never raises and never calls back synchronously.
 
         Errors for all ids: `ServiceUnusable` for a service that is not there, cannot be read by
-        ids or lacks a feature (`OtherKeys` where only the keys are wrong); `FeaturesUnavailable`
+        ids or lacks a feature (`KeyMismatch` where only the keys are wrong); `FeaturesUnavailable`
         for a store that cannot be read.
         """
 

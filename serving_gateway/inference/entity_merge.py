@@ -10,8 +10,8 @@ from serving_gateway.errors import EntityUnusable, GatewayError
 from serving_gateway.features.types import (
     Gap,
     InvalidEntityIds,
+    KeyMismatch,
     LookupResult,
-    OtherKeys,
     Status,
     oldest_time,
 )
@@ -113,7 +113,7 @@ def _refusal(codec: Codec, request: EntityRequest, error: GatewayError) -> Gatew
         row = request.wanted[error.position]
         place = request.place("entities", row, error.key)
         return EntityUnusable(f"{place} {error.why}", field=place, code=error.code)
-    if isinstance(error, OtherKeys) and not codec.signature.join_keys:
+    if isinstance(error, KeyMismatch) and not codec.signature.join_keys:
         place = request.place("entities", request.wanted[0], request.keys[0])
         what = f"is not a key of this model's features, which are read by {', '.join(error.keys)}."
         return invalid_value(place, what, code="unknown_key")

@@ -22,8 +22,8 @@ from serving_gateway.errors import (
 from serving_gateway.features.types import (
     EntityKey,
     InvalidEntityIds,
+    KeyMismatch,
     LookupResult,
-    OtherKeys,
     Status,
     oldest_time,
 )
@@ -142,7 +142,7 @@ def merge_rows(
     """
     field, own = _payload(request)
     if isinstance(found, GatewayError):
-        if isinstance(found, OtherKeys):
+        if isinstance(found, KeyMismatch):
             raise needs_keys(request, found.keys)
         if isinstance(found, InvalidEntityIds) and request.entity_id is not None:
             raise EntityUnusable(f"entity_id {found.why}", field="entity_id", code=found.code)

@@ -29,8 +29,8 @@ from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import (
     InvalidEntityIds,
+    KeyMismatch,
     LookupResult,
-    OtherKeys,
     ServiceUnusable,
     Status,
 )
@@ -334,7 +334,7 @@ async def test_features_read_by_other_keys_are_reported(filled: FeastResource) -
     async with opened(filled, "mixed") as store:
         names = ("sepal_width", "city")
         for keys in ((), ("shop",)):
-            with pytest.raises(OtherKeys, match="service mixed is read by entity_id, shop"):
+            with pytest.raises(KeyMismatch, match="service mixed is read by entity_id, shop"):
                 await read(store, "mixed", names, [1], keys=keys)
         with pytest.raises(ServiceUnusable, match="nothing"):
             await read(store, "nothing", ("sepal_width",), [1])

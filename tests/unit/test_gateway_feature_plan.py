@@ -118,7 +118,7 @@ def test_one_expired_view_expires_the_entity() -> None:
 def test_ids_must_have_the_type_of_the_entity(
     id_type: str, good: list[Any], wrong: list[Any]
 ) -> None:
-    invalid = ID_TYPES[id_type].invalid([*good, *wrong], "id", "s")
+    invalid = ID_TYPES[id_type].find_errors([*good, *wrong], "id", "s")
     assert list(invalid) == list(range(len(good), len(good) + len(wrong)))
     assert all("must be a" in one.why and one.key == "id" for one in invalid.values())
 

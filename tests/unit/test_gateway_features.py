@@ -429,8 +429,8 @@ async def test_close_fails_what_waits(store: FakeStore) -> None:
 def test_breaker_counts_consecutive_failures_only() -> None:
     breaker = CircuitBreaker("x", failures=2, open_seconds=1, probe_seconds=1)
     for _ in range(5):
-        breaker.failed("no")
-        breaker.succeeded()
+        breaker.record_failure("no")
+        breaker.record_success()
     assert breaker.admit()
     assert breaker.is_closed
 
@@ -441,13 +441,13 @@ def test_probe_without_an_outcome_is_followed_by_another(
     now = 0.0
     monkeypatch.setattr("serving_gateway.features.circuit_breaker.monotonic", lambda: now)
     breaker = CircuitBreaker("x", failures=1, open_seconds=2, probe_seconds=1)
-    breaker.failed("no")
+    breaker.record_failure("no")
     assert not breaker.admit()
     now = 2.0
     assert [breaker.admit(), breaker.admit()] == [True, False]
     now = 3.0
     assert [breaker.admit(), breaker.admit()] == [True, False]
-    breaker.failed("still not")
+    breaker.record_failure("still not")
     now = 4.9
     assert not breaker.admit()
     assert len(caplog.records) == 1, "it opened once: it never closed"

@@ -10,9 +10,9 @@ from serving_gateway.features.service_plan import ServicePlan
 from serving_gateway.features.types import (
     EntityKey,
     InvalidEntityIds,
+    KeyMismatch,
     LookupRequest,
     LookupResult,
-    OtherKeys,
 )
 from tests.support.feature_plans import KEY, NOON, SHOP, StoredRows, outcomes, plan_of, row, told
 
@@ -91,7 +91,7 @@ def test_each_key_says_what_it_lacks(plan: ServicePlan) -> None:
 def test_entities_without_any_id_need_no_read(plan: ServicePlan) -> None:
     read = planned(plan, "ac", (None, None))
     assert read.is_empty
-    [found] = read.outcomes_unread()
+    [found] = read.empty_outcomes()
     assert isinstance(found, LookupResult)
     assert (found.status.value, found.missing, found.observed_at) == ("unnamed", ("a", "c"), None)
     assert not planned(plan, "ac", (None, 1)).is_empty
@@ -124,7 +124,7 @@ def test_error_of_one_key_is_that_of_its_entities(plan: ServicePlan) -> None:
 def test_other_keys_are_refused(
     plan: ServicePlan, names: str, keys: tuple[str, ...], needed: tuple[str, ...]
 ) -> None:
-    with pytest.raises(OtherKeys, match=f"read by {', '.join(needed)}") as caught:
+    with pytest.raises(KeyMismatch, match=f"read by {', '.join(needed)}") as caught:
         planned(plan, names, keys=keys)
     assert caught.value.keys == needed
 
