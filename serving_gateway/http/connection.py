@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serving_gateway.errors import GatewayError, MalformedRequest, Overloaded
 from serving_gateway.http.connection_policy import ConnectionPolicy, IncompleteMessages
 from serving_gateway.http.inference_endpoint import HttpExchange
-from serving_gateway.http.request_head import contradiction, head_size, head_without_upgrade
+from serving_gateway.http.request_head import check_head, head_size, head_without_upgrade
 
 _MAX_OFFERS: Final = 16
 """Offers of another protocol in one read; clients make one on each connection."""
@@ -91,7 +91,7 @@ class GatewayConnection(HttpToolsProtocol):
         self._refusal: GatewayError | None = None
 
     @classmethod
-    def under(cls, policy: ConnectionPolicy) -> type[GatewayConnection]:
+    def with_policy(cls, policy: ConnectionPolicy) -> type[GatewayConnection]:
         """A class bound to the policy, for uvicorn's `http` option."""
         return type("BoundConnection", (cls,), {"policy": policy})
 
@@ -199,7 +199,7 @@ class GatewayConnection(HttpToolsProtocol):
         headers = self.headers
         fields = dict(headers)
         if (len(fields) != len(headers) or b"host" not in fields) and (
-            error := contradiction(headers, self.parser.get_http_version())
+            error := check_head(headers, self.parser.get_http_version())
         ):
             self._reject(error)
         if self.pipeline and len(self.pipeline) >= _MAX_PIPELINED:
@@ -292,7 +292,7 @@ class GatewayConnection(HttpToolsProtocol):
         elif self._refusal is not None:
             return
         elif self._part:
-            if error := self._unfinished.overdue(now, in_head=self._part == _HEAD):
+            if error := self._unfinished.check_timeout(now, in_head=self._part == _HEAD):
                 self.refuse(error)
         elif not self.is_busy and now - self._idle_since > limits.keep_alive_seconds:
             self.transport.close()

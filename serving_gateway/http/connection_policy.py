@@ -93,7 +93,7 @@ class IncompleteMessages:
             code="too_many_bytes",
         )
 
-    def overdue(self, now: float, *, in_head: bool) -> RequestTimeout | None:
+    def check_timeout(self, now: float, *, in_head: bool) -> RequestTimeout | None:
         """The refusal of a request that takes too long to arrive; None within the limit."""
         limits = self._policy.settings
         part, limit = ("head", limits.head_seconds) if in_head else ("body", limits.body_seconds)

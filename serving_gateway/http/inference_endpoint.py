@@ -167,7 +167,7 @@ class AwaitedExchange(HttpExchange):
 
     __slots__ = ("_result",)
 
-    async def answered(self, body: bytes) -> tuple[bytes, bytes]:
+    async def get_response(self, body: bytes) -> tuple[bytes, bytes]:
         """Header lines and body of the response; `GatewayError` when there is none."""
         self.body = body
         self.is_traffic = _PLATFORM not in self.fields
@@ -233,7 +233,7 @@ class InferenceEndpoint:
         """Answer a request whose body is complete."""
         self._metrics.in_flight += 1
         request.is_traffic = _PLATFORM not in request.fields
-        request.request_id = self._ids.of(request.fields.get(b"x-request-id"))
+        request.request_id = self._ids.assign(request.fields.get(b"x-request-id"))
         if self._access_log:
             request.started = perf_counter()
         try:
@@ -305,7 +305,7 @@ class InferenceEndpoint:
         """Header lines and body for a request that is refused before it is complete."""
         method, path = ("other", "other") if route is None else ("POST", route.template)
         self._requests.labels(method, path, str(error.status)).inc()
-        request_id = self._ids.of(None)
+        request_id = self._ids.assign(None)
         body, headers = error_body(error, request_id, None)
         return _lines([*headers, (b"x-request-id", request_id)]), body
 

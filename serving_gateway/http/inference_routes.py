@@ -27,7 +27,7 @@ from serving_gateway.inference.open_inference import EXTENSIONS, NAME
 from serving_gateway.triton.exchange import TritonResponse
 from serving_gateway.triton.protocol import error_text
 
-VersionOf = Callable[..., Awaitable[int | None]]
+VersionDependency = Callable[..., Awaitable[int | None]]
 """A dependency: the version that a path names, if it names one."""
 _ROWS: Final[dict[str, Any]] = {
     "rows": {"value": {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "customer-17"}},
@@ -122,7 +122,7 @@ def _add_predictions(router: APIRouter, endpoint: InferenceEndpoint) -> None:
 
 
 def _add_inference(
-    router: APIRouter, path: str, version_of: VersionOf, endpoint: InferenceEndpoint
+    router: APIRouter, path: str, version_of: VersionDependency, endpoint: InferenceEndpoint
 ) -> None:
     @router.post(
         f"{path}/infer",
@@ -153,7 +153,7 @@ async def _answer(endpoint: InferenceEndpoint, request: Request, body: bytes) ->
         raise NotFound("That is not the name of a model.", code="unknown_model")
     headers = request.headers.raw
     exchange = AwaitedExchange(endpoint, route, headers, dict(headers))
-    lines, content = await exchange.answered(body)
+    lines, content = await exchange.get_response(body)
     response = Response(content)
     for line in lines.splitlines():
         name, _, value = line.partition(b": ")
@@ -181,7 +181,11 @@ def _add_server(health: APIRouter, described: APIRouter, hosting: Hosting) -> No
 
 
 def _add_model(
-    health: APIRouter, described: APIRouter, path: str, version_of: VersionOf, hosting: Hosting
+    health: APIRouter,
+    described: APIRouter,
+    path: str,
+    version_of: VersionDependency,
+    hosting: Hosting,
 ) -> None:
     Version = Annotated[int | None, Depends(version_of)]  # noqa: N806 -- a type
 

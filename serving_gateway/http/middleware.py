@@ -44,7 +44,7 @@ class RequestObserver:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
+        request_id = self._ids.assign(header(scope["headers"], b"x-request-id"))
         inner = _as_routed(scope, request_id)
         status = 499  # a client that leaves gets no response
 

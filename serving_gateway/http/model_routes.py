@@ -28,7 +28,7 @@ from serving_gateway.http.release_routes import add_release_changes, add_release
 from serving_gateway.http.routes import Caller, guarded_router, open_router
 from serving_gateway.http.security import Access, Need
 
-NameOf = Callable[..., Awaitable[str]]
+NameDependency = Callable[..., Awaitable[str]]
 """A dependency: the name of the model that a request is about."""
 Alias = Annotated[str, Path(description="A is production, B the shadow or candidate.")]
 Force = Annotated[
@@ -92,7 +92,7 @@ def _add_reads(
     status_router: APIRouter,
     shadow_router: APIRouter,
     hosting: Hosting,
-    name_of: NameOf,
+    name_of: NameDependency,
 ) -> None:
     Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
 
@@ -119,7 +119,7 @@ def _add_reads(
         return hosting.find(model).status.shadow(examples=may_change)
 
 
-def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
+def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameDependency) -> None:
     Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
 
     @router.post("/variant/{alias}/reload")
@@ -148,7 +148,7 @@ def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
         return await hosting.find(model).control_plane.set_traffic(body, by)
 
 
-def _add_removals(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
+def _add_removals(router: APIRouter, hosting: Hosting, name_of: NameDependency) -> None:
     @router.delete("/variant/{alias}")
     async def clear(
         alias: Alias,

@@ -29,7 +29,7 @@ class RequestIds:
         self._prefix = os.urandom(6).hex().encode() + b"-"
         self._numbers = itertools.count(1)
 
-    def of(self, given: bytes | None) -> bytes:
+    def assign(self, given: bytes | None) -> bytes:
         """The id of a request that came with the given x-request-id header."""
         if given is not None and _SANE_ID.fullmatch(given):
             return given

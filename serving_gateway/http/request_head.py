@@ -21,8 +21,8 @@ def head_size(url: bytes, headers: Sequence[Header]) -> int:
     return 1 + len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
-def contradiction(headers: Sequence[Header], http_version: str) -> MalformedRequest | None:
-    """The refusal of a head that two parsers could understand differently (RFC 9112)."""
+def check_head(headers: Sequence[Header], http_version: str) -> MalformedRequest | None:
+    """Return the refusal of a head that two parsers could understand differently (RFC 9112)."""
     names = [name for name, _ in headers]
     for name in _ONCE:
         if names.count(name) > 1:

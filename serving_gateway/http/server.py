@@ -23,7 +23,7 @@ def serve(settings: Settings, app: ASGIApp, connections: ConnectionPolicy) -> No
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=GatewayConnection.under(connections),
+        http=GatewayConnection.with_policy(connections),
         ws="none",
         lifespan="on",
         log_config=None,

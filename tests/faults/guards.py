@@ -182,7 +182,8 @@ _REPLICAS: Final = (
     Removal(
         "clients that disconnect, slow and silent connections",
         _HTTP + "connection.py",
-        "            if error := self._unfinished.overdue(now, in_head=self._part == _HEAD):\n"
+        "            if error := self._unfinished.check_timeout("
+        "now, in_head=self._part == _HEAD):\n"
         "                self.refuse(error)",
         "            pass",
         "tests/faults/test_clients.py::test_slow_clients_are_ended_in_time_and_delay_no_other",

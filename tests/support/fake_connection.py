@@ -168,7 +168,7 @@ class FakeServer:
             cast(Any, application), loop="asyncio", ws="none", log_config=None, access_log=False
         )
         self._config.load()
-        self.connection_class = GatewayConnection.under(self.policy)
+        self.connection_class = GatewayConnection.with_policy(self.policy)
 
     def connect(self) -> FakeClient:
         """A new connection."""

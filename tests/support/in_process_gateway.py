@@ -76,7 +76,7 @@ async def run_in_process(
             gateway.app,
             host=LOOPBACK,
             port=port,
-            http=GatewayConnection.under(gateway.connections),
+            http=GatewayConnection.with_policy(gateway.connections),
             loop="asyncio",
             ws="none",
             lifespan="on",
