@@ -110,7 +110,7 @@ class Mirror:
             with contextlib.suppress(Overloaded):
                 self._batcher.submit(copy)
                 return
-        elif target.counter is not None and target.client.state.was_ready_beside(
+        elif target.counter is not None and target.client.state.was_ready_since(
             source.client.state
         ):
             # It would have failed a client, too; that there are too many copies says nothing about

@@ -138,7 +138,7 @@ class Router:
 
     def triton(self, url: str | None) -> TritonCluster:
         """The client of a Triton; None means the default one."""
-        return self.tritons.of(url or self.settings.triton_url)
+        return self.tritons.get(url or self.settings.triton_url)
 
     def client(self, slot: Slot) -> VersionClient:
         """The client of a slot; the same one for the same version and signature."""

@@ -235,7 +235,7 @@ class TritonClusters:
         self._tracing = tracing
         self._clusters: dict[str, TritonCluster] = {}
 
-    def of(self, url: str) -> TritonCluster:
+    def get(self, url: str) -> TritonCluster:
         """The servers behind an address."""
         if url not in self._clusters:
             servers_url = self._settings.triton_servers.get(url)

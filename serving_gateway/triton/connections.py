@@ -139,12 +139,12 @@ class Connections:
         self._sweep = None
         oldest = self.loop.time() - self._max_age
         for connection in [idle for idle in self.idle if idle.opened_at <= oldest]:
-            self.end_use(connection)
+            self.stop_using(connection)
             connection.close()
         if self.idle:
             self._sweep = self.loop.call_later(self._max_age, self._drop_old)
 
-    def end_use(self, connection: Connection) -> None:
+    def stop_using(self, connection: Connection) -> None:
         """Stop using a connection that is ending."""
         if connection in self.idle:
             self.idle.remove(connection)

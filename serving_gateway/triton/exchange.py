@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             # Unsolicited: what comes next could be taken for another exchange's response.
-            self._pool.end_use(self)
+            self._pool.stop_using(self)
             self.close()
             return
         head = None
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Find out whether the server had received what was sent; the connection ends then."""
-        self._pool.end_use(self)
+        self._pool.stop_using(self)
         if self._transport is not None:
             # Nothing that is sent after this is read.
             self._is_unread = self._exchange is None or _unacknowledged(self._transport) > 0
@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         exchange, self._exchange = self._exchange, None
         self._pool.open.discard(self)
-        self._pool.end_use(self)
+        self._pool.stop_using(self)
         if exchange is None:
             return
         exchange.connection = None

@@ -98,7 +98,7 @@ class InferenceCall(Exchange):
         if at is not None:
             at.in_flight -= 1
             if overdue:
-                at.miss()
+                at.record_miss()
         return True
 
     def send(self, to: ServerVersion) -> None:

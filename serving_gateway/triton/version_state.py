@@ -31,7 +31,7 @@ stopped."""
 _TRIAL_LIMIT_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 0.02
 
-Verified = Callable[[GatewayError | None], None]
+VerificationDone = Callable[[GatewayError | None], None]
 """Called with why a version is not READY; None when it is."""
 
 
@@ -77,7 +77,7 @@ class VersionState:
         self.ready = ready
         self.reason = None if ready or not self.on_servers else self.on_servers[0].reason
 
-    def was_ready_beside(self, other: VersionState) -> bool:
+    def was_ready_since(self, other: VersionState) -> bool:
         """Whether it was READY at some time since `other` last became READY.
 
         A restarting Triton may have one of two versions READY before the other.
@@ -146,7 +146,7 @@ class ServerVersion:
         self._name = f"{state.model_name} version {state.version}"
         self._reason = "not yet confirmed with Triton"
         self._trial: asyncio.Task[None] | None = None
-        self._unverified: list[Verified] = []
+        self._unverified: list[VerificationDone] = []
         self._verification: asyncio.Task[None] | None = None
 
     @property
@@ -221,7 +221,7 @@ class ServerVersion:
         if self.confirmed_at is None or now - self.confirmed_at > staleness:
             self.note(False, error.message)
 
-    def verify(self, done: Verified, limit_seconds: float) -> None:
+    def verify(self, done: VerificationDone, limit_seconds: float) -> None:
         """Ask whether the version is READY after all; calls made meanwhile share one probe."""
         self._unverified.append(done)
         if self._verification is None:
@@ -237,7 +237,7 @@ class ServerVersion:
         finally:
             self._verification = None
 
-    def miss(self) -> None:
+    def record_miss(self) -> None:
         """Note a deadline that an inference missed."""
         self.misses += 1
         if self.misses >= MAX_MISSES and not self.is_hung:

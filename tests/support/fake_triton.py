@@ -64,7 +64,7 @@ class FakeTriton:
         self.deadlines: list[float] = []
         self._states: dict[tuple[str, int], VersionState] = {}
 
-    def of(self, url: str) -> Self:
+    def get(self, url: str) -> Self:
         """Whatever the address."""
         return self
 

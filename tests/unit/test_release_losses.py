@@ -183,12 +183,12 @@ def test_a_version_is_ready_since_it_last_became_so() -> None:
     first = state.ready_since
     state.refresh()
     assert state.ready_since == first >= other.confirmed_at
-    assert not other.was_ready_beside(state)
+    assert not other.was_ready_since(state)
     other.confirmed_at = time.monotonic()
-    assert other.was_ready_beside(state)
+    assert other.was_ready_since(state)
     server.is_ready = False
     state.refresh()
     server.is_ready = True
     state.refresh()
     assert state.ready_since > first
-    assert not other.was_ready_beside(state), "it may not have been READY since then"
+    assert not other.was_ready_since(state), "it may not have been READY since then"

@@ -49,7 +49,7 @@ async def test_server_of_variant_b_may_have_replicas_too(monkeypatch: pytest.Mon
     shadows = "http://127.0.0.1:83,http://127.0.0.1:84"
     monkeypatch.setenv("GATEWAY_SHADOW_TRITON_SERVERS_URL", shadows)
     tritons = TritonClusters(Settings())
-    servers = {url: [*tritons.of(url)._servers] for url in ("http://a:8000", "http://b:8000")}
+    servers = {url: [*tritons.get(url)._servers] for url in ("http://a:8000", "http://b:8000")}
     await tritons.aclose()
     assert servers == {
         "http://a:8000": ["http://127.0.0.1:81", "http://127.0.0.1:82"],
