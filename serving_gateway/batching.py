@@ -130,7 +130,7 @@ class Batcher(Generic[ItemT]):
 
     @staticmethod
     @contextmanager
-    def gathering() -> Iterator[None]:
+    def gather() -> Iterator[None]:
         """Let items that are submitted in this block leave together, instead of the first alone."""
         batchers: set[Batcher[Any]] = set()
         Batcher._gathering = batchers

@@ -267,7 +267,7 @@ class _Replica:
             on_release_failure=self.release_failed.set,
         )
         ledger = ShadowStatistics(settings.shadow_examples, settings.request_seconds)
-        metrics.routed, metrics.shadow = router.routed, ledger.state
+        metrics.routed_state, metrics.shadow = router.routed_state, ledger.state
         if self.writer is not None:
             prefix = self.prediction_ids.prefix
             metrics.log = ModelLog(self.log_queue, settings.sample_fraction, prefix)

@@ -74,7 +74,7 @@ class StatusReporter:
         return ModelStatus(
             models=self.names(),
             ssot=ssot,
-            effective=self.router.effective(),
+            effective=self.router.effective_versions(),
             active={
                 alias: target.side
                 for alias, target in sorted(table.targets.items())

@@ -212,7 +212,7 @@ class LookupQueue:
         # First, so that the store works on the next read while this one is delivered.
         self._batcher.complete(batch)
         by_id: dict[Any, EntityOutcome] = dict(zip(ids, outcome, strict=True))
-        with Batcher.gathering():  # their inferences too
+        with Batcher.gather():  # their inferences too
             for part in batch.items:
                 if not part.is_finished:
                     part.is_finished = True

@@ -186,7 +186,7 @@ class RoutedRequest(InferenceItem):
         """Handle an attempt that failed on its way through the batcher."""
         if self.is_traffic:
             self.target.stats.fail()
-        self.dispatcher.call_failed(self, error)
+        self.dispatcher.handle_failure(self, error)
 
     def abandon(self) -> None:
         """Leave; for a release, this is a failure of the version: it has not answered in time."""
@@ -256,14 +256,14 @@ class Dispatcher:
         policy = table.policy
         if request.named is not None:
             self._attempt(request, table, request.named, request.due)
-        elif policy.split and request.is_traffic and policy.answers(request.client_id) == B:
+        elif policy.split and request.is_traffic and policy.choose_variant(request.client_id) == B:
             request.is_split = True
             deadline = request.arrived + (request.due - request.arrived) * _B_SHARE
             self._attempt(request, table, table.targets.get(B), deadline)
         else:
             self._attempt(request, table, table.production, request.due)
 
-    def call_failed(self, request: RoutedRequest, error: GatewayError) -> None:
+    def handle_failure(self, request: RoutedRequest, error: GatewayError) -> None:
         """Recover from a failure of Triton, as far as that is possible."""
         if isinstance(error, (TritonUnavailable, VariantUnavailable)):
             self.wake()

@@ -18,22 +18,22 @@ from serving_gateway.features.types import (
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.entity_request import EntityRequest, list_names
-from serving_gateway.inference.rows import RequestRows, shown_id
+from serving_gateway.inference.rows import RequestRows, abbreviate_id
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
 def merge_entities(
-    codec: Codec, request: EntityRequest, found: list[LookupResult] | GatewayError
+    codec: Codec, request: EntityRequest, lookups: list[LookupResult] | GatewayError
 ) -> RequestRows:
     """Make the rows of a request, given what the store has for its `wanted` ones.
 
     `EntityUnusable` where the store does not have what was not sent, `InvalidInput` for values and
     keys that are wrong, `FeaturesUnavailable` where the store does not answer.
     """
-    if isinstance(found, GatewayError):
-        raise _refusal(codec, request, found)
-    results = dict(zip(request.wanted, found, strict=True))
+    if isinstance(lookups, GatewayError):
+        raise _refusal(codec, request, lookups)
+    results = dict(zip(request.wanted, lookups, strict=True))
     rows: list[list[Any]] = []
     times: list[float | None] = []
     for row, sent in enumerate(request.sent):
@@ -98,7 +98,7 @@ def _require_covered(request: EntityRequest, row: int, gap: Gap, given: Set[str]
         Status.EXPIRED: f"has values of {gap.event_timestamp} only, older than {views} allows",
         Status.INCOMPLETE: f"has no value for {list_names(lacking)} in {views}",
     }[gap.status]
-    entity = shown_id(request.entities[row].get(gap.key))
+    entity = abbreviate_id(request.entities[row].get(gap.key))
     raise EntityUnusable(
         f"{gap.key} {entity} {why}. To use values of your own instead, send "
         f"{list_names(lacking)} in request.",

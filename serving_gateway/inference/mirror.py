@@ -90,7 +90,7 @@ class Mirror:
         """
         table, target = request.table, None
         # An answer of a former generation belongs to a pairing that has ended.
-        if table is self._router.table and table.policy.mirrors(request.client_id):
+        if table is self._router.table and table.policy.is_mirrored(request.client_id):
             target = table.targets.get(B)
             if target is None:
                 self.counts[DROPPED].inc()
@@ -195,7 +195,7 @@ class MirroredCopy(InferenceItem):
 
     def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Compared:
         """B's latency and output for the same rows, and how it compares."""
-        seconds, output = perf_counter() - self._started, outputs.predicted().part(start, stop)
+        seconds, output = perf_counter() - self._started, outputs.model_output().part(start, stop)
         return seconds, output, compare(self._output, output), outputs, start
 
     def answer(self, encoded: _Compared) -> None:
@@ -210,7 +210,10 @@ class MirroredCopy(InferenceItem):
         agreed = self._page.note(self._output, output, delay, sent, comparison)
         self._counts[AGREED if agreed else DISAGREED].inc()
         if self._pending is not None:
-            version, answer = self.target.slot.version, outputs.logged or outputs.find_logged()
+            version, answer = (
+                self.target.slot.version,
+                outputs.cached_log_answer or outputs.log_answer(),
+            )
             self._pending.write_answered(version, seconds, answer, start)
 
     def fail(self, error: GatewayError) -> None:

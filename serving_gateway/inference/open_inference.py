@@ -190,7 +190,7 @@ class ProtocolInference(RoutedRequest):
                 target.counter.answer(seconds)
             if log is not None and log.is_due():
                 variant_log = target.log or self.open_log(log)
-                answer = outputs.logged or outputs.find_logged()
+                answer = outputs.cached_log_answer or outputs.log_answer()
                 about = self.number, self.rows, self.sent_at, seconds, self.client_id
                 variant_log.put(*about, None, self.size, None, answer, start)
         if self.span is not None:

@@ -148,7 +148,7 @@ class Prediction(RoutedRequest):
 
     def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Encoded:
         """The output for these rows, and the response, whose end is encoded once per target."""
-        output, target, source = outputs.predicted(), self.target, self._rows.source
+        output, target, source = outputs.model_output(), self.target, self._rows.source
         if stop - start != outputs.rows:
             output = output.part(start, stop)
         if not output.is_finite:
@@ -191,7 +191,7 @@ class Prediction(RoutedRequest):
             if model_log is not None and (model_log.takes_all or model_log.is_due()):
                 log = target.log or self.open_log(model_log)
                 entities = None if type(self._request) is FloatRequest else self._entities()
-                answer = outputs.logged or outputs.find_logged()
+                answer = outputs.cached_log_answer or outputs.log_answer()
                 entry = (
                     self.number,
                     self.rows,

@@ -57,7 +57,7 @@ class VersionCounter:
     def fail(self) -> None:
         """Count a request that the version did not answer, or that was abandoned before."""
         self.requests += 1
-        self.spoil()
+        self.mark_failed()
 
     def retract(self) -> None:
         """Undo a failure: the request was invalid for the other version too."""
@@ -65,7 +65,7 @@ class VersionCounter:
         self.failed -= 1
         self.failed_in_row = max(0, self.failed_in_row - 1)
 
-    def spoil(self) -> None:
+    def mark_failed(self) -> None:
         """Count an answer as failed: it has arrived, but cannot be used."""
         self.failed += 1
         self.failed_in_row += 1
@@ -111,14 +111,14 @@ class PhaseCounter:
         self._compared = self._disagreed = 0
         self._phase = self._shift = self._squares = 0.0
 
-    def of(self, alias: str) -> VersionCounter:
+    def counter_for(self, alias: str) -> VersionCounter:
         """The counter of a variant."""
         return self.candidate if (alias == B) == (self._sign > 0) else self.reference
 
     def compare(self, ours: ModelOutput, theirs: ModelOutput, labels: AnswerComparison) -> None:
         """Count how B's answer to a copy differs from A's, by the rules of `Guard`."""
         if not theirs.is_finite:  # a client would have had an error
-            self.of(B).spoil()
+            self.counter_for(B).mark_failed()
             return
         rows = len(ours.predictions)
         apart, shifts = set(labels.apart), [0.0] * rows

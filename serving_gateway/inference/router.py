@@ -208,13 +208,13 @@ class Router:
 
     def _target(self, alias: str, slot: Slot, phase: PhaseCounter | None) -> RoutingTarget:
         client, stats = self.client(slot), self.metrics.variant(alias, slot.version)
-        counter = None if phase is None else phase.of(alias)
+        counter = None if phase is None else phase.counter_for(alias)
         return RoutingTarget(alias, slot, client.model_name, client, stats, counter=counter)
 
     def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
         return record.generation > self.record.generation or self.record is instead_of
 
-    def effective(self) -> dict[str, EffectiveVersion]:
+    def effective_versions(self) -> dict[str, EffectiveVersion]:
         """What each variant routes to."""
         targets = sorted(self.table.targets.items())
         return {alias: self._effective(target) for alias, target in targets}
@@ -263,7 +263,7 @@ class Router:
             table.record.generation, table.digest, not reasons, reasons, self.recent_traffic()
         )
 
-    def routed(self) -> RoutedState:
+    def routed_state(self) -> RoutedState:
         """The state that Prometheus gets."""
         targets = self.table.targets.values()
         variants = [(one.variant, one.slot.version, one.client.ready) for one in targets]

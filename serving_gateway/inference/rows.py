@@ -53,7 +53,7 @@ class RequestRows(msgspec.Struct, frozen=True):
     """Whether the values of `data` were sent by name, or stored, rather than by position."""
 
 
-def shown_id(entity: object) -> str:
+def abbreviate_id(entity: object) -> str:
     """A client's id as an error quotes it: cut if it is very long."""
     text = repr(entity)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -105,7 +105,7 @@ def entity_ids(codec: Codec, request: PredictRequest, max_rows: int) -> list[Ent
     ids = request.entity_ids
     keys, requested = codec.signature.join_keys, codec.layout.requested
     if len(keys) > 1 or requested:
-        raise needs_keys(request, keys, requested)
+        raise missing_keys_error(request, keys, requested)
     if request.entity_id is None:
         if not ids:
             raise invalid_value("entity_ids", "is empty.", code="empty")
@@ -131,7 +131,7 @@ def merge_rows(
     codec: Codec,
     request: PredictRequest,
     ids: Sequence[EntityId],
-    found: list[LookupResult] | GatewayError,
+    lookups: list[LookupResult] | GatewayError,
     max_rows: int,
 ) -> RequestRows:
     """Rows of the store, and of the request where the store has none.
@@ -141,30 +141,30 @@ def merge_rows(
     are wrong.
     """
     field, own = _payload(request)
-    if isinstance(found, GatewayError):
-        if isinstance(found, KeyMismatch):
-            raise needs_keys(request, found.keys)
-        if isinstance(found, InvalidEntityIds) and request.entity_id is not None:
-            raise EntityUnusable(f"entity_id {found.why}", field="entity_id", code=found.code)
-        if own is None or not isinstance(found, FeaturesUnavailable):
-            raise found
+    if isinstance(lookups, GatewayError):
+        if isinstance(lookups, KeyMismatch):
+            raise missing_keys_error(request, lookups.keys)
+        if isinstance(lookups, InvalidEntityIds) and request.entity_id is not None:
+            raise EntityUnusable(f"entity_id {lookups.why}", field="entity_id", code=lookups.code)
+        if own is None or not isinstance(lookups, FeaturesUnavailable):
+            raise lookups
         return payload_rows(codec, request, max_rows, FeatureSource.FALLBACK)
-    rows: list[Any] = [result.values for result in found]
+    rows: list[Any] = [result.values for result in lookups]
     missing = [i for i, values in enumerate(rows) if values is None] if None in rows else []
     if own is None:
         if missing:
-            raise _missing(request, missing[0], ids[missing[0]], found[missing[0]])
+            raise _missing(request, missing[0], ids[missing[0]], lookups[missing[0]])
         field, own = "entity_ids", []
     if field == "instances":
         rows = [values and dict(zip(codec.names, values, strict=True)) for values in rows]
     for i in missing:
         rows[i] = own[i]
     source = FeatureSource.FALLBACK if missing else FeatureSource.FEAST
-    as_of = oldest_time([result.observed_at for result in found if result.values is not None])
+    as_of = oldest_time([result.observed_at for result in lookups if result.values is not None])
     return _packed(codec, field, rows, source, as_of)
 
 
-def needs_keys(
+def missing_keys_error(
     request: PredictRequest, keys: Sequence[str], requested: Sequence[str] = ()
 ) -> InvalidInput:
     """The error for a request by one id, when the features need more."""
@@ -231,7 +231,7 @@ def _missing(
         Status.INCOMPLETE: f"has no value for {', '.join(found.missing)}",
     }[found.status]
     return EntityUnusable(
-        f"Entity {shown_id(entity)} {why}. Send its row as data or instances too, to be taken "
+        f"Entity {abbreviate_id(entity)} {why}. Send its row as data or instances too, to be taken "
         "instead.",
         field=field,
         code=f"{found.status}_entity",

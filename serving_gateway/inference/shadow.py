@@ -42,7 +42,9 @@ class AnswerComparison(NamedTuple):
 def compare(ours: ModelOutput, theirs: ModelOutput) -> AnswerComparison:
     """Compare A's and B's answers to one request."""
     pairs = zip(ours.predictions, theirs.predictions, strict=True)
-    apart = [number for number, (one, other) in enumerate(pairs) if not same(one, other)]
+    apart = [
+        number for number, (one, other) in enumerate(pairs) if not predictions_agree(one, other)
+    ]
     if ours.probabilities is None or theirs.probabilities is None:
         return AnswerComparison(apart, [])
     pairs = zip(ours.probabilities, theirs.probabilities, strict=True)
@@ -108,11 +110,11 @@ class PairingStatistics:
         return not apart
 
 
-def same(one: Any, other: Any) -> bool:
+def predictions_agree(a: Any, b: Any) -> bool:
     """Whether two predictions agree: equal labels, or numbers that differ by rounding only."""
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=_CLOSE)
-    return bool(one == other)
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=_CLOSE)
+    return bool(a == b)
 
 
 def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:

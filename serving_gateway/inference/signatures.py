@@ -8,13 +8,13 @@ from serving_gateway.contract import DType, Feature, ModelMetadata, Signature
 from serving_gateway.errors import VariantUnavailable
 
 
-def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
+def signature_from_metadata(metadata: ModelMetadata, version: int) -> Signature:
     """The signature that Triton's own metadata implies, for a version without a recorded one.
 
     One 2-D input is a packed row; several inputs of one column each are one feature each; other
     forms are refused by `VariantUnavailable`.
     """
-    inputs = found.inputs
+    inputs = metadata.inputs
     for tensor in inputs:
         if tensor.datatype not in set(DType):
             raise VariantUnavailable(
@@ -38,7 +38,7 @@ def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
     # Whether a text may be missing was not recorded, so an empty one is taken for a text.
     features = tuple(Feature(*column, nullable=column[1] is DType.BYTES) for column in columns)
     plain = Signature(features, packed)
-    outputs = [tensor.name for tensor in found.outputs]
+    outputs = [tensor.name for tensor in metadata.outputs]
     label, scores = plain.label_output, plain.probabilities_output
     return msgspec.structs.replace(
         plain,

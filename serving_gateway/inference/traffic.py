@@ -55,10 +55,10 @@ class TrafficPolicy:
     def _is_chosen(self, client_id: str | None) -> bool:
         return client_id is not None and bucket(client_id, self.salt) < self.threshold
 
-    def answers(self, client_id: str | None) -> str:
+    def choose_variant(self, client_id: str | None) -> str:
         """The variant that answers: without a client id always A."""
         return B if self.split and self._is_chosen(client_id) else A
 
-    def mirrors(self, client_id: str | None) -> bool:
+    def is_mirrored(self, client_id: str | None) -> bool:
         """Whether B gets a copy. At 100 % that holds for requests without a client id too."""
         return self.mirror and (self.threshold >= BUCKETS or self._is_chosen(client_id))

@@ -260,7 +260,7 @@ class VersionClient:
                 result = await answer
             if isinstance(result, GatewayError):
                 raise result
-            self._reader.read(result, 1).predicted()
+            self._reader.read(result, 1).model_output()
         except TimeoutError as error:
             call.abandon(overdue=True)
             raise DeadlineExceeded(f"{self._name} did not answer within {limit:g} s.") from error

@@ -128,7 +128,7 @@ class _Column(NamedTuple):
 class OutputLayout:
     """Where the outputs lie, from byte `start` on, in all responses with equal heads."""
 
-    __slots__ = ("_signature", "columns", "logged", "places", "rows", "stop")
+    __slots__ = ("_signature", "columns", "log_places", "places", "rows", "stop")
 
     def __init__(
         self, outputs: Sequence[_Output], start: int, rows: int, signature: Signature
@@ -136,7 +136,7 @@ class OutputLayout:
         self.rows = rows
         self._signature = signature
         self.columns: tuple[_Column, _Column | None] | None = None
-        self.logged: Places | None = None
+        self.log_places: Places | None = None
         self.places: list[tuple[_Output, slice]] = []
         for output in outputs:
             stop = start + output.parameters.binary_data_size
@@ -154,12 +154,12 @@ class OutputLayout:
         self.columns = labels, None if scores is None else self._column(scores)
         return self.columns
 
-    def find_places(self) -> Places:
+    def find_log_places(self) -> Places:
         """Where the prediction is, for the log; an output that is missing has no elements."""
         signature = self._signature
         labels, scores = signature.label_output, signature.probabilities_output
         outputs = self._place(labels), self._place(scores)
-        self.logged = places = (self.rows, self._has_boolean_labels, *outputs)
+        self.log_places = places = (self.rows, self._has_boolean_labels, *outputs)
         return places
 
     def _place(self, name: str | None) -> Place:
@@ -202,21 +202,29 @@ class OutputLayout:
 class InferenceOutputs:
     """The outputs of one inference of `tensors`; what several requests share is decoded once."""
 
-    __slots__ = ("_bounds", "_predicted", "body", "layout", "logged", "rows", "tensors")
+    __slots__ = (
+        "_bounds",
+        "_model_output",
+        "body",
+        "cached_log_answer",
+        "layout",
+        "rows",
+        "tensors",
+    )
 
     def __init__(self, layout: OutputLayout, body: bytes, tensors: Tensors = ()) -> None:
         self.layout = layout
         self.body = body
         self.tensors = tensors
-        self.logged: Answer | None = None
-        self._predicted: ModelOutput | None = None
+        self.cached_log_answer: Answer | None = None
+        self._model_output: ModelOutput | None = None
         self._bounds: list[list[int]] | None = None
         self.rows = layout.rows
 
-    def predicted(self) -> ModelOutput:
+    def model_output(self) -> ModelOutput:
         """The predictions for all rows; `BadUpstreamAnswer` when the signature does not fit."""
-        if self._predicted is not None:
-            return self._predicted
+        if self._model_output is not None:
+            return self._model_output
         body, layout = self.body, self.layout
         (read, start, width, is_float), scores = layout.columns or layout.find_columns()
         predictions = [*read(body, start)]
@@ -229,13 +237,14 @@ class InferenceOutputs:
             flat = [*read(body, start)]
             is_finite = is_finite and (not is_float or all_finite(flat))
             probabilities = [flat] if self.rows == 1 else chunks(flat, width)
-        self._predicted = output = ModelOutput(predictions, probabilities, is_finite)
+        self._model_output = output = ModelOutput(predictions, probabilities, is_finite)
         return output
 
-    def find_logged(self) -> Answer:
-        """What the log keeps of the inference."""
+    def log_answer(self) -> Answer:
+        """What the log keeps of the inference; `cached_log_answer` from then on."""
         layout = self.layout
-        self.logged = answer = self.tensors, self.body, layout.logged or layout.find_places()
+        places = layout.log_places or layout.find_log_places()
+        self.cached_log_answer = answer = self.tensors, self.body, places
         return answer
 
     def cost(self, start: int, stop: int) -> int:

@@ -127,7 +127,7 @@ class ModelMetrics:
         self.releases = LabelledCounts()
         """Releases that a change made here ended, by the state that they ended in."""
         self.log: ModelLog | None = None
-        self.routed: Callable[[], RoutedState | None] = lambda: None
+        self.routed_state: Callable[[], RoutedState | None] = lambda: None
         self.shadow: Callable[[], ShadowState | None] = lambda: None
 
     def variant(self, variant: str, version: int) -> VariantStats:

@@ -174,7 +174,7 @@ def _add_model(text: Exposition, model_name: str, model: ModelMetrics) -> None:
     if (shadow := model.shadow()) is not None:
         pair = labels(version_a=shadow.version_a, version_b=shadow.version_b)
         _add_shadow(text, f"{name},{pair}", shadow)
-    if (routed := model.routed()) is not None:
+    if (routed := model.routed_state()) is not None:
         add("gateway_ready", name, routed.ready)
         add("gateway_routing_generation", name, routed.generation)
         for variant, version, ready in routed.variants:

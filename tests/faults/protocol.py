@@ -279,7 +279,8 @@ class Protocol:
         replica.pending_stop = release.id
         for client in CLIENTS:
             _require(
-                replica.router.table.policy.answers(client) == A, "B answers after a stop (I19)"
+                replica.router.table.policy.choose_variant(client) == A,
+                "B answers after a stop (I19)",
             )
         self._write_pending_stop(number)
         if is_active(replica.router.record):
@@ -467,7 +468,7 @@ class Protocol:
         effective = self.accepted.get(_identity(record), {})
         _require(record.generation == 0 or _versions(record) == effective, "a record not accepted")
         for client in (None, *CLIENTS):
-            alias = table.policy.answers(client)
+            alias = table.policy.choose_variant(client)
             target = table.targets.get(B) if alias == B else table.production
             answering = None if target is None else target.slot.version
             variant = A if target is None else target.variant

@@ -83,7 +83,7 @@ async def test_idle_destination_is_called_at_once_and_the_rest_leaves_together()
 
 async def test_items_of_one_moment_leave_together() -> None:
     to, other = Destination(), Destination(bytes=0)
-    with Batcher.gathering():
+    with Batcher.gather():
         to.submit(*[Item(name) for name in "abcde"])
         other.submit(Item("x"))
         assert to.names() == []

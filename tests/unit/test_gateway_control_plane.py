@@ -190,7 +190,7 @@ KNOWN = Lineage("data", "code", "dagster", "onnx")
 
 
 def effective(harness: Harness) -> dict[str, Any]:
-    return msgspec.structs.asdict(harness.router.effective()["A"])
+    return msgspec.structs.asdict(harness.router.effective_versions()["A"])
 
 
 async def test_where_a_version_came_from_is_recorded_and_reported(harness: Harness) -> None:

@@ -78,7 +78,7 @@ def value(families: dict[str, Metric], name: str, **wanted: str) -> float:
 def promoted(metrics: Metrics, model_name: str, versions: int) -> None:
     """Route a model to `versions` versions in turn, on both variants, each answering once."""
     model = metrics.model(model_name)
-    model.routed = lambda: RoutedState(True, versions, [("A", versions, True)])
+    model.routed_state = lambda: RoutedState(True, versions, [("A", versions, True)])
     model.shadow = ShadowStatistics(0, 5.0).state
     for outcome in ("agreed", "disagreed", "failed", "dropped"):
         model.mirrored.labels(outcome)
@@ -260,7 +260,7 @@ async def test_failed_scrape_is_not_remembered() -> None:
             raise RuntimeError("not now")
         return RoutedState(ready=True, generation=7)
 
-    metrics.model("m").routed = routed
+    metrics.model("m").routed_state = routed
     with pytest.raises(RuntimeError, match="not now"):
         await metrics.render()
     broken = False
@@ -282,7 +282,7 @@ async def test_every_kind_of_number_is_read_back_by_the_prometheus_parser() -> N
     metrics.task_restarts.labels("watcher").inc(2)
     metrics.in_flight = 4
     model = metrics.model("m")
-    model.routed = lambda: RoutedState(True, 3, [("A", 2, True), ("B", 3, False)])
+    model.routed_state = lambda: RoutedState(True, 3, [("A", 2, True), ("B", 3, False)])
     model.fallbacks.inc()
     model.sources["feast"] += 1
     model.mirrored.labels("agreed").inc(6)

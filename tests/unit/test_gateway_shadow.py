@@ -19,7 +19,7 @@ from serving_gateway.inference.shadow import (
     DELAYS,
     ShadowStatistics,
     largest_difference,
-    same,
+    predictions_agree,
 )
 
 A = RoutedVersion("m", 1, "run-1")
@@ -72,7 +72,7 @@ def test_a_latency_beyond_the_deadline_counts_as_the_deadline() -> None:
 def test_predictions_agree_when_they_differ_by_rounding_only(
     one: object, other: object, alike: bool
 ) -> None:
-    assert same(one, other) is alike
+    assert predictions_agree(one, other) is alike
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ class Share:
         body = json.dumps({"data": [row], "client_id": client}).encode()
         outcome = Outcome()
         request = self.plane.predictor.submit(body, outcome)
-        self.sent.append((self.policy.answers(client) == B, request, outcome))
+        self.sent.append((self.policy.choose_variant(client) == B, request, outcome))
 
     def leave(self) -> None:
         """A client leaves whose request is under way."""

@@ -84,7 +84,7 @@ def test_reason_of_a_refusal_is_found_in_any_encoding() -> None:
 def test_prediction_is_read_alike_beside_any_other_outputs(order: Any) -> None:
     other = ("embedding", "FP32", [2, 3], bytes(24))
     for tensors in (order, (*order, other), (other, *order)):
-        output = read(response(*tensors)).predicted()
+        output = read(response(*tensors)).model_output()
         assert output.predictions == [7, 8]
         assert output.probabilities == [[1, 0], [0.5, 0.5]]
         assert output.is_finite
@@ -92,7 +92,9 @@ def test_prediction_is_read_alike_beside_any_other_outputs(order: Any) -> None:
 
 @pytest.mark.parametrize("shape", [[2], [2, 1]])
 def test_labels_come_with_or_without_a_column(shape: list[int]) -> None:
-    output = read(response(("label", "INT64", shape, struct.pack("<2q", 7, 8)), SCORES)).predicted()
+    output = read(
+        response(("label", "INT64", shape, struct.pack("<2q", 7, 8)), SCORES)
+    ).model_output()
     assert output.predictions == [7, 8]
     assert output.part(1, 2).predictions == [8]
     assert output.part(1, 2).probabilities == [[0.5, 0.5]]
@@ -102,20 +104,20 @@ def test_text_and_boolean_labels_and_regressions_are_understood() -> None:
     text = Codec(Signature(SIGNATURE.features, "x", probabilities_output=None))
     two = b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xa4"
     texts = response(("label", "BYTES", [2], two))
-    assert read(texts, codec=text).predicted().predictions == ["a", "ä"]
+    assert read(texts, codec=text).model_output().predictions == ["a", "ä"]
     flags = Codec(
         Signature(SIGNATURE.features, "x", classes=(False, True), probabilities_output=None)
     )
     decoded = read(response(("label", "INT64", [2], struct.pack("<2q", 0, 1))), codec=flags)
-    assert [*map(type, decoded.predicted().predictions)] == [bool, bool]
-    assert decoded.predicted().predictions == [False, True]
-    assert decoded.predicted().probabilities is None
+    assert [*map(type, decoded.model_output().predictions)] == [bool, bool]
+    assert decoded.model_output().predictions == [False, True]
+    assert decoded.model_output().probabilities is None
 
 
 def test_labels_of_several_columns_are_lists_and_say_whether_json_can_hold_them() -> None:
     codec = Codec(Signature(SIGNATURE.features, "x", probabilities_output=None))
     numbers = struct.pack("<4f", 1, 2, 3, float("nan"))
-    output = read(response(("label", "FP32", [2, 2], numbers)), codec=codec).predicted()
+    output = read(response(("label", "FP32", [2, 2], numbers)), codec=codec).model_output()
     assert output.predictions[0] == [1, 2]
     assert not output.is_finite
     assert output.part(0, 1).is_finite
@@ -143,7 +145,7 @@ def test_answer_that_does_not_fit_is_not_passed_on(
     label = name, datatype, shape, data
     for answer, codec in ((response(label), alone), (response(label, SCORES), CODEC)):
         with pytest.raises(BadUpstreamAnswer):
-            read(answer, codec=codec).predicted()
+            read(answer, codec=codec).model_output()
 
 
 def test_responses_with_equal_heads_keep_their_own_values() -> None:
@@ -153,9 +155,9 @@ def test_responses_with_equal_heads_keep_their_own_values() -> None:
         response(("label", "INT64", [1], struct.pack("<q", label)), scores) for label in (7, 8)
     ]
     first, second = [reader.read(answer, 1) for answer in answers]
-    assert (first.predicted().predictions, second.predicted().predictions) == ([7], [8])
+    assert (first.model_output().predictions, second.model_output().predictions) == ([7], [8])
     with pytest.raises(BadUpstreamAnswer):
-        reader.read(answers[0], 2).predicted()
+        reader.read(answers[0], 2).model_output()
 
 
 def test_outputs_of_any_type_are_cut_by_rows() -> None:
