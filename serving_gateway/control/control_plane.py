@@ -58,12 +58,12 @@ class ControlPlane:
     writer: RecordWriter
     heartbeat: Heartbeat
     metrics: ModelMetrics
-    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    change_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:
         """Move a variant to a version that Triton, asked now, has READY."""
         verifier = self.verifier
-        async with self.changing("reload", alias, request.version):
+        async with self.open_change("reload", alias, request.version):
             record = await self.writer.current()
             upstream = verifier.upstream(alias)
             ready = await verifier.ready_versions(upstream)
@@ -80,8 +80,8 @@ class ControlPlane:
                 # meanwhile holds, and a version chosen by rule must still be the chosen one.
                 if transitions.choose(fresh, alias, request, ready) != choice or (
                     alias == B
-                    and transitions.splits(fresh.traffic)
-                    and not transitions.splits(record.traffic)
+                    and transitions.is_split(fresh.traffic)
+                    and not transitions.is_split(record.traffic)
                 ):
                     raise _concurrent_change(alias, version)
                 release_transitions.check_reload(fresh, alias, version, mode)
@@ -92,7 +92,7 @@ class ControlPlane:
     async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         """Move a variant back to the version before, or to a named one; it is then pinned."""
         verifier = self.verifier
-        async with self.changing("rollback", alias, request.version):
+        async with self.open_change("rollback", alias, request.version):
             record = await self.writer.current()
             current = record.variants.get(alias)
             before, upstream = None, verifier.upstream(alias)
@@ -109,7 +109,7 @@ class ControlPlane:
                 moved = before is not None and transitions.previous_slot(fresh, alias) != before
                 if moved or fresh.variants.get(alias) != current:
                     raise _concurrent_change(alias, slot.version)
-                return transitions.rolled_back(fresh, alias, slot)
+                return transitions.roll_back(fresh, alias, slot)
 
             reason = request.reason or "rollback"
             return await self._switch(alias, record, slot, ready, change, by, reason)
@@ -146,7 +146,7 @@ class ControlPlane:
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy; `InvalidInput` for an invalid share."""
-        async with self.changing("traffic"):
+        async with self.open_change("traffic"):
             record = await self.writer.current()
             await self._check_split(transitions.with_traffic(record, request))
 
@@ -158,7 +158,7 @@ class ControlPlane:
                         f"expected {expected}. Look at /models and decide again."
                     )
                 wanted = transitions.with_traffic(fresh, request)
-                if transitions.splits(wanted.traffic) and fresh.variants != record.variants:
+                if transitions.is_split(wanted.traffic) and fresh.variants != record.variants:
                     raise _concurrent_change(B, fresh.variants[B].version)
                 return wanted
 
@@ -182,7 +182,7 @@ class ControlPlane:
             before = fresh
             return transitions.without_variant(fresh, alias)
 
-        async with self.changing("clear", alias):
+        async with self.open_change("clear", alias):
             await self._require_no_traffic(alias, force)
             written, changed = await self.writer.commit(change, by, reason)
         slot = before.variants.get(alias)
@@ -198,14 +198,14 @@ class ControlPlane:
 
     async def remove(self, *, force: bool, by: str, reason: str | None) -> RemovalResponse:
         """Remove the model from all replicas; needs `force` while A has traffic."""
-        async with self.changing("remove"):
+        async with self.open_change("remove"):
             await self._require_no_traffic(A, force)
             served = self.router.still_served()
-            done, changed = await self.writer.commit(transitions.removed, by, reason)
+            done, changed = await self.writer.commit(transitions.remove, by, reason)
         return RemovalResponse("success", self.router.model_name, done.generation, served, changed)
 
     @contextlib.asynccontextmanager
-    async def changing(
+    async def open_change(
         self,
         operation: str,
         alias: str = A,
@@ -230,7 +230,7 @@ class ControlPlane:
                     field="version",
                     code="out_of_range",
                 )
-            async with self.one_at_a_time if waits else contextlib.nullcontext():
+            async with self.change_lock if waits else contextlib.nullcontext():
                 yield
         except GatewayError as error:
             self.metrics.changes.labels(operation, error.code).inc()
@@ -244,7 +244,7 @@ class ControlPlane:
     async def _check_split(self, wanted: RoutingRecord) -> None:
         """Refuse a record in which B answers clients whose requests it cannot read."""
         a, b = wanted.variants.get(A), wanted.variants.get(B)
-        if transitions.splits(wanted.traffic) and a is not None and b is not None:
+        if transitions.is_split(wanted.traffic) and a is not None and b is not None:
             await self.verifier.require_split(a, b)
 
     async def _require_no_traffic(self, alias: str, force: bool) -> None:

@@ -67,7 +67,7 @@ class ReleaseControl:
     async def begin(self, request: ReleaseRequest, by: str) -> ReleaseResponse:
         """Put a READY version into B, verified as by a reload, and enter the first step."""
         control, verifier = self.control, self.control.verifier
-        async with control.changing("release", B, request.version):
+        async with control.open_change("release", B, request.version):
             check_plan(request.plan)
             record = await control.writer.current()
             production = release_transitions.check_begin(record, request)
@@ -101,7 +101,7 @@ class ReleaseControl:
 
     async def advance(self, request: ReleaseAdvance, by: str) -> ReleaseResponse:
         """Carry out the verdict on the current phase, unless the release has moved on meanwhile."""
-        async with self.control.changing("release_advance", waits=False):
+        async with self.control.open_change("release_advance", waits=False):
             record = await self.control.writer.current()
             if request.verdict is Verdict.STOP:
                 await self._require_rollback_target(record)
@@ -113,7 +113,7 @@ class ReleaseControl:
 
     async def approve(self, request: ReleaseDecision, by: str) -> ReleaseResponse:
         """Approve what a waiting release waits for."""
-        async with self.control.changing("release_approve", waits=False):
+        async with self.control.open_change("release_approve", waits=False):
             return await self._commit(
                 lambda fresh, at: release_transitions.approve(fresh, request, at, by),
                 by,
@@ -127,7 +127,7 @@ class ReleaseControl:
         version before a switch answers as B until the rollback is written.
         """
         router = self.control.router
-        async with self.control.changing("release_stop", waits=False):
+        async with self.control.open_change("release_stop", waits=False):
             # Checked against the record known here, so that an invalid call has no effect.
             known = router.record
             release, pending = known.release, self.pending
@@ -155,7 +155,7 @@ class ReleaseControl:
             self.pending = pending
             return response
 
-    async def write_pending(self) -> None:
+    async def write_pending_stop(self) -> None:
         """Write the last stop if its release is still active in the record.
 
         It may be even after the stop was written: a store may lose that and accept another change.

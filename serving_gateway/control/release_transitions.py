@@ -27,7 +27,7 @@ from serving_gateway.contract import (
     Traffic,
     Verdict,
 )
-from serving_gateway.control.transitions import has_traffic, rolled_back, with_slot
+from serving_gateway.control.transitions import has_traffic, roll_back, with_slot
 from serving_gateway.errors import Conflict, InvalidInput, NotFound
 from serving_gateway.inference.traffic import A, B
 
@@ -218,7 +218,7 @@ def _stop(record: RoutingRecord, release: Release, at: str, by: str, reason: str
     with_act = _add_act(release, Verdict.STOP, at, by, reason)
     if release.state is not ReleaseState.WATCHING:
         return _without_candidate(record, _end(with_act, ReleaseState.STOPPED, at, reason))
-    back = rolled_back(record, A, previous_slot_of(record, release))
+    back = roll_back(record, A, previous_slot_of(record, release))
     return _without_candidate(back, _end(with_act, ReleaseState.ROLLED_BACK, at, reason))
 
 

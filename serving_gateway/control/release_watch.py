@@ -56,7 +56,7 @@ class ReleaseWatch:
 
     async def look(self) -> None:
         """Write a pending stop, and store the counts."""
-        await self.control.write_pending()
+        await self.control.write_pending_stop()
         await self.store_counts()
 
     async def store_counts(self) -> None:

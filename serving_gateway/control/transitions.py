@@ -120,7 +120,7 @@ def previous_slot(record: RoutingRecord, alias: str) -> Slot:
     )
 
 
-def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecord:
+def roll_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecord:
     """The record with `alias` on `target`, pinned.
 
     A second rollback goes further back, never forward to what was just left. After a rollback to a
@@ -179,7 +179,7 @@ def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
     )
 
 
-def removed(record: RoutingRecord) -> RoutingRecord:
+def remove(record: RoutingRecord) -> RoutingRecord:
     """The record of a model that is removed."""
     if record.removed:
         return record
@@ -197,7 +197,7 @@ def has_traffic(traffic: Traffic) -> bool:
     return traffic.strategy is not Strategy.OFF and traffic.percent > 0
 
 
-def splits(traffic: Traffic) -> bool:
+def is_split(traffic: Traffic) -> bool:
     """Whether B answers clients."""
     return traffic.strategy is Strategy.SPLIT and traffic.percent > 0
 

@@ -353,7 +353,7 @@ class Protocol:
                     raise GatewayError("changed meanwhile")
                 if version is None and transitions.previous_slot(fresh, alias) != slot:
                     raise GatewayError("changed meanwhile")
-                return transitions.rolled_back(fresh, alias, slot)
+                return transitions.roll_back(fresh, alias, slot)
 
             return slot.version, change
 
@@ -370,7 +370,7 @@ class Protocol:
 
     def remove(self, number: int) -> None:
         """Remove the model."""
-        self._commit(number, transitions.removed)
+        self._commit(number, transitions.remove)
 
     def finish(self, which: int) -> None:
         """Write a change that was begun."""
@@ -478,8 +478,8 @@ class Protocol:
             if router.is_withdrawn and record.release is not None:
                 _require(answering == record.release.previous_version, "a stop had no effect (I19)")
             if alias == B:
-                splits = transitions.splits(record.traffic) and not router.is_withdrawn
-                _require(splits and client is not None, "B answered outside a split")
+                is_split = transitions.is_split(record.traffic) and not router.is_withdrawn
+                _require(is_split and client is not None, "B answered outside a split")
 
     def _check_record(self, record: RoutingRecord) -> None:
         _require(not (record.removed and record.variants), "a removed model is routed")

@@ -245,7 +245,7 @@ def keeps_generation(stored: RoutingRecord, known: RoutingRecord) -> Merge:
 
 
 def stays_removed(record: RoutingRecord, alias: str, target: Any) -> RoutingRecord:
-    after = transitions.rolled_back(record, alias, target)
+    after = transitions.roll_back(record, alias, target)
     return msgspec.structs.replace(after, removed=record.removed)
 
 
@@ -274,7 +274,7 @@ LOSSES: Final = {
     "a replica is always right": Loss(played, "merge", own_record_wins),
     "a change after a loss keeps its number": Loss(played, "merge", keeps_generation),
     "a table follows any record": Loss(Router, "_supersedes", lambda *_: True),
-    "a removed model is rolled back": Loss(transitions, "rolled_back", stays_removed),
+    "a removed model is rolled back": Loss(transitions, "roll_back", stays_removed),
     "B leaves and its share stays": Loss(transitions, "without_variant", keeps_traffic),
     "a share without a B": Loss(
         transitions,

@@ -23,8 +23,8 @@ from serving_gateway.control.transitions import (
     choose,
     next_generation,
     previous_slot,
-    removed,
-    rolled_back,
+    remove,
+    roll_back,
     with_slot,
     with_traffic,
     without_variant,
@@ -118,9 +118,9 @@ def test_rollbacks_go_further_back_and_never_forward() -> None:
     record = EMPTY
     for version in (1, 2, 3):
         record = with_slot(record, "A", slot(version))
-    once = rolled_back(record, "A", previous_slot(record, "A"))
+    once = roll_back(record, "A", previous_slot(record, "A"))
     assert (once.variants["A"].version, once.variants["A"].mode) == (2, Mode.PINNED)
-    twice = rolled_back(once, "A", previous_slot(once, "A"))
+    twice = roll_back(once, "A", previous_slot(once, "A"))
     assert twice.variants["A"].version == 1
     with pytest.raises(Conflict):
         previous_slot(twice, "A")
@@ -131,14 +131,14 @@ def test_a_rollback_may_go_to_any_version_and_from_there_only_to_older_ones() ->
     for version in (2, 4, 6, 8):
         record = with_slot(record, "A", slot(version))
     kept = {
-        target: [s.version for s in rolled_back(record, "A", slot(target)).previous["A"]]
+        target: [s.version for s in roll_back(record, "A", slot(target)).previous["A"]]
         for target in (4, 5, 1, 8)
     }
     assert kept == {4: [2], 5: [4, 2], 1: [], 8: [6, 4, 2]}
-    pinned = rolled_back(record, "A", slot(5))
+    pinned = roll_back(record, "A", slot(5))
     assert pinned.variants["A"] == slot(5, Mode.PINNED)
-    assert rolled_back(pinned, "A", slot(5)) is pinned
-    first = rolled_back(EMPTY, "A", slot(3))
+    assert roll_back(pinned, "A", slot(5)) is pinned
+    first = roll_back(EMPTY, "A", slot(3))
     assert (first.variants["A"].version, first.previous["A"]) == (3, ())
 
 
@@ -171,7 +171,7 @@ def test_switches_in_either_direction_are_kept_and_nothing_else_is() -> None:
     second = moved(first, with_slot(first, "A", slot(2, Mode.PINNED)), "short stay")
     shadow = moved(second, with_slot(second, "B", slot(1)))
     traffic = moved(shadow, with_traffic(shadow, TrafficRequest(Strategy.SPLIT, 5)))
-    back = moved(traffic, rolled_back(traffic, "A", previous_slot(traffic, "A")))
+    back = moved(traffic, roll_back(traffic, "A", previous_slot(traffic, "A")))
     unpinned = moved(back, with_slot(back, "A", slot(1)))
     assert (unpinned.generation, unpinned.switches) == (6, back.switches)
     kept = unpinned.switches["A"]
@@ -223,17 +223,17 @@ def test_a_variant_that_is_cleared_leaves_no_traffic_and_can_be_rolled_back_to()
 
 
 def test_a_rollback_to_a_named_version_brings_a_removed_model_back() -> None:
-    gone = moved(on(1), removed(on(1)))
-    back = rolled_back(gone, "A", slot(1))
+    gone = moved(on(1), remove(on(1)))
+    back = roll_back(gone, "A", slot(1))
     assert (back.removed, back.variants["A"].version) == (False, 1)
-    assert removed(back).variants == {}
+    assert remove(back).variants == {}
 
 
 def test_a_removed_model_goes_on_from_its_generation_when_it_is_reloaded() -> None:
     record = moved(on(1), with_slot(on(1), "A", slot(2)))
-    gone = moved(record, removed(record))
+    gone = moved(record, remove(record))
     assert (gone.removed, gone.variants, gone.generation) == (True, {}, record.generation + 1)
-    assert removed(gone) is gone
+    assert remove(gone) is gone
     back = moved(gone, with_slot(gone, "A", slot(2)))
     assert (back.removed, back.generation) == (False, gone.generation + 1)
 

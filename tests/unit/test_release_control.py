@@ -74,7 +74,7 @@ def control_of(plane: FakeTritonPlane, store: FileStore, home: Path) -> ReleaseC
         router=plane.router,
         writer=writer,
         verifier=Verifier(),
-        changing=lambda *_, **__: contextlib.nullcontext(),
+        open_change=lambda *_, **__: contextlib.nullcontext(),
     )
     return ReleaseControl(cast(Any, control), PendingStops(home))
 
@@ -100,9 +100,9 @@ async def test_pending_stop_that_another_replica_was_faster_with_is_given_up(
     written = await write(store, known, changed)
     await stops.keep("m", PendingStop(RELEASE.id, "an operator", "said to this replica"))
     control = control_of(plane, store, tmp_path)
-    await control.write_pending()
+    await control.write_pending_stop()
     await plane.router.follow(written)
-    await control.write_pending()
+    await control.write_pending_stop()
     assert (await store.read("m")).generation == written.generation
     assert not plane.router.is_withdrawn
     if next_release is None:
@@ -128,7 +128,7 @@ async def test_stop_is_refused_where_the_store_knows_of_a_switch_without_a_way_b
         await PendingStops(tmp_path).keep("m", stop)
     control = control_of(plane, store, tmp_path)
     if is_pending:
-        await control.write_pending()
+        await control.write_pending_stop()
     else:
         with pytest.raises(VersionNotReady):
             await control.stop(ReleaseDecision("it is bad"), "an operator")

@@ -34,8 +34,8 @@ from serving_gateway.control.release_plans import check_plan
 from serving_gateway.control.transitions import (
     next_generation,
     previous_slot,
-    removed,
-    rolled_back,
+    remove,
+    roll_back,
     with_slot,
     with_traffic,
     without_variant,
@@ -102,7 +102,7 @@ def to_a(version: int, mode: Mode = Mode.SSOT) -> Callable[[RoutingRecord], Rout
 
 
 def rolled(record: RoutingRecord) -> RoutingRecord:
-    return rolled_back(record, "A", previous_slot(record, "A"))
+    return roll_back(record, "A", previous_slot(record, "A"))
 
 
 def cleared(plan: ReleasePlan = PLAN) -> RoutingRecord:
@@ -170,7 +170,7 @@ def test_a_release_that_takes_the_place_of_another_says_so() -> None:
             (State.STOPPED, 0, A1, OFF),
         ),
         (changed(begin(), lambda one: without_variant(one, "B")), (State.STOPPED, 0, A1, OFF)),
-        (changed(begin(), removed), (State.STOPPED, 0, {}, OFF)),
+        (changed(begin(), remove), (State.STOPPED, 0, {}, OFF)),
         (changed(watching(), rolled), (State.ROLLED_BACK, 1, A1, OFF)),
         (changed(watching(), to_a(3)), (State.STOPPED, 1, {"A": 3}, OFF)),
         # A retraining.
@@ -194,14 +194,14 @@ def test_a_rollback_pins_and_a_stopped_candidate_is_not_what_b_goes_back_to() ->
 
 @pytest.mark.parametrize("known", [ON_1, begin(), watching(), stop(begin()), stop(watching())])
 def test_removal_is_no_lost_change_to_another_replica(known: RoutingRecord) -> None:
-    gone = moved(known, removed)
+    gone = moved(known, remove)
     assert merge(gone, known) == Merge(gone, write=False)
 
 
 def test_model_that_is_added_again_has_nothing_of_its_last_release_but_its_end() -> None:
     """That the release has ended is remembered; otherwise a replica would take it for lost."""
     for last in (stop(begin()), stop(watching())):
-        back = moved(moved(last, removed), to_a(2))
+        back = moved(moved(last, remove), to_a(2))
         assert shape(back) == (release_of(last).state, release_of(last).step, A2, OFF)
         assert (back.previous, releases.active_release(back)) == ({}, None)
         assert shape(begin(back, 3)) == (State.RUNNING, 0, {"A": 2, "B": 3}, MIRROR)
