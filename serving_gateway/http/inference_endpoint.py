@@ -363,7 +363,7 @@ class InferenceEndpoint:
         traceparent = request.fields.get(b"traceparent")
         if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
             traceparent = None  # as the standard requires
-        if self._tracing is not None and self._tracing.wants(traceparent):
+        if self._tracing is not None and self._tracing.should_trace(traceparent):
             request.span = self._tracing.request("POST", request.route.template, traceparent)
             traceparent = request.span.traceparent
         request.traceparent = traceparent

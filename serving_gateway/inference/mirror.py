@@ -119,7 +119,7 @@ class Mirror:
         page.dropped += 1
         self.counts[DROPPED].inc()
         if pending is not None:
-            pending.write_failed(target.slot.version, "dropped: B is not ready or too busy")
+            pending.write_with_failure(target.slot.version, "dropped: B is not ready or too busy")
 
     def close(self) -> None:
         """Drop what waits."""
@@ -214,7 +214,7 @@ class MirroredCopy(InferenceItem):
                 self.target.slot.version,
                 outputs.cached_log_answer or outputs.log_answer(),
             )
-            self._pending.write_answered(version, seconds, answer, start)
+            self._pending.write_with_answer(version, seconds, answer, start)
 
     def fail(self, error: GatewayError) -> None:
         """Note that B did not answer."""
@@ -224,5 +224,7 @@ class MirroredCopy(InferenceItem):
             counter.fail()
         self._counts[FAILED].inc()
         if self._pending is not None:
-            self._pending.write_failed(self.target.slot.version, f"{error.code}: {error.message}")
+            self._pending.write_with_failure(
+                self.target.slot.version, f"{error.code}: {error.message}"
+            )
         log.debug("a mirrored request failed", extra={"reason": error.message})

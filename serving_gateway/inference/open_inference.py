@@ -194,5 +194,5 @@ class ProtocolInference(RoutedRequest):
                 about = self.number, self.rows, self.sent_at, seconds, self.client_id
                 variant_log.put(*about, None, self.size, None, answer, start)
         if self.span is not None:
-            self.span.answered(name, variant, version)
+            self.span.record_version(name, variant, version)
         self.sink.respond(response, variant, version, ids.text(self.number))

@@ -210,7 +210,7 @@ class Prediction(RoutedRequest):
             elif entry is not None:
                 log.put(*entry)
         if self.span is not None:
-            self.span.answered(target.model_name, target.variant, target.slot.version)
+            self.span.record_version(target.model_name, target.variant, target.slot.version)
         self.sink.succeed(body)
 
     def _entities(self) -> Sequence[Entity] | None:

@@ -138,7 +138,7 @@ def _mirrored_columns(part: PagePart, rows: RowSpreader) -> list[pa.Array]:
         return [version, *AnswerColumns.nulls(rows.count), seconds, failure]
     versions, ordinals, firsts, latencies = record_fields(part.copies, "qqqd")
     ordinals = pc.if_else(pc.equal(ordinals, NO_ANSWER), None, ordinals)
-    answered = AnsweredRows(page.copied, ordinals, firsts, rows)
+    answered = AnsweredRows(page.copy_answers, ordinals, firsts, rows)
     failures = [page.failures.get(at) for at in range(part.start, part.stop)]
     return [
         rows.spread(versions),

@@ -65,7 +65,7 @@ class LogFolder:
         try:
             self._keep_limits(path)
         except OSError as error:
-            note_undeleted(error)
+            log_undeleted_files(error)
 
     def _keep_limits(self, newest: Path) -> None:
         now, at = time.monotonic(), self._checked_at
@@ -77,7 +77,7 @@ class LogFolder:
 
 
 @contextmanager
-def pyarrow_required() -> Iterator[None]:
+def require_pyarrow() -> Iterator[None]:
     """Guard imports that need pyarrow; RuntimeError where it cannot be imported."""
     try:
         yield
@@ -143,12 +143,12 @@ def delete(path: Path) -> bool:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        note_undeleted(error)
+        log_undeleted_files(error)
         return False
     return True
 
 
-def note_undeleted(error: OSError) -> None:
+def log_undeleted_files(error: OSError) -> None:
     """Log why files that should be deleted remain."""
     log.warning("old files were not deleted", extra={"reason": str(error)})
 
@@ -158,7 +158,7 @@ def day_folders(folder: Path) -> Iterator[Path]:
     return (day for day in folder.glob(f"{LOG_DAY}*") if not day.is_symlink())
 
 
-def files_of(place: Path, now: float) -> Iterator[tuple[Path, os.stat_result]]:
+def complete_files(place: Path, now: float) -> Iterator[tuple[Path, os.stat_result]]:
     """The complete files in a folder; none if it is not a folder, or cannot be read.
 
     Staged ones that are stale at the time `now` are deleted.
@@ -177,7 +177,7 @@ def files_of(place: Path, now: float) -> Iterator[tuple[Path, os.stat_result]]:
 
 def _files(folder: Path) -> Iterator[_File]:
     for place in (folder, *day_folders(folder)):
-        for path, status in files_of(place, time.time()):
+        for path, status in complete_files(place, time.time()):
             yield _File(status.st_mtime, status.st_size, path)
 
 

@@ -52,7 +52,7 @@ class Page:
     """
 
     __slots__ = (
-        *("answers", "bytes", "clients", "copied", "copies", "entities", "failures", "last"),
+        *("answers", "bytes", "clients", "copies", "copy_answers", "entities", "failures", "last"),
         *("last_at", "opened_at", "records", "rows"),
     )
 
@@ -68,7 +68,7 @@ class Page:
         """The entities of requests that name any, by the request's place on the page."""
         self.copies = bytearray()
         """B's records, one for each request; empty where they were not mirrored."""
-        self.copied: list[Answer] = []
+        self.copy_answers: list[Answer] = []
         self.failures: dict[int, str] = {}
         """Why B did not answer, by the request's place on the page."""
         self.rows = self.bytes = 0
@@ -94,9 +94,9 @@ class Page:
         version, seconds, answer, start, failure = copy
         at = NO_ANSWER
         if answer is not None:
-            if not self.copied or self.copied[-1] is not answer:
-                self.copied.append(answer)
-            at = len(self.copied) - 1
+            if not self.copy_answers or self.copy_answers[-1] is not answer:
+                self.copy_answers.append(answer)
+            at = len(self.copy_answers) - 1
         if failure is not None:
             self.failures[self.requests - 1] = failure
         self.copies += COPY_RECORD.pack(version, at, start, nan if seconds is None else seconds)

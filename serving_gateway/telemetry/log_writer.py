@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from serving_gateway.contract import LOG_COLUMNS, Feature, client_hash, log_day
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.log_files import LogFolder, pyarrow_required
+from serving_gateway.telemetry.log_files import LogFolder, require_pyarrow
 from serving_gateway.telemetry.log_page import Page, PagePart
 from serving_gateway.telemetry.prediction_log import LogQueue, ModelLog, VariantLog
 
@@ -71,7 +71,7 @@ class LogWriter:
 
     def start(self) -> None:
         """Start the thread; blocks while pyarrow is imported, RuntimeError if it cannot be."""
-        with pyarrow_required():
+        with require_pyarrow():
             from serving_gateway.telemetry.log_columns import record_batches
         self._convert = record_batches
         self._thread.start()

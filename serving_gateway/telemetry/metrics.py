@@ -81,7 +81,7 @@ class Metrics:
         self._features = features
         self._models: dict[str, ModelMetrics] = {}
         self._next: asyncio.Task[Sequence[bytes]] | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._render_lock = asyncio.Lock()
         self._pause_until = 0.0
 
     def model(self, model_name: str) -> ModelMetrics:
@@ -108,7 +108,7 @@ class Metrics:
         return [*text.encode()]
 
     async def _write(self) -> Sequence[bytes]:
-        async with self._one_at_a_time:
+        async with self._render_lock:
             await asyncio.sleep(self._pause_until - monotonic())
             # A scrape that arrives from now on wants what is counted until then: it waits for
             # the next text.

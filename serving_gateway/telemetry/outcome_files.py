@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.contract import OUTCOMES_FOLDER, log_day
-from serving_gateway.telemetry.log_files import day_folders, delete, files_of, staged_file
+from serving_gateway.telemetry.log_files import complete_files, day_folders, delete, staged_file
 
 _FAN_IN: Final = 32
 """Small files of one day that are merged into one; as many of those are merged again."""
@@ -122,7 +122,7 @@ class OutcomeFiles:
 
     def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
         for day in day_folders(folder):
-            for path, status in files_of(day, self._clock()):
+            for path, status in complete_files(day, self._clock()):
                 yield status.st_mtime, path, status.st_size
 
 

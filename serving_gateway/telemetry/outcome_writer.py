@@ -27,7 +27,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.errors import GatewayError, InvalidInput, Unavailable
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.log_files import pyarrow_required
+from serving_gateway.telemetry.log_files import require_pyarrow
 from serving_gateway.telemetry.outcome_files import OutcomeFiles
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class OutcomeWriter:
 
     def start(self) -> None:
         """Start the thread; blocks while pyarrow is imported, RuntimeError if it cannot be."""
-        with pyarrow_required():
+        with require_pyarrow():
             import pyarrow.parquet  # noqa: F401
         self._thread.start()
 

@@ -99,8 +99,8 @@ class LogQueue:
             self.seal()
         return is_free
 
-    def give_back(self, size: int) -> None:
-        """Return room that was reserved in vain."""
+    def return_unused(self, size: int) -> None:
+        """Return room that was reserved and is not used."""
         self._bytes -= size
 
     def release(self, rows: int, size: int) -> None:
@@ -229,7 +229,7 @@ class VariantLog:
             page.bytes += size
             page.add_copy(copy)
         else:
-            self.queue.give_back(size)
+            self.queue.return_unused(size)
 
     def _begin(self, answer: Answer) -> Page | None:
         """The page for requests of an inference; None when there is no room for them."""
@@ -269,11 +269,11 @@ class PendingEntry(NamedTuple):
         """Log the request without B."""
         self.log.put(*self.entry)
 
-    def write_answered(self, version: int, seconds: float, answer: Answer, start: int) -> None:
+    def write_with_answer(self, version: int, seconds: float, answer: Answer, start: int) -> None:
         """Log it next to B's answer."""
         self.log.put_mirrored(self.entry, (version, seconds, answer, start, None))
 
-    def write_failed(self, version: int, reason: str) -> None:
+    def write_with_failure(self, version: int, reason: str) -> None:
         """Log it with the reason why B did not answer."""
         reason = reason[:_FAILURE_CHARACTERS]
         self.log.put_mirrored(self.entry, (version, None, None, 0, reason))

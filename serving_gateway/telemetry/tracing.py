@@ -59,7 +59,7 @@ class RequestSpan(_Span):
 
     __slots__ = ()
 
-    def answered(self, model_name: str, variant: str, version: int) -> None:
+    def record_version(self, model_name: str, variant: str, version: int) -> None:
         """Record which version answered."""
         self.span.set_attributes(
             {"serving.model": model_name, "serving.variant": variant, "serving.version": version}
@@ -100,7 +100,7 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("serving_gateway")
 
-    def wants(self, traceparent: bytes | None) -> bool:
+    def should_trace(self, traceparent: bytes | None) -> bool:
         """Whether a request is traced; others cost no more than this call."""
         if traceparent is None:
             return random() < self._fraction  # noqa: S311 -- nothing secret

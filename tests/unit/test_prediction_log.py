@@ -194,12 +194,12 @@ def test_mirrored_request_without_room_takes_none() -> None:
     body, places = YES
     for size in (30_000, 10):
         pending = PendingEntry(log, entry(log, ROW))
-        pending.write_answered(4, 0.25, ((), body + bytes(size), places), 0)
+        pending.write_with_answer(4, 0.25, ((), body + bytes(size), places), 0)
     for _ in range(60):  # these have no room for their rows
         pending = PendingEntry(log, entry(log, ROW, ROW, ROW, ROW, ROW, ROW, ROW, ROW, ROW, ROW))
-        pending.write_failed(4, "busy")
+        pending.write_with_failure(4, "busy")
     assert (log.model.dropped, queue.held_rows) == (601, 1)
-    PendingEntry(log, entry(log, ROW)).write_failed(4, "busy")
+    PendingEntry(log, entry(log, ROW)).write_with_failure(4, "busy")
     assert queue.held_rows == 2, "nothing is held for those that were dropped"
 
 
@@ -294,9 +294,9 @@ def test_mirrored_requests_have_the_answer_of_b_or_its_failure_next_to_that_of_a
         pending = PendingEntry(log, entry(log, ROW, ROW, number=number))
         if what == "answered":
             body, places = answer(["no"] * 3, [[0.5, 0.125]] * 3)
-            pending.write_answered(4, 0.25, ((), body, places), 1)
+            pending.write_with_answer(4, 0.25, ((), body, places), 1)
         elif what == "failed":
-            pending.write_failed(4, "x" * 1000)
+            pending.write_with_failure(4, "x" * 1000)
         else:
             pending.write()
     found = sorted(logging_.table().to_pylist(), key=lambda row: row["sample_id"])
