@@ -42,7 +42,7 @@ from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.heartbeat import Heartbeat
-from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.losses import LossReporter
 from serving_gateway.replication.pending_stops import PendingStops
 from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.redis_store import RedisStore
@@ -160,7 +160,7 @@ class _Replica:
         self.registry = _make_registry(settings)
         self.store, self.release_counts = _make_stores(settings)
         self.release_failed = asyncio.Event()
-        self.losses = Losses(self.metrics.record_losses)
+        self.losses = LossReporter(self.metrics.record_losses)
         interval, snapshots = settings.watch_seconds, Snapshots(settings.state_dir)
         self.watcher = Watcher(self.store, snapshots, self.losses, interval=interval)
         self.prober = Prober(interval=interval)

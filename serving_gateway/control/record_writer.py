@@ -13,7 +13,7 @@ from serving_gateway.control.release_transitions import active_release, settle
 from serving_gateway.control.transitions import next_generation
 from serving_gateway.errors import GenerationConflict
 from serving_gateway.inference.router import Router
-from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.losses import LossReporter
 from serving_gateway.replication.records import format_time, merge
 from serving_gateway.replication.store import RoutingStore
 
@@ -29,7 +29,7 @@ class RecordWriter:
 
     router: Router
     store: RoutingStore
-    losses: Losses
+    losses: LossReporter
 
     async def current(self) -> RoutingRecord:
         """The record that all replicas must route by; `StoreUnavailable` if it cannot be read."""
@@ -62,7 +62,7 @@ class RecordWriter:
             except GenerationConflict:
                 continue
             if merged.dropped is not None:
-                self.losses.drop(merged.dropped, written)
+                self.losses.report_drop(merged.dropped, written)
             await router.follow(written)
             self._note_end(base, written)
             log.info(

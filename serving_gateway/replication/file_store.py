@@ -18,12 +18,12 @@ from serving_gateway.contract import ACTIVE, LiveReplica, ReplicaIdentity, Routi
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.record_files import RecordFiles, in_thread, replace_file
 from serving_gateway.replication.records import (
-    Stored,
+    RecordOrError,
     require_record,
     require_unchanged,
-    stored_record,
+    try_decode_record,
 )
-from serving_gateway.replication.replicas import ModelReport, decode_report, live, status_of
+from serving_gateway.replication.replicas import ModelReport, decode_report, status_of, with_age
 
 _LOCK_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.02
@@ -48,7 +48,7 @@ class FileStore(RecordFiles):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self._replicas_path = directory / "replicas"
-        self._seen: dict[str, tuple[_Mark | None, Stored]] = {}
+        self._seen: dict[str, tuple[_Mark | None, RecordOrError]] = {}
         self._in_release: frozenset[str] = frozenset()
         self._scan = threading.Lock()
         self._presence = threading.Lock()
@@ -61,7 +61,7 @@ class FileStore(RecordFiles):
         return require_record(self._look_up(model_name))
 
     @in_thread
-    def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
+    def read_all(self, hosted: Collection[str]) -> Mapping[str, RecordOrError]:
         """The records of all models; files that did not change are not read again."""
         with _as_unavailable("The routing records cannot be listed"):
             return {name: self._look_up(name) for name in self._names().union(hosted)}
@@ -142,13 +142,15 @@ class FileStore(RecordFiles):
                         path.unlink()
                         continue
                     entry = decode_report(path.read_bytes(), _Presence, str(path))
-                    alive.append(live(status_of(entry.replica, entry.models.get(model_name)), age))
+                    alive.append(
+                        with_age(status_of(entry.replica, entry.models.get(model_name)), age)
+                    )
         return alive
 
     async def aclose(self) -> None:
         """Do nothing: nothing is held between calls."""
 
-    def _look_up(self, model_name: str) -> Stored:
+    def _look_up(self, model_name: str) -> RecordOrError:
         """A model's record, decoded again only when its file changed."""
         path = self.path(model_name)
         with self._scan:
@@ -164,7 +166,7 @@ class FileStore(RecordFiles):
                 mark, data = None, None
             except OSError as error:
                 return StoreUnavailable(f"The routing record cannot be read: {error}.")
-            stored = stored_record(data, model_name, str(path))
+            stored = try_decode_record(data, model_name, str(path))
             if isinstance(seen, RoutingRecord) and seen == stored:
                 stored = seen
             self._seen[model_name] = (mark, stored)

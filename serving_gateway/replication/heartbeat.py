@@ -15,9 +15,9 @@ from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.replicas import (
     ModelReport,
     ReplicaList,
-    live,
     replica_list,
     status_of,
+    with_age,
 )
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.tasks import is_being_cancelled, wait_at_most
@@ -89,7 +89,7 @@ class Heartbeat:
             record = await self.store.read(model_name)
             replicas = await self.store.replicas(model_name, self.keep_seconds)
         except StoreUnavailable as error:
-            return ReplicaList((live(own, 0.0),), in_sync=False, problem=error.message)
+            return ReplicaList((with_age(own, 0.0),), in_sync=False, problem=error.message)
         return replica_list(own, replicas, record)
 
     def status(self, report: ModelReport) -> ReplicaStatus:

@@ -12,22 +12,22 @@ from serving_gateway.telemetry.counters import LabelledCounts
 log = logging.getLogger(__name__)
 
 
-class Losses:
+class LossReporter:
     """Counts records as `restored` to a store that had lost them, or `dropped`."""
 
     def __init__(self, counts: LabelledCounts) -> None:
         self._restored = counts.labels("restored")
         self._dropped = counts.labels("dropped")
 
-    def restore(self, found: RoutingRecord, written: RoutingRecord) -> None:
-        """Report that `written` was written back in place of `found`."""
+    def report_restore(self, stored: RoutingRecord, written: RoutingRecord) -> None:
+        """Report that `written` was written back in place of `stored`."""
         self._restored.inc()
         log.warning(
             "the routing store had lost an accepted change; it was written back",
-            extra={"found": _describe(found), "written": _describe(written)},
+            extra={"found": _describe(stored), "written": _describe(written)},
         )
 
-    def drop(self, dropped: RoutingRecord, kept: RoutingRecord) -> None:
+    def report_drop(self, dropped: RoutingRecord, kept: RoutingRecord) -> None:
         """Report that `dropped` is lost, and that all replicas route by `kept`."""
         self._dropped.inc()
         log.error(

@@ -89,7 +89,7 @@ def same_content(one: str | None, other: str | None) -> bool:
     return one == other
 
 
-Stored = RoutingRecord | StoreUnavailable
+RecordOrError = RoutingRecord | StoreUnavailable
 """A model's record, or why it alone cannot be read."""
 
 
@@ -164,7 +164,7 @@ def _assemble(stored: _StoredRecord) -> RoutingRecord:
     return RoutingRecord(**asdict(stored) | slots)
 
 
-def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:
+def try_decode_record(data: bytes | None, model_name: str, where: str) -> RecordOrError:
     """What a store has for a model; generation 0 if it has nothing."""
     if data is None:
         return RoutingRecord(model_name=model_name)
@@ -174,14 +174,14 @@ def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:
         return error
 
 
-def require_record(stored: Stored) -> RoutingRecord:
+def require_record(stored: RecordOrError) -> RoutingRecord:
     """The record; raises the error that was stored in its place."""
     if isinstance(stored, StoreUnavailable):
         raise stored
     return stored
 
 
-def require_unchanged(stored: Stored, expected: RoutingRecord) -> None:
+def require_unchanged(stored: RecordOrError, expected: RoutingRecord) -> None:
     """Refuse (`GenerationConflict`) to replace another record than the expected one."""
     present = require_record(stored)
     if present != expected:

@@ -23,13 +23,13 @@ import msgspec
 from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord, is_model_name
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
 from serving_gateway.replication.records import (
-    Stored,
+    RecordOrError,
     require_record,
     require_unchanged,
-    stored_record,
+    try_decode_record,
 )
 from serving_gateway.replication.redis_connection import RedisConnection
-from serving_gateway.replication.replicas import ModelReport, decode_report, live, status_of
+from serving_gateway.replication.replicas import ModelReport, decode_report, status_of, with_age
 from serving_gateway.tasks import is_being_cancelled
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class RedisStore:
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self._where = connection.where
-        self._seen: dict[str, tuple[_Data, Stored]] = {}
+        self._seen: dict[str, tuple[_Data, RecordOrError]] = {}
         self._names: frozenset[str] = frozenset()
         self._names_problem = ""
         self._revision: _Data = None
@@ -114,7 +114,7 @@ class RedisStore:
             data: bytes | None = await redis.get(_key(model_name))
         return require_record(await self._look_up(model_name, data))
 
-    async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
+    async def read_all(self, hosted: Collection[str]) -> Mapping[str, RecordOrError]:
         """The records of all models; for a few seconds from memory while no gateway writes one."""
         revision = await self._ask("GET", _REVISION)
         if isinstance(revision, Exception):
@@ -202,7 +202,7 @@ class RedisStore:
             status = status_of(
                 replica, None if report is None else decode_report(report, ModelReport, where)
             )
-            replicas.append(live(status, max(0.0, ages[name.encode()])))
+            replicas.append(with_age(status, max(0.0, ages[name.encode()])))
         return replicas
 
     async def aclose(self) -> None:
@@ -255,7 +255,7 @@ class RedisStore:
         for name, data in (found | dict(zip(missing, answers, strict=True))).items():
             await self._look_up(name, data)
 
-    async def _look_up(self, model_name: str, data: _Data) -> Stored:
+    async def _look_up(self, model_name: str, data: _Data) -> RecordOrError:
         """Interpret Redis's answer; the same object for the same answer."""
         before, stored = self._seen.get(model_name, (None, None))
         if stored is None or before != data:
@@ -263,9 +263,9 @@ class RedisStore:
             if isinstance(data, Exception):
                 stored = RecordRefused(f"{where} holds no record: {data}.")
             elif data is None or len(data) < _LARGE_BYTES:
-                stored = stored_record(data, model_name, where)
+                stored = try_decode_record(data, model_name, where)
             else:
-                stored = await asyncio.to_thread(stored_record, data, model_name, where)
+                stored = await asyncio.to_thread(try_decode_record, data, model_name, where)
             self._seen[model_name] = (data, stored)
         return stored
 

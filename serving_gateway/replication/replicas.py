@@ -58,7 +58,7 @@ def status_of(replica: ReplicaIdentity, report: ModelReport | None) -> ReplicaSt
     return ReplicaStatus(**fields)
 
 
-def live(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
+def with_age(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
     """The replica with the age of its report."""
     return LiveReplica(**msgspec.structs.asdict(replica), age_seconds=round(age_seconds, 3))
 
@@ -76,7 +76,7 @@ def replica_list(
 ) -> ReplicaList:
     """Combine what the store knows with what this replica knows better: itself."""
     others = [replica for replica in found if replica.id != own.id]
-    replicas = sorted([live(own, 0.0), *others], key=lambda replica: replica.id)
+    replicas = sorted([with_age(own, 0.0), *others], key=lambda replica: replica.id)
     content = digest(stored)
     in_sync = all(
         replica.generation == stored.generation and same_content(replica.digest, content)

@@ -16,8 +16,8 @@ from weakref import WeakValueDictionary
 
 from serving_gateway.contract import RoutingRecord
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.replication.losses import Losses
-from serving_gateway.replication.records import Stored, merge
+from serving_gateway.replication.losses import LossReporter
+from serving_gateway.replication.records import RecordOrError, merge
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.tasks import is_being_cancelled, wait_at_most
@@ -52,7 +52,7 @@ class Watcher:
 
     store: RoutingStore
     snapshots: Snapshots
-    losses: Losses
+    losses: LossReporter
     interval: float
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class Watcher:
         self._queued: set[str] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Semaphore(_AT_ONCE)
-        self._settled: dict[str, tuple[Stored, RoutingRecord]] = {}
+        self._settled: dict[str, tuple[RecordOrError, RoutingRecord]] = {}
         self._unsaved: dict[str, RoutingRecord] = {}
         self._save_requested = asyncio.Event()
 
@@ -172,7 +172,7 @@ class Watcher:
         self._first_pass.set()
 
     def _find_lost(
-        self, records: Mapping[str, Stored], copies: Mapping[str, RoutingRecord]
+        self, records: Mapping[str, RecordOrError], copies: Mapping[str, RoutingRecord]
     ) -> Mapping[str, RoutingRecord]:
         """The copies of which the store has no trace, not even that the model was removed.
 
@@ -190,7 +190,7 @@ class Watcher:
             elif stored.removed:
                 self.keep(stored)
             elif merged.record != stored or merged.dropped is not None:
-                self.losses.drop(copy, stored)
+                self.losses.report_drop(copy, stored)
         return lost
 
     async def _host_all(self, models: HostedModels, copies: Mapping[str, RoutingRecord]) -> None:
@@ -200,7 +200,7 @@ class Watcher:
 
         await asyncio.gather(*(self._guarded(name, host(copy)) for name, copy in copies.items()))
 
-    def _is_unsettled(self, models: HostedModels, name: str, stored: Stored) -> bool:
+    def _is_unsettled(self, models: HostedModels, name: str, stored: RecordOrError) -> bool:
         lock = self._locks.get(name)
         if lock is not None and lock.locked():
             return False  # it is being handled; the next look sees the result
@@ -221,7 +221,7 @@ class Watcher:
         async with self._lock(name):
             self._queued.discard(name)
             try:
-                stored: Stored = await self.store.read(name)
+                stored: RecordOrError = await self.store.read(name)
             except RecordRefused as error:
                 stored = error
             except StoreUnavailable:  # the next look notes it
@@ -230,11 +230,11 @@ class Watcher:
             # Failing requests wake it too, and may do so all the time.
             await asyncio.sleep(_LEAST_PAUSE_SECONDS)
 
-    async def _apply_locked(self, models: HostedModels, name: str, stored: Stored) -> None:
+    async def _apply_locked(self, models: HostedModels, name: str, stored: RecordOrError) -> None:
         async with self._room, self._lock(name):
             await self._apply(models, name, stored)
 
-    async def _apply(self, models: HostedModels, name: str, stored: Stored) -> None:
+    async def _apply(self, models: HostedModels, name: str, stored: RecordOrError) -> None:
         """Act on the store's record of a model: adopt it, restore it, host it or unhost it."""
         known = models.record(name)
         if isinstance(stored, StoreUnavailable):
@@ -270,9 +270,9 @@ class Watcher:
             except StoreUnavailable as error:
                 self._problems[known.model_name] = error.message
                 return False
-            self.losses.restore(stored, merged.record)
+            self.losses.report_restore(stored, merged.record)
         if merged.dropped is not None:
-            self.losses.drop(merged.dropped, merged.record)
+            self.losses.report_drop(merged.dropped, merged.record)
         if merged.record is not known:
             await models.host(merged.record, instead_of=known)
             log.info(

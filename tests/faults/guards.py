@@ -405,7 +405,7 @@ _PROTOCOL: Final = (
         "endurance",
         _WATCHER,
         "                lost[name] = copy\n",
-        "                self.losses.drop(copy, stored)\n",
+        "                self.losses.report_drop(copy, stored)\n",
         "tests/faults/test_endurance.py"
         "::test_switches_and_restarts_fail_no_request_and_leave_nothing_behind",
     ),

@@ -39,7 +39,7 @@ from serving_gateway.inference.router import Router
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.heartbeat import Heartbeat
-from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.losses import LossReporter
 from serving_gateway.replication.replicas import this_process
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import LabelledCounts
@@ -116,7 +116,7 @@ class Harness:
         self.control = ControlPlane(
             self.router,
             VersionVerifier(settings, self.router, self.registry, self.reader),
-            RecordWriter(self.router, self.store, Losses(self.lost)),
+            RecordWriter(self.router, self.store, LossReporter(self.lost)),
             self.heartbeat,
             metrics,
         )

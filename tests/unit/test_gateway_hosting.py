@@ -15,7 +15,7 @@ from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import Conflict, GatewayError, NotFound, VariantUnavailable
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.replication.file_store import FileStore
-from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.losses import LossReporter
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.telemetry.counters import LabelledCounts
@@ -162,7 +162,7 @@ async def test_a_removed_model_is_closed_and_forgotten_and_the_default_one_stays
 async def test_removed_model_for_which_there_was_no_room_is_unknown_again(tmp_path: Path) -> None:
     harness = Harness(tmp_path, limit=1)
     snapshots = Snapshots(tmp_path / "snapshots")
-    watcher = Watcher(harness.store, snapshots, Losses(LabelledCounts()), interval=0.1)
+    watcher = Watcher(harness.store, snapshots, LossReporter(LabelledCounts()), interval=0.1)
     await harness.store.replace(RoutingRecord("one"), record("one"))
     await watcher.look(harness.hosting)
     with pytest.raises(VariantUnavailable):

@@ -13,7 +13,7 @@ from serving_gateway.contract import ReplicaIdentity, ReplicaStatus, RoutingReco
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.records import digest
-from serving_gateway.replication.replicas import ModelReport, live, replica_list
+from serving_gateway.replication.replicas import ModelReport, replica_list, with_age
 
 
 def identity(name: str) -> ReplicaIdentity:
@@ -53,7 +53,7 @@ def record(generation: int, reason: str | None = None) -> RoutingRecord:
 def test_all_are_in_sync_when_all_are_at_the_stored_generation(
     own: int, others: tuple[int, ...], stored: int, in_sync: bool
 ) -> None:
-    found = [live(replica(f"b{number}", g), 0.1) for number, g in enumerate(others)]
+    found = [with_age(replica(f"b{number}", g), 0.1) for number, g in enumerate(others)]
     assert replica_list(replica("a", own), found, record(stored)).in_sync is in_sync
 
 
@@ -61,17 +61,21 @@ def test_equal_generations_with_different_content_are_not_in_sync() -> None:
     one, other = digest(record(3)), digest(record(3, "other"))
     assert one != other
     for ours, theirs, in_sync in ((one, one, True), (one, other, False), (other, other, False)):
-        found = replica_list(replica("a", 3, ours), [live(replica("b", 3, theirs), 0)], record(3))
+        found = replica_list(
+            replica("a", 3, ours), [with_age(replica("b", 3, theirs), 0)], record(3)
+        )
         assert found.in_sync is in_sync
     # A release without digests, or with records of another shape, is compared by generation.
     for theirs in (None, "ffffff-123"):
-        found = replica_list(replica("a", 3, one), [live(replica("b", 3, theirs), 0)], record(3))
+        found = replica_list(
+            replica("a", 3, one), [with_age(replica("b", 3, theirs), 0)], record(3)
+        )
         assert found.in_sync
 
 
 def test_a_replica_knows_itself_better_than_the_store_does() -> None:
     found = replica_list(
-        replica("a", 4), [live(replica("a", 3), 0.4), live(replica("b", 4), 0.2)], record(4)
+        replica("a", 4), [with_age(replica("a", 3), 0.4), with_age(replica("b", 4), 0.2)], record(4)
     )
     assert found.in_sync
     ours, theirs = found.replicas

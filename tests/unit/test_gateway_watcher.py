@@ -15,8 +15,8 @@ import pytest
 from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.file_store import FileStore
-from serving_gateway.replication.losses import Losses
-from serving_gateway.replication.records import Stored
+from serving_gateway.replication.losses import LossReporter
+from serving_gateway.replication.records import RecordOrError
 from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.watcher import Watcher
@@ -94,7 +94,7 @@ class CountingStore(FileStore):
         self.reads.append(model_name)
         return await super().read(model_name)
 
-    async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
+    async def read_all(self, hosted: Collection[str]) -> Mapping[str, RecordOrError]:
         if self.is_down:
             raise StoreUnavailable("the store is down")
         return await super().read_all(hosted)
@@ -118,7 +118,7 @@ class World:
         self.snapshots = Snapshots(home / "snapshots")
         self.models = Models()
         self.lost = LabelledCounts()
-        self.losses = Losses(self.lost)
+        self.losses = LossReporter(self.lost)
         self.restarted: list[str] = []
         self.watcher = Watcher(self.store, self.snapshots, self.losses, interval=0.02)
 
@@ -304,7 +304,7 @@ async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher(
 ) -> None:
     asked = asyncio.Event()
 
-    async def swallow(_: Collection[str]) -> Mapping[str, Stored]:
+    async def swallow(_: Collection[str]) -> Mapping[str, RecordOrError]:
         asked.set()
         with contextlib.suppress(asyncio.CancelledError):
             await forever()

@@ -29,7 +29,7 @@ from serving_gateway.control.release_watch import ReleaseWatch, watch_releases
 from serving_gateway.control.transitions import next_generation
 from serving_gateway.errors import Conflict, VersionNotReady
 from serving_gateway.replication.file_store import FileStore
-from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.losses import LossReporter
 from serving_gateway.replication.pending_stops import PendingStop, PendingStops
 from serving_gateway.telemetry.counters import LabelledCounts
 from tests.support.fake_triton import FakeTritonPlane
@@ -69,7 +69,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def control_of(plane: FakeTritonPlane, store: FileStore, home: Path) -> ReleaseControl:
-    writer = RecordWriter(plane.router, store, Losses(LabelledCounts()))
+    writer = RecordWriter(plane.router, store, LossReporter(LabelledCounts()))
     control = SimpleNamespace(
         router=plane.router,
         writer=writer,
