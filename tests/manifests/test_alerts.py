@@ -48,6 +48,7 @@ def test_every_alert_has_a_case_where_it_fires_and_one_where_it_does_not() -> No
 
 
 def test_every_alert_says_how_bad_it_is_what_happened_and_what_to_do() -> None:
+    assert alerts()
     for rule in alerts():
         assert rule["labels"]["severity"] in {"critical", "warning"}, rule["alert"]
         assert rule["annotations"].keys() == {"summary", "description"}, rule["alert"]

@@ -70,10 +70,18 @@ def test_launch_options_reach_the_configuration() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 4, 12, MAX_BATCH_SIZE])
-def test_preferred_batch_sizes_never_exceed_the_maximum(most: int) -> None:
+def test_no_batch_size_is_preferred_that_may_exceed_the_maximum(most: int) -> None:
     parsed = from_text(config(ServingOptions(dynamic_batching=True, max_batch_size=most)))
     # Triton refuses such a version when it is to be loaded, after the training.
-    assert all(size <= most for size in parsed.dynamic_batching.preferred_batch_size)
+    assert parsed.HasField("dynamic_batching")
+    assert [*parsed.dynamic_batching.preferred_batch_size] == []
+
+
+def test_configuration_that_would_serve_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the instance count is 0; it must be at least 1"):
+        config(ServingOptions(instance_count=0))
+    with pytest.raises(ConfigError, match="serves at least one version"):
+        with_versions(from_text(config()), [])
 
 
 def test_launch_options_have_the_bounds_of_the_model_file() -> None:

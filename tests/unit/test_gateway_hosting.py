@@ -143,7 +143,7 @@ async def test_a_refused_first_reload_hosts_nothing(harness: Harness) -> None:
 async def test_a_model_that_cannot_be_hosted_leaves_room_for_others(harness: Harness) -> None:
     bad = msgspec.structs.replace(record("bad"), reason="cannot be hosted")
     for _ in range(3):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="cannot be hosted"):
             await harness.hosting.host(bad)
     await asyncio.gather(*(harness.hosting.host(record(name)) for name in ("one", "two")))
     assert harness.names() == ("default", "one", "two")

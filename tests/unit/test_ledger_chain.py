@@ -290,6 +290,12 @@ def test_concurrent_writers_do_not_fork_the_chain(tmp_path: Path) -> None:
         assert own == list(range(10))
 
 
+def test_ledger_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "iris.jsonl").mkdir()
+    with pytest.raises(LedgerError, match=r"iris\.jsonl cannot be read"):
+        Journal(tmp_path / "iris.jsonl", "iris").entries()
+
+
 def test_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LedgerError, match=r"cannot be written .* make room there"):

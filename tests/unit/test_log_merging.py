@@ -23,7 +23,7 @@ from platform_assets.resources.merged_files import current_files
 from platform_assets.resources.samples import SamplesFolder
 from serving_gateway.contract import LOG_ID, LOG_SCHEMA, LOG_SCHEMA_KEY
 from serving_gateway.telemetry.log_files import delete_oldest
-from tests.support.prediction_log import BEGIN, LOG, Logged, write_log
+from tests.support.prediction_log import BEGIN, LOG, Logged, hostile_folder, write_log
 
 MODEL = "m"
 DAY = BEGIN.date()
@@ -78,6 +78,19 @@ def test_files_of_an_ended_day_become_one_and_those_of_today_stay(tmp_path: Path
     assert pq.read_schema(merged).metadata[LOG_SCHEMA_KEY.encode()] == b"1"
     assert pq.read_schema(merged).remove_metadata() == LOG
     assert merge_ended_days(tmp_path / MODEL, TOMORROW) == MergedLog(0, 0)
+
+
+def test_what_is_not_of_the_log_is_neither_read_nor_moved(tmp_path: Path) -> None:
+    day, elsewhere = fill(tmp_path), tmp_path / "elsewhere"
+    fill(elsewhere)
+    others = elsewhere / MODEL / f"date={DAY}"
+    (others / "other.parquet").touch()
+    hostile_folder(day.parent, others)
+    (day.parent / "date=someday").mkdir()
+    (day / "link.parquet").symlink_to(others / "gw-000.parquet")
+    assert merge_ended_days(day.parent, TOMORROW) == MergedLog(6, 1)
+    assert len([*others.glob("gw-*.parquet")]) == 6
+    assert (day / "link.parquet").is_symlink()
 
 
 def test_files_that_come_late_are_merged_by_the_next_one(tmp_path: Path) -> None:

@@ -264,6 +264,14 @@ def test_page_escapes_what_others_wrote_and_says_who_signed(world: World) -> Non
     assert "Not signed" in passport_page(seal(passport, DeploymentKey()))
 
 
+def test_ledger_that_cannot_be_read_is_a_problem(world: World) -> None:
+    file = world.home / "ledger" / f"{NAME}.jsonl"
+    file.unlink()
+    file.mkdir()
+    [problem] = verify_version(world.sources, NAME, 2).problems
+    assert "cannot be read" in problem
+
+
 def test_version_of_which_nothing_is_known_does_not_verify(world: World) -> None:
     assert verify_version(world.sources, NAME, 9).problems == [
         f"Nothing is known of version 9 of {NAME}."

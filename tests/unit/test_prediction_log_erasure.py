@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from platform_assets.prediction_log.__main__ import _parser, main
+from platform_assets.prediction_log.erasure import erase
+from platform_assets.prediction_log.subjects import entity_subject
 from serving_gateway.contract import (
     LOG_CLIENT,
     LOG_ENTITY,
@@ -240,6 +242,12 @@ def test_files_that_are_written_or_deleted_meanwhile_are_neither_lost_nor_missed
     assert place.erase("17") == 0
     left = [path for number, path in enumerate(written) if number % 5 or number + 4 >= len(written)]
     assert all(read(path, LOG_ENTITY) == ["18"] for path in left)
+
+
+def test_log_that_is_not_there_stays_so(tmp_path: Path) -> None:
+    found = erase(tmp_path / "none", entity_subject("17"))
+    assert (found.rows, found.outcomes) == (0, 0)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_make_passes_ids_as_they_were_typed() -> None:

@@ -130,7 +130,9 @@ def test_classes_that_share_few_entities_are_folded_all_the_same() -> None:
 
 def test_an_entity_has_all_its_rows_in_one_fold() -> None:
     rows = _flowers()
-    for learn, test in folds(rows, IRIS):
+    dealt = folds(rows, IRIS)
+    assert len(dealt) == IRIS.evaluation.folds
+    for learn, test in dealt:
         assert not set(rows.groups[learn].tolist()) & set(rows.groups[test].tolist())
 
 
