@@ -13,7 +13,7 @@ from typing import Final, Literal
 import dagster as dg
 
 from platform_assets.intervals import sensor_seconds
-from platform_assets.resources.redaction import without_secrets
+from platform_assets.resources.redaction import redact_secrets
 from platform_assets.resources.webhook import (
     URL_VARIABLE,
     MessageRejected,
@@ -226,6 +226,6 @@ def _link(run: dg.DagsterRun) -> str:
 def _escape(text: str) -> str:
     """Escape text so that Slack shows it verbatim, without secrets and not too long."""
     # Before cutting and escaping: a truncated or escaped secret would not be recognized.
-    text = without_secrets(text.strip(), os.environ)
+    text = redact_secrets(text.strip(), os.environ)
     text = text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"
     return escape(text)

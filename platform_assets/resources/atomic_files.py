@@ -17,7 +17,7 @@ _ABANDONED_AFTER_S: Final = 3600.0
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, prefix: str = ".", mode: int = 0o666) -> Iterator[BinaryIO]:
+def open_replacement(path: Path, *, prefix: str = ".", mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a file that atomically replaces `path` when the block ends.
 
     An exception, such as the OSError of a full disk, leaves `path` unchanged. `prefix` begins the
@@ -38,8 +38,8 @@ def replacing(path: Path, *, prefix: str = ".", mode: int = 0o666) -> Iterator[B
 
 
 def replace_file(path: Path, data: bytes, *, prefix: str = ".", mode: int = 0o666) -> None:
-    """Replace the content of `path` atomically; arguments and errors as for `replacing`."""
-    with replacing(path, prefix=prefix, mode=mode) as file:
+    """Replace the content of `path` atomically; arguments and errors as for `open_replacement`."""
+    with open_replacement(path, prefix=prefix, mode=mode) as file:
         file.write(data)
 
 
@@ -78,7 +78,7 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def lock_file(path: Path) -> Iterator[None]:
     """Wait for the lock of this file, and hold it, at most until the process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 
-class Materialized(NamedTuple):
+class MaterializationRecord(NamedTuple):
     """A materialization of an asset."""
 
     at: datetime
@@ -22,11 +22,11 @@ class Materialized(NamedTuple):
 
 def materializations(
     instance: dg.DagsterInstance, key: Sequence[str], limit: int
-) -> list[Materialized]:
+) -> list[MaterializationRecord]:
     """Return the newest materializations of an asset."""
     records = instance.fetch_materializations(dg.AssetKey(key), limit=limit).records
     return [
-        Materialized(
+        MaterializationRecord(
             datetime.fromtimestamp(record.timestamp, UTC),
             record.run_id or "",
             record.partition_key,

@@ -13,7 +13,7 @@ from platform_assets.intervals import retry_seconds
 from platform_assets.resources.feast_errors import FeatureStoreError
 from platform_assets.resources.gateway import GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
-from platform_assets.resources.redaction import without_secrets
+from platform_assets.resources.redaction import redact_secrets
 from platform_assets.resources.triton_api import TritonUnreachable
 
 STILL_TRUE: Final = (
@@ -44,7 +44,7 @@ def failure(
         dagster.RetryRequested: instead of returning, if retries are allowed and the running step
             has some left.
     """
-    what, todo = (without_secrets(text, os.environ).rstrip(". ") for text in (what, todo))
+    what, todo = (redact_secrets(text, os.environ).rstrip(". ") for text in (what, todo))
     what = what[:1].upper() + what[1:]
     error = Failure(
         description=f"{what}. {still_true} What to do: {todo}.",

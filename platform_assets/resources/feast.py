@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from platform_assets.resources.atomic_files import exclusive, replace_file
-from platform_assets.resources.feast_errors import FeatureStoreError, translated
+from platform_assets.resources.atomic_files import lock_file, replace_file
+from platform_assets.resources.feast_errors import FeatureStoreError, translate_feast_errors
 from platform_assets.resources.feast_online import OnlineView, use_write_ahead_log
 from platform_assets.resources.redis_address import connection_string, require_redis
 from serving_gateway.contract import DType, Feature, feature_contract, import_feast
@@ -118,7 +118,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         """Register these objects; others stay unchanged."""
         self.render()
         names = ", ".join(sorted({object_.name for object_ in objects}))
-        with translated(f"apply {names}"), self._registry_lock():
+        with translate_feast_errors(f"apply {names}"), self._registry_lock():
             store = self._store()
             use_write_ahead_log(store)
             store.apply([*objects])
@@ -132,7 +132,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         the model's order, and `request` are its request features.
         """
         store = self._store()
-        with translated(f"look up feature service {feature_service}"):
+        with translate_feast_errors(f"look up feature service {feature_service}"):
             service = store.get_feature_service(feature_service)
             features = [
                 (feature.name, feature.dtype.to_value_type().name)
@@ -154,7 +154,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def view(self, feature_view: str) -> Any:
         """Return a registered view, a Feast object."""
         store = self._store()
-        with translated(f"look up feature view {feature_view}"):
+        with translate_feast_errors(f"look up feature view {feature_view}"):
             return store.get_feature_view(feature_view)
 
     def online(self, feature_view: str) -> OnlineView:
@@ -178,7 +178,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
         The type is None for a column that no model can read.
         """
-        with translated(f"list what reads {feature_view}"):
+        with translate_feast_errors(f"list what reads {feature_view}"):
             return {
                 service.name: column_types(projection.features)
                 for service in self._store().list_feature_services()
@@ -189,19 +189,22 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def delete_service(self, feature_service: str) -> None:
         """Delete a service and, for a model's own table, its view, source and online rows."""
         store = self._store()
-        with translated(f"look up feature service {feature_service}"):
+        with translate_feast_errors(f"look up feature service {feature_service}"):
             service = store.get_feature_service(feature_service)
         doomed = [service]
         if _has_own_view(service):
             self.online(feature_service).mark("")
-            with translated(f"look up feature view {feature_service}"):
+            with translate_feast_errors(f"look up feature view {feature_service}"):
                 view = store.get_feature_view(feature_service)
             doomed += [view, view.batch_source]
-        with translated(f"delete feature service {feature_service}"), self._registry_lock():
+        with (
+            translate_feast_errors(f"delete feature service {feature_service}"),
+            self._registry_lock(),
+        ):
             store.apply([], objects_to_delete=doomed, partial=False)
 
     def _services(self, model_name: str) -> list[Any]:
-        with translated(f"list the feature services of {model_name}"):
+        with translate_feast_errors(f"list the feature services of {model_name}"):
             services = self._store().list_feature_services(tags={MODEL_TAG: model_name})
             return sorted(services, key=lambda service: str(service.name))
 
@@ -213,7 +216,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         without an earlier observation may be missing.
         """
         store = self._store()
-        with translated(f"join the features of {feature_view}"), _own_duckdb():
+        with translate_feast_errors(f"join the features of {feature_view}"), _own_duckdb():
             features = store.get_feature_view(feature_view).features
             table = store.get_historical_features(
                 entity_df=entities, features=[f"{feature_view}:{field.name}" for field in features]
@@ -226,7 +229,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
     def _store(self) -> Any:
         config = self.render()
-        with translated(f"open the feature store in {self.home}"):
+        with translate_feast_errors(f"open the feature store in {self.home}"):
             import_feast()
             from feast import FeatureStore
 
@@ -234,7 +237,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
     def _registry_lock(self) -> AbstractContextManager[None]:
         # Feast changes the registry in many transactions.
-        return exclusive(self.home / ".registry.lock")
+        return lock_file(self.home / ".registry.lock")
 
 
 def column_types(fields: Iterable[Any]) -> dict[str, DType | None]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from platform_assets.resources.redaction import without_secrets
+from platform_assets.resources.redaction import redact_secrets
 
 
 class FeatureStoreError(Exception):
@@ -14,7 +14,7 @@ class FeatureStoreError(Exception):
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
+def translate_feast_errors(doing: str) -> Iterator[None]:
     """Raise `FeatureStoreError` for any error in this block."""
     # Feast does not wrap the exceptions of its stores (SQLAlchemy, sqlite3, redis, pyarrow,
     # pandas); this is the only place where they are translated.
@@ -23,5 +23,5 @@ def translated(doing: str) -> Iterator[None]:
     except FeatureStoreError:
         raise
     except Exception as exc:
-        reason = without_secrets(f"{type(exc).__name__}: {exc}", os.environ)
+        reason = redact_secrets(f"{type(exc).__name__}: {exc}", os.environ)
         raise FeatureStoreError(f"Feast could not {doing}: {reason}") from exc

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.feast_errors import translate_feast_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ class OnlineView:
         self.name, self._store = name, store
         self._doing = f"{name} in the online store"
         self._online, self._config = store.provider.online_store, store.config
-        with translated(f"look up {self._doing}"):
+        with translate_feast_errors(f"look up {self._doing}"):
             self._view = store.get_feature_view(name)
             self._marker = _marker()
             self._online.update(self._config, [], [self._marker], [], [], partial=True)
@@ -53,7 +53,7 @@ class OnlineView:
     @property
     def content(self) -> str:
         """The content written last, as recorded by `mark`; empty when unknown."""
-        with translated(f"read {self._doing}"):
+        with translate_feast_errors(f"read {self._doing}"):
             [(_, values)] = self._online.online_read(
                 self._config, self._marker, self._marker_keys(), ["content"]
             )
@@ -65,13 +65,13 @@ class OnlineView:
 
         [key] = self._marker_keys()
         row = (key, {"content": Value(string_val=content)}, datetime.now(UTC), None)
-        with translated(f"mark {self._doing}"):
+        with translate_feast_errors(f"mark {self._doing}"):
             self._online.online_write_batch(self._config, self._marker, [row], None)
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> int:
         """Write rows (join key, event timestamp, features), one per entity; return their number."""
         written = 0
-        with translated(f"write {self._doing}"):
+        with translate_feast_errors(f"write {self._doing}"):
             for batch in batches:
                 rows = online_rows(batch, self._view)
                 self._online.online_write_batch(self._config, self._view, rows, None)
@@ -80,20 +80,20 @@ class OnlineView:
 
     def record_span(self, first: datetime, last: datetime) -> None:
         """Record the first and last event time (UTC) in Feast's materialization intervals."""
-        with translated(f"record what was written to {self._doing}"):
+        with translate_feast_errors(f"record what was written to {self._doing}"):
             registry = self._store.registry
             registry.apply_materialization(self._view, self._store.project, first, last)
 
     def read(self, ids: Iterable[int | str]) -> list[OnlineRow]:
         """Read rows of any age, as the gateway does; one per id, in that order."""
         keys = entity_keys(ids, self._view)
-        with translated(f"read {self._doing}"):
+        with translate_feast_errors(f"read {self._doing}"):
             stored = self._online.online_read(self._config, self._view, keys)
         return [_row(time, values or {}) for time, values in stored]
 
     def delete(self, ids: Iterable[int | str]) -> int:
         """Delete the rows of these entities; return the number of ids given."""
-        with translated(f"delete rows of {self._doing}"):
+        with translate_feast_errors(f"delete rows of {self._doing}"):
             rows = self._stored_rows()
             keys = [rows.key(key) for key in entity_keys(ids, self._view)]
             rows.delete(keys)
@@ -101,7 +101,7 @@ class OnlineView:
 
     def delete_others(self, ids: Iterable[int | str]) -> int:
         """Delete the rows of all other entities; return their number."""
-        with translated(f"delete rows of {self._doing}"):
+        with translate_feast_errors(f"delete rows of {self._doing}"):
             rows = self._stored_rows()
             others = {*rows.all()}
             for batch in _batches(ids) if others else ():

@@ -198,7 +198,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         answer = self._post(path, body, headers={PLATFORM_HEADER: "1"})
         return _decode(answer, path, PredictResponse)
 
-    def wait_until_followed(
+    def wait_until_converged(
         self, model_name: str, alias: str, switch: ReloadResponse, deadline_s: float
     ) -> Convergence:
         """Wait until every replica routes `alias` by a switch's generation.

@@ -26,6 +26,6 @@ def plain_markdown(text: str) -> str:
     return re.sub(r"([\\`\[\]<|])", r"\\\1", " ".join(text.split()))
 
 
-def listed(versions: Iterable[int]) -> str:
-    """Name versions in a sentence."""
+def join_versions(versions: Iterable[int]) -> str:
+    """Return the versions as text, separated by commas; "none" without any."""
     return ", ".join(map(str, versions)) or "none"

@@ -24,13 +24,13 @@ from platform_assets.resources.mlflow_client import (
     MlflowUnavailable,
     RegistryError,
     RegistryNotFound,
-    all_pages,
-    artifacts_at,
+    artifact_repository,
+    fetch_all_pages,
+    ignore_existing,
     open_client,
     probe,
-    translated,
-    unless_created,
-    wait_out,
+    retry_while_unavailable,
+    translate_mlflow_errors,
 )
 from platform_assets.resources.mlflow_models import add_onnx_flavor
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunEntry, RunLog, store_artifact
@@ -84,7 +84,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         probe(self.tracking_uri)
         if self._opened is None:
             self._opened = open_client(self.tracking_uri)
-        with translated(doing):
+        with translate_mlflow_errors(doing):
             yield self._opened
 
     # Runs
@@ -102,7 +102,9 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         all_tags = dict(tags or {})
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent.run_id
-        log = wait_out(lambda: self._open_run(model_name, name, all_tags), self.patience_s)
+        log = retry_while_unavailable(
+            lambda: self._open_run(model_name, name, all_tags), self.patience_s
+        )
         try:
             yield log
         except BaseException:
@@ -111,7 +113,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             with suppress(RegistryError):
                 self._close_run(log.run_id, "FAILED")
             raise
-        wait_out(lambda: self._close_run(log.run_id, "FINISHED"), self.patience_s)
+        retry_while_unavailable(lambda: self._close_run(log.run_id, "FINISHED"), self.patience_s)
 
     def _open_run(self, model_name: str, name: str, tags: Mapping[str, str]) -> RunLog:
         experiment_id = self._experiment_id(model_name)
@@ -152,7 +154,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def _experiment_id(self, model_name: str) -> str:
         with self._client_to(f"open experiment {model_name}") as client:
             if client.get_experiment_by_name(model_name) is None:
-                with unless_created():
+                with ignore_existing():
                     client.create_experiment(model_name)
             experiment = client.get_experiment_by_name(model_name)
             if experiment.lifecycle_stage == "deleted":
@@ -175,7 +177,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             if experiment is None:
                 return []
             ids = [str(experiment.experiment_id)]
-            runs = all_pages(lambda token: client.search_runs(ids, wanted, page_token=token))
+            runs = fetch_all_pages(lambda token: client.search_runs(ids, wanted, page_token=token))
         return [RunEntry.of(run) for run in runs]
 
     def delete_run(self, run: RunEntry) -> None:
@@ -183,7 +185,10 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         with self._client_to(f"delete run {run.run_id}") as client:
             # The run last: if the deletion is interrupted, it is found again.
             if run.model_id is not None:
-                with suppress(RegistryNotFound), translated(f"delete model {run.model_id}"):
+                with (
+                    suppress(RegistryNotFound),
+                    translate_mlflow_errors(f"delete model {run.model_id}"),
+                ):
                     client.delete_logged_model(run.model_id)
             client.delete_run(run.run_id)
 
@@ -240,7 +245,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         source = self._model_uri(run_id)
         with (
             self._client_to(f"create the registered model {model_name}") as client,
-            unless_created(),
+            ignore_existing(),
         ):
             client.create_registered_model(model_name, description=model_description)
         tags = training_tags(trained) | self.record_signature(run_id, trained.signature)
@@ -265,7 +270,9 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             self._client_to(f"add the graph to logged model {model_id}") as client,
             tempfile.TemporaryDirectory() as directory,
         ):
-            logged = artifacts_at(client.get_logged_model(model_id).artifact_location, client)
+            logged = artifact_repository(
+                client.get_logged_model(model_id).artifact_location, client
+            )
             added = Path(directory) / "added"
             added.mkdir()
             add_onnx_flavor(Path(logged.download_artifacts("MLmodel", directory)), graph, added)
@@ -307,7 +314,9 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         """Return all versions of a model, also third-party ones, oldest first."""
         with self._client_to(f"list the versions of {model_name}") as client:
             wanted = f"name = '{model_name}'"
-            found = all_pages(lambda token: client.search_model_versions(wanted, page_token=token))
+            found = fetch_all_pages(
+                lambda token: client.search_model_versions(wanted, page_token=token)
+            )
         entries = [VersionEntry(int(v.version), str(v.run_id or ""), dict(v.tags)) for v in found]
         return sorted(entries, key=lambda entry: entry.version)
 

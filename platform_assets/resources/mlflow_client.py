@@ -144,7 +144,7 @@ def probe(tracking_uri: str) -> None:
         raise MlflowUnavailable(f"MLflow at {tracking_uri} does not answer: {reason}") from exc
 
 
-def wait_out(call: Callable[[], T], patience_s: float) -> T:
+def retry_while_unavailable(call: Callable[[], T], patience_s: float) -> T:
     """Return the result of `call`, retried for `patience_s` seconds while MLflow is unavailable."""
     deadline, pause = time.monotonic() + patience_s, 0.5
     while True:
@@ -158,7 +158,7 @@ def wait_out(call: Callable[[], T], patience_s: float) -> T:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+def fetch_all_pages(search: Callable[[str | None], Any]) -> list[Any]:
     """Return all results of a paged search; `search` gets the token of a page."""
     results: list[Any] = []
     token = None
@@ -171,7 +171,7 @@ def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
 
 
 @contextmanager
-def unless_created() -> Iterator[None]:
+def ignore_existing() -> Iterator[None]:
     """Ignore the error in the block that an object already exists in MLflow."""
     from mlflow.exceptions import MlflowException
 
@@ -182,7 +182,7 @@ def unless_created() -> Iterator[None]:
             raise
 
 
-def artifacts_at(location: str, client: Any) -> Any:
+def artifact_repository(location: str, client: Any) -> Any:
     """Return MLflow's repository of the artifacts at an address, such as `runs:/<run_id>`."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -190,7 +190,7 @@ def artifacts_at(location: str, client: Any) -> Any:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
+def translate_mlflow_errors(doing: str) -> Iterator[None]:
     """Turn the exceptions of MLflow and its HTTP client into `RegistryError`.
 
     `doing` is the call in words, such as "register version of best_model".

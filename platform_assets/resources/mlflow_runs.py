@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.resources.mlflow_client import RegistryError, translated, wait_out
+from platform_assets.resources.mlflow_client import (
+    RegistryError,
+    retry_while_unavailable,
+    translate_mlflow_errors,
+)
 from platform_assets.resources.mlflow_models import column_schema, save_sklearn
 from serving_gateway.contract import Signature
 
@@ -111,7 +115,9 @@ class RunLog:
 
     def artifact(self, path: str, data: bytes) -> None:
         """Store `data` as the run's artifact `path` (with forward slashes)."""
-        wait_out(lambda: store_artifact(self._client, self.run_id, path, data), self.patience_s)
+        retry_while_unavailable(
+            lambda: store_artifact(self._client, self.run_id, path, data), self.patience_s
+        )
 
     def sklearn_model(
         self,
@@ -147,7 +153,7 @@ class RunLog:
                 save_sklearn(estimator, target, logged, signature, example)
                 self._call(doing, lambda: client.log_model_artifacts(model_id, str(target)))
         except BaseException:
-            with suppress(RegistryError), translated(f"{doing} run {self.run_id}"):
+            with suppress(RegistryError), translate_mlflow_errors(f"{doing} run {self.run_id}"):
                 client.finalize_logged_model(model_id, "FAILED")
             raise
         self._call(doing, lambda: client.finalize_logged_model(model_id, "READY"))
@@ -158,10 +164,10 @@ class RunLog:
 
     def _call(self, doing: str, call: Callable[[], Any]) -> Any:
         def attempt() -> Any:
-            with translated(f"{doing} run {self.run_id}"):
+            with translate_mlflow_errors(f"{doing} run {self.run_id}"):
                 return call()
 
-        return wait_out(attempt, self.patience_s)
+        return retry_while_unavailable(attempt, self.patience_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,10 @@ def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:
     if target.is_absolute() or ".." in target.parts or not target.name:
         raise RegistryError(f"artifact path {path!r} is not a relative path below the run")
     folder = None if len(target.parts) == 1 else str(target.parent)
-    with translated(f"store {path} with run {run_id}"), tempfile.TemporaryDirectory() as directory:
+    with (
+        translate_mlflow_errors(f"store {path} with run {run_id}"),
+        tempfile.TemporaryDirectory() as directory,
+    ):
         staged = Path(directory) / target.name
         staged.write_bytes(data)
         client.log_artifact(run_id, str(staged), folder)

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from platform_assets.resources.mlflow_client import RegistryError, artifacts_at, translated
+from platform_assets.resources.mlflow_client import (
+    RegistryError,
+    artifact_repository,
+    translate_mlflow_errors,
+)
 from platform_assets.resources.records import RegisteredVersion, SplitRecord, TrainedModel
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
@@ -104,9 +108,9 @@ def onnx_bytes(client: Any, model_name: str, version: int, copy: str) -> bytes:
     if model_id:
         # By its location: an address of the form models:/m-... cannot refer to a file in it.
         location = client.get_logged_model(model_id).artifact_location
-        return _only_graph(artifacts_at(location, client), f"logged model {model_id}", copy)
+        return _only_graph(artifact_repository(location, client), f"logged model {model_id}", copy)
     if entry.run_id:
-        run = artifacts_at(f"runs:/{entry.run_id}", client)
+        run = artifact_repository(f"runs:/{entry.run_id}", client)
         return _only_graph(run, f"run {entry.run_id}", copy)
     raise RegistryError(
         f"version {version} of {model_name} names neither a run nor a logged model, so its graph "
@@ -119,7 +123,7 @@ def _model_id(source: str) -> str | None:
 
 
 def _only_graph(store: Any, where: str, copy: str) -> bytes:
-    with translated(f"look for the graph of {where}"):
+    with translate_mlflow_errors(f"look for the graph of {where}"):
         paths = _graphs(store)
         graphs = [path for path in paths if path != copy] or paths
         if len(graphs) != 1:

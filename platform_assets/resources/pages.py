@@ -44,8 +44,8 @@ def paragraph(text: str, *, soft: bool = False) -> str:
     return f"<p class='soft'>{escape(text)}</p>" if soft else f"<p>{escape(text)}</p>"
 
 
-def marks(claims: Mapping[str, bool]) -> str:
-    """Return a list of sentences, each with a mark whether it holds."""
+def checklist(claims: Mapping[str, bool]) -> str:
+    """Return a list of sentences, each with a mark that shows whether it holds."""
     items = [
         f"<li class='{_class(good)}'>{_glyph(good)}<span>{escape(text)}</span></li>"
         for text, good in claims.items()
@@ -53,8 +53,8 @@ def marks(claims: Mapping[str, bool]) -> str:
     return f"<ul class='marks'>{''.join(items)}</ul>"
 
 
-def facts(values: Mapping[str, object]) -> str:
-    """Return a list of names and values."""
+def definition_list(values: Mapping[str, object]) -> str:
+    """Return a definition list of names and values."""
     pairs = [
         f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(str(value))}</dd>"
         for name, value in values.items()
@@ -87,7 +87,7 @@ def link(address: str, text: str) -> str:
     return f"<a href='{escape(address)}' rel='noreferrer'>{escape(text)}</a>"
 
 
-def folded(title: str, part: str) -> str:
+def collapsible(title: str, part: str) -> str:
     """Return a part that is collapsed under its title."""
     return f"<details><summary>{escape(title)}</summary>{part}</details>"
 

@@ -18,7 +18,7 @@ _SECRET_NAME: Final = re.compile(
 _SHORTEST_SECRET: Final = 6
 
 
-def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
     """Return `text` without credentials in addresses and without the environment's secrets.
 
     A variable counts as a secret by its name: token, password, key and the like.

@@ -35,7 +35,7 @@ class FilesMergedError(Exception):
     """A listed file is gone, and a merged one holds its rows."""
 
 
-def read_again(read: Callable[[], _T]) -> _T:
+def retry_read(read: Callable[[], _T]) -> _T:
     """Repeat `read`, at most a few times, if files were merged meanwhile."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(FilesMergedError):
@@ -97,7 +97,7 @@ class SamplesFolder(ModelFolders):
             return tables, unreadable
 
         try:
-            tables, unreadable = read_again(read)
+            tables, unreadable = retry_read(read)
             newest = _newest_rows(tables, max_rows)
         except _UNREADABLE as error:
             raise SamplesError(
@@ -119,7 +119,7 @@ class SamplesFolder(ModelFolders):
         cannot be read are added to `unreadable`, each with the reason.
 
         Raises:
-            FilesMergedError: a file was merged with others meanwhile; see `read_again`.
+            FilesMergedError: a file was merged with others meanwhile; see `retry_read`.
             OSError: the folder cannot be read.
         """
         for path in _newest_first(self.folder(model_name), since):

@@ -30,7 +30,7 @@ __all__ = [
     "TritonResource",
     "TritonUnreachable",
     "addresses",
-    "resolved",
+    "resolve_host",
 ]
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class TritonAddress(NamedTuple):
     grpc_url: str
 
 
-def resolved(host: str) -> list[str]:
+def resolve_host(host: str) -> list[str]:
     """Return the sorted IP addresses of a name; only IPv4 if it has both (the same servers)."""
     try:
         entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -157,7 +157,9 @@ def resolved(host: str) -> list[str]:
     return sorted(by_family[socket.AF_INET] or by_family[socket.AF_INET6])
 
 
-def addresses(url: str, grpc_url: str, resolve: Resolve = resolved) -> tuple[TritonAddress, ...]:
+def addresses(
+    url: str, grpc_url: str, resolve: Resolve = resolve_host
+) -> tuple[TritonAddress, ...]:
     """Resolve the addresses to the current servers, at least one.
 
     `url` is `http://HOST:PORT`, or several, separated by commas; a name with several IP addresses

@@ -22,7 +22,7 @@ from platform_assets.resources.triton_api import (
     TritonUnreachable,
     VersionMismatch,
 )
-from platform_assets.resources.triton_failures import translated
+from platform_assets.resources.triton_failures import translate_triton_errors
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -168,7 +168,7 @@ class TritonEndpoint:
             model_name: str, version: int, inputs: Tensors, outputs: Sequence[str]
         ) -> dict[str, npt.NDArray[Any]]:
             call = f"infer with {model_name} version {version}"
-            with translated(self.url, call, self.timeout_s):
+            with translate_triton_errors(self.url, call, self.timeout_s):
                 result = client.infer(
                     model_name,
                     [_infer_input(name, array) for name, array in inputs.items()],
@@ -215,7 +215,7 @@ class TritonEndpoint:
         # A proxy from the user's environment must not be used for a server on loopback.
         direct = [("grpc.enable_http_proxy", 0)]
         with (
-            translated(self.grpc_url, doing, self.load_timeout_s),
+            translate_triton_errors(self.grpc_url, doing, self.load_timeout_s),
             contextlib.closing(InferenceServerClient(self.grpc_url, channel_args=direct)) as client,
         ):
             yield client, {"headers": key, "client_timeout": self.load_timeout_s}
@@ -230,7 +230,7 @@ class TritonEndpoint:
         seconds = timeout_s or self.timeout_s
         limits = {"connection_timeout": self.timeout_s, "network_timeout": seconds}
         with (
-            translated(self.url, doing, seconds),
+            translate_triton_errors(self.url, doing, seconds),
             _event_loop_of_thread(),
             contextlib.closing(InferenceServerClient(_host(self.url), **limits)) as client,
         ):

@@ -31,7 +31,7 @@ _STRANGER: Final = "check that the address is Triton's HTTP port"
 
 
 @contextlib.contextmanager
-def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
+def translate_triton_errors(url: str, doing: str, timeout_s: float) -> Iterator[None]:
     """Translate the client libraries' exceptions in the block to `TritonError`.
 
     The message says: could not `doing`, at `url`, within `timeout_s` seconds.

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.resources.redaction import without_secrets
+from platform_assets.resources.redaction import redact_secrets
 
 URL_VARIABLE: Final = "NOTIFY_WEBHOOK_URL"
 _TIMEOUT_S: Final = 5.0
@@ -54,7 +54,7 @@ class WebhookResource(dg.ConfigurableResource[None]):
         import httpx
 
         # An exception's text may hold bytes of a file name that are no characters.
-        shown = without_secrets(text, os.environ).encode("utf-8", "replace").decode()
+        shown = redact_secrets(text, os.environ).encode("utf-8", "replace").decode()
         try:
             answer = httpx.post(self.address, json={"text": shown}, timeout=_TIMEOUT_S)
         # The library's texts may hold the address, which is a secret.

@@ -31,7 +31,7 @@ from platform_assets.resources.triton_api import (
     TritonUnreachable,
     VersionMismatch,
 )
-from platform_assets.resources.triton_failures import translated
+from platform_assets.resources.triton_failures import translate_triton_errors
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
 from tests.support.onnx_models import string_echo, telltale, write_entry, write_version
 from tests.support.servers import LOOPBACK, RunningTriton, free_port, loaded_config, run_triton
@@ -336,7 +336,7 @@ def test_every_way_to_answer_wrongly_has_its_own_kind(
 def test_every_foreign_exception_is_translated_once(
     foreign: Exception, kind: type[TritonError]
 ) -> None:
-    with pytest.raises(TritonError) as failure, translated("http://t", "ask", 1):
+    with pytest.raises(TritonError) as failure, translate_triton_errors("http://t", "ask", 1):
         raise foreign
     assert type(failure.value) is kind
     assert failure.value.__cause__ is foreign

@@ -20,7 +20,7 @@ from platform_assets.resources.mlflow_client import (
     RegistryNotFound,
     import_mlflow,
     probe,
-    translated,
+    translate_mlflow_errors,
 )
 
 
@@ -101,7 +101,7 @@ def test_importing_mlflow_leaves_the_environment_as_it_was() -> None:
 
 
 def _raise(exc: BaseException) -> None:
-    with translated("do it"):
+    with translate_mlflow_errors("do it"):
         raise exc
 
 

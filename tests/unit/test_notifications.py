@@ -16,7 +16,7 @@ import pytest
 
 from platform_assets.notifications import UI_VARIABLE, check_warnings, run_failure
 from platform_assets.resources.failures import failure
-from platform_assets.resources.redaction import without_secrets
+from platform_assets.resources.redaction import redact_secrets
 from platform_assets.resources.webhook import (
     URL_VARIABLE,
     MessageRejected,
@@ -346,8 +346,8 @@ def test_no_secret_is_sent(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) 
         "a:///?odbc_connect=UID%3Dme%3BPWD%3Dp@55%3BX%3D1",
         "Driver=x;PWD=p@55;",
     ):
-        assert "55" not in without_secrets(text, {})
-    assert without_secrets("abc in HOME", {"HOME": "abc", "MY_TOKEN": "abc"}) == "abc in HOME"
+        assert "55" not in redact_secrets(text, {})
+    assert redact_secrets("abc in HOME", {"HOME": "abc", "MY_TOKEN": "abc"}) == "abc in HOME"
 
 
 def test_neither_half_a_secret_nor_an_escaped_one_is_sent(

@@ -21,7 +21,7 @@ from platform_assets.resources.triton import (
     TritonEndpoint,
     TritonResource,
     addresses,
-    resolved,
+    resolve_host,
 )
 from platform_assets.resources.triton_api import (
     IndexEntry,
@@ -90,9 +90,9 @@ def test_addresses_that_do_not_fit_together_are_refused(
 
 
 def test_the_resolver_names_a_server_of_both_kinds_once() -> None:
-    assert resolved("localhost") in (["127.0.0.1"], ["::1"])
-    assert resolved("triton.invalid") == []
-    assert resolved("a" * 70) == []  # longer than a name may be
+    assert resolve_host("localhost") in (["127.0.0.1"], ["::1"])
+    assert resolve_host("triton.invalid") == []
+    assert resolve_host("a" * 70) == []  # longer than a name may be
 
 
 class Name:
