@@ -10,7 +10,7 @@ import dagster as dg
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.source import FINGERPRINT_METADATA
-from platform_assets.features.sources.files import remembered_digest
+from platform_assets.features.sources.files import cached_digest
 from platform_assets.model_spec import WORDS, FeatureTableSpec
 from platform_assets.model_spec.table import NEVER
 from platform_assets.resources.failures import as_failure, feast_failures
@@ -72,7 +72,7 @@ def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> F
     import duckdb
 
     # Before the rows are counted: `check_current` notices if the file is replaced meanwhile.
-    digest = remembered_digest(path)
+    digest = cached_digest(path)
     key = spec.join_key.name.replace('"', '""')
     with duckdb.connect(config={"enable_external_file_cache": False}) as database:
         database.execute("SET VARIABLE path = ?", [str(path)])

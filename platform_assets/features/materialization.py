@@ -21,7 +21,7 @@ from platform_assets.features.newest import time_span, write_newest
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import SourceSpec
-from platform_assets.resources.atomic_files import exclusive
+from platform_assets.resources.atomic_files import lock_file
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.feast_online import OnlineView
 
@@ -48,7 +48,7 @@ def update_online(
     folder.mkdir(exist_ok=True)
     view = feast.online(spec.feature_view)
     current = folder / f"{view.name}.{uuid.uuid4().hex}.parquet"
-    with exclusive(folder / ".lock"):
+    with lock_file(folder / ".lock"):
         try:
             write_newest(data, spec, current)
             changes = _apply(view, folder, current, progress)
@@ -123,7 +123,7 @@ def _with_progress(
     for batch in batches:
         yield batch
         row_count += batch.num_rows
-        progress.at("writing to the online store", row_count, total)
+        progress.report("writing to the online store", row_count, total)
 
 
 def _keep_one_record(folder: Path, view: OnlineView) -> None:

@@ -12,7 +12,7 @@ from pyarrow import compute, parquet
 
 from platform_assets.features.records import FeatureData
 from platform_assets.model_spec import SourceSpec
-from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.feast_errors import translate_feast_errors
 
 
 def write_newest(data: FeatureData, spec: SourceSpec, path: Path) -> None:
@@ -22,7 +22,7 @@ def write_newest(data: FeatureData, spec: SourceSpec, path: Path) -> None:
     newest = f"SELECT {key}, max({time}) AS {time} FROM {rows} GROUP BY {key}"  # noqa: S608
     # A single thread keeps the order and needs less memory.
     with (
-        translated("find the newest rows"),
+        translate_feast_errors("find the newest rows"),
         duckdb.connect(config={"enable_external_file_cache": False, "threads": 1}) as database,
     ):
         database.execute("SET TimeZone = 'UTC'")

@@ -17,7 +17,7 @@ import duckdb
 
 from platform_assets.features.records import FeatureData
 from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, ModelSpec
-from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.feast_errors import translate_feast_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,10 @@ def join_tables(
         f"SELECT {', '.join([*columns, *conditions])} FROM l {joins} ORDER BY l.{_ROW}"
     )
     files = [data.labels_path, *paths.values()]
-    with translated("join the feature tables to the labels"), _database(files) as database:
+    with (
+        translate_feast_errors("join the feature tables to the labels"),
+        _database(files) as database,
+    ):
         database.execute("SET TimeZone = 'UTC'")
         database.execute("SET VARIABLE labels = ?", [data.labels_path])
         if final_until:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.records import FeatureData
-from platform_assets.features.sources.files import remembered_digest
+from platform_assets.features.sources.files import cached_digest
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
 from platform_assets.model_spec import LabelTable, SourceSpec, table_job_name
-from platform_assets.resources.atomic_files import remove_abandoned, replacing
+from platform_assets.resources.atomic_files import open_replacement, remove_abandoned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,10 +72,10 @@ def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) ->
     from pyarrow import parquet
 
     marked = table.replace_schema_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
-    with replacing(path) as file, parquet.ParquetWriter(file, marked.schema) as writer:
+    with open_replacement(path) as file, parquet.ParquetWriter(file, marked.schema) as writer:
         for start in range(0, marked.num_rows, _GROUP_ROWS):
             writer.write_table(marked.slice(start, _GROUP_ROWS))
-            progress.at(f"writing {path.name}", start, marked.num_rows)
+            progress.report(f"writing {path.name}", start, marked.num_rows)
 
 
 def check_current(data: FeatureData) -> None:
@@ -101,7 +101,7 @@ def check_current(data: FeatureData) -> None:
 
 def _check_external(table: FeatureData) -> None:
     try:
-        digest = remembered_digest(Path(table.features_path))
+        digest = cached_digest(Path(table.features_path))
     except OSError as exc:
         raise StaleDataError(f"{table.features_path} cannot be read: {exc}") from exc
     if digest != table.fingerprint:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from platform_assets.features.sources.casting import cast, quoted
 from platform_assets.features.sources.clock import local_to_utc
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.losses import describe_lost_digits, merged_keys
+from platform_assets.features.sources.losses import describe_lost_digits, describe_merged_keys
 from platform_assets.features.sources.reader import (
     SHOWN_PROBLEMS,
     Progress,
@@ -79,7 +79,7 @@ class TableBuilder:
                     break
                 yield self._to_declared_types(batch)
                 row_count += batch.num_rows
-                self._progress.at(f"reading {rows.part}", row_count)
+                self._progress.report(f"reading {rows.part}", row_count)
             else:
                 return
         # Close the reader first: the database answers one query at a time.
@@ -112,7 +112,9 @@ class TableBuilder:
                 table = local_to_utc(source, column, local, self._key)
                 source = replace(source, table=table)
         warnings = list(self._lost.values())
-        if self._key is not None and (merged := merged_keys(self._key, source.table, written)):
+        if self._key is not None and (
+            merged := describe_merged_keys(self._key, source.table, written)
+        ):
             warnings.append(merged)
         return replace(
             source,

@@ -59,7 +59,7 @@ class FileReader:
 
         The digest of an unchanged file is cached.
         """
-        return self._identity(self.files(), remembered_digest)
+        return self._identity(self.files(), cached_digest)
 
     def revision(self) -> str | None:
         """SHA-256 of names, sizes and times; None while a file is too recent to trust them."""
@@ -194,14 +194,14 @@ def _digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _cached_digest(path: Path, _state: tuple[int, ...]) -> str:
+def _digest_of_state(path: Path, _state: tuple[int, ...]) -> str:
     return _digest(path)
 
 
-def remembered_digest(path: Path) -> str:
+def cached_digest(path: Path) -> str:
     """Return the SHA-256 of a file, cached while it is unchanged; OSError like `open`."""
     stat = path.stat()
-    return _cached_digest(path, _state(stat)) if _is_settled(stat) else _digest(path)
+    return _digest_of_state(path, _state(stat)) if _is_settled(stat) else _digest(path)
 
 
 def _state(stat: os.stat_result) -> tuple[int, ...]:

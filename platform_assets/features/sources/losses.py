@@ -28,7 +28,7 @@ def describe_lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str |
     )
 
 
-def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> str | None:
+def describe_merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> str | None:
     """Return a warning if integer keys written with leading zeros were merged with others.
 
     `name` is the column of the keys; `written` has those with leading zeros as in the source,

@@ -57,14 +57,14 @@ class SourceTable:
 
 
 class Progress:
-    """Logs every few seconds how far a long step has got."""
+    """Logs the progress of a long step every few seconds."""
 
     def __init__(self, log: Log | None = None, every_s: float = _EVERY_S) -> None:
         self._log, self._every_s = log, every_s
         self._logged_at = time.monotonic()
 
-    def at(self, doing: str, done: int, of: int | None = None, what: str = "rows") -> None:
-        """Report that `done` rows (or other units, `what`) are done; logged when due."""
+    def report(self, doing: str, done: int, of: int | None = None, what: str = "rows") -> None:
+        """Log that `done` rows (or other units, `what`) are done, at most every few seconds."""
         now = time.monotonic()
         if self._log is None or now - self._logged_at < self._every_s:
             return
