@@ -49,7 +49,7 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
         feast: FeastResource,
         mlflow: MlflowResource,
     ) -> dg.MaterializeResult[TrainedModel]:
-        from platform_assets.training.frame import learned_data
+        from platform_assets.training.frame import training_data
 
         started = time.monotonic()
         with mlflow_failures("trained_model"):
@@ -63,7 +63,7 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
             rows = [_rows(feast, online_features, spec)]
             joined = time.monotonic()
             context.log.info(f"{len(rows[0])} training rows joined point in time")
-            data = learned_data(online_features, spec, len(rows[0]))
+            data = training_data(online_features, spec, len(rows[0]))
             todo = (
                 "correct the model file (or add rows to the source), then run again from features"
             )

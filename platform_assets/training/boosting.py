@@ -95,7 +95,7 @@ def _regressor(model: Any) -> Any:
     )
 
 
-def without_scores(model: Any) -> Any:
+def hide_decision_function(model: Any) -> Any:
     """Return a LightGBM model that only offers probabilities; any other model unchanged.
 
     Its raw scores, which calibration would otherwise read, have no converter.
@@ -107,7 +107,7 @@ def without_scores(model: Any) -> Any:
     return VotingClassifier([(_INNER, model)], voting="soft")
 
 
-def learner(model: Any) -> Any:
+def unwrap_learner(model: Any) -> Any:
     """Return the learner inside a wrapper of this module; any other estimator unchanged."""
     match type(model).__name__:
         case "TransformedTargetRegressor":

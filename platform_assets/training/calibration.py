@@ -21,7 +21,7 @@ A steeper one would turn the rounding of single precision into differences that 
 """
 
 
-def calibrated(model: Any, spec: ModelSpec) -> Any:
+def with_calibration(model: Any, spec: ModelSpec) -> Any:
     """Return an unfitted classifier, with calibrated probabilities if the model file asks for them.
 
     One estimator learns from all rows; its calibration learns from out-of-fold scores.
@@ -33,12 +33,12 @@ def calibrated(model: Any, spec: ModelSpec) -> Any:
 
     # In a pipeline: class weights are for the estimator alone, and the calibration undoes their
     # effect on probabilities.
-    inner = Pipeline([(MODEL_STEP, without_scores(model))])
+    inner = Pipeline([(MODEL_STEP, hide_decision_function(model))])
     return CalibratedClassifierCV(inner, method=spec.calibration.value, ensemble=False)
 
 
-def estimator_in(model: Any) -> Any:
-    """Return the estimator in a model made by `calibrated`; any other one unchanged."""
+def unwrap_calibration(model: Any) -> Any:
+    """Return the estimator in a model made by `with_calibration`; any other one unchanged."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.pipeline import Pipeline
 
@@ -47,14 +47,14 @@ def estimator_in(model: Any) -> Any:
     return model
 
 
-def deal(model: Any, rows: Rows, spec: ModelSpec) -> None:
-    """Set the folds of the rows by which an unfitted model from `calibrated` is cross-fitted."""
+def set_folds(model: Any, rows: Rows, spec: ModelSpec) -> None:
+    """Set the folds of rows by which a model from `with_calibration`, unfitted, is cross-fitted."""
     if spec.calibration is not None:
         model.set_params(cv=scoring_folds(rows, spec))
 
 
-def finish(model: Any, spec: ModelSpec) -> None:
-    """Turn a fitted model from `calibrated` into one that can be served and stored."""
+def finalize(model: Any, spec: ModelSpec) -> None:
+    """Turn a fitted model from `with_calibration` into one that can be served and stored."""
     if spec.calibration is None:
         return
     model.set_params(cv=len(model.cv))  # the folds name rows, which the model must not keep
@@ -68,14 +68,14 @@ def _limit_slope(calibrator: Any) -> Any:
 
     if not isinstance(calibrator, IsotonicRegression):
         return calibrator
-    places, values = limited_slopes(
+    places, values = limit_slopes(
         np.asarray(calibrator.X_thresholds_, np.float64),
         np.asarray(calibrator.y_thresholds_, np.float64),
     )
     return IsotonicRegression(out_of_bounds="clip").fit(places, values)
 
 
-def limited_slopes(
+def limit_slopes(
     places: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the knots of a function that follows a rising one with a limited slope.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
 from platform_assets.training import boosting
-from platform_assets.training.estimators import NamedEstimator, known
+from platform_assets.training.estimators import NamedEstimator, named_estimators
 from platform_assets.training.own_code import MODELS_DIR, find_module, import_module
 from platform_assets.training.preprocessing import (
     Texts,
@@ -79,7 +79,7 @@ def check_candidates(spec: ModelSpec) -> None:
 
 
 def _check_search(candidates: Sequence[CandidateSpec]) -> None:
-    if absent := missing("optuna"):
+    if absent := missing_packages("optuna"):
         raise CandidateError(f"{SEARCH}: {absent}")
     if not any(map(space_of, candidates)):
         raise CandidateError(
@@ -115,8 +115,8 @@ def _expand_grids(spec: ModelSpec) -> Iterator[Candidate]:
 def _check(where: str, candidate: CandidateSpec, task: Task) -> None:
     if candidate.estimator is None:  # the parameters of a user's function are not known yet
         return
-    entry = known(task)[candidate.estimator]
-    if absent := missing(*entry.packages):
+    entry = named_estimators(task)[candidate.estimator]
+    if absent := missing_packages(*entry.packages):
         raise CandidateError(f"{where}: {absent}")
     allowed = entry.parameters
     for parameter in (*candidate.grid, *candidate.ranges):
@@ -147,19 +147,19 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         CandidateError: the function cannot be called, its result is not such an estimator, or
             does not know a parameter.
     """
-    from platform_assets.training.calibration import calibrated  # imports NumPy
+    from platform_assets.training.calibration import with_calibration  # imports NumPy
 
     definition = candidate.spec
     if definition.estimator is not None:
-        entry = known(spec.task)[definition.estimator]
+        entry = named_estimators(spec.task)[definition.estimator]
         model = _build_named(candidate, entry, spec)
         return pipeline(
             spec.features,
-            calibrated(model, spec),
+            with_calibration(model, spec),
             spec,
-            scaled=entry.scaled,
+            scale=entry.needs_scaling,
             texts=entry.texts,
-            fills=entry.fills,
+            impute=entry.imputes,
         )
     model = _build_from_function(candidate, spec)
     if is_weighted(spec) and not takes_weights(model):
@@ -167,10 +167,10 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
             f"{candidate.where}: {type(model).__name__} takes no weights (its `fit` has no "
             "`sample_weight`): choose another estimator, or remove `weight` and `class_weight`"
         )
-    model = calibrated(model, spec)
+    model = with_calibration(model, spec)
     if definition.pipeline is not None:
         return custom_pipeline(model)
-    return pipeline(spec.features, model, spec, scaled=False, texts=Texts.COLUMNS)
+    return pipeline(spec.features, model, spec, scale=False, texts=Texts.COLUMNS)
 
 
 def _build_named(candidate: Candidate, entry: NamedEstimator, spec: ModelSpec) -> Any:
@@ -188,7 +188,7 @@ def _build_named(candidate: Candidate, entry: NamedEstimator, spec: ModelSpec) -
 def _settings(entry: NamedEstimator, spec: ModelSpec) -> dict[str, object]:
     """Return the parameters that only the platform sets, not a grid."""
     settings: dict[str, object] = {}
-    if entry.seeded:
+    if entry.takes_seed:
         settings["random_state"] = spec.evaluation.seed
     if entry.threaded:
         settings["n_jobs"] = spec.evaluation.threads
@@ -248,10 +248,10 @@ def parameters(pipeline: Any) -> dict[str, str]:
 
     They are those of the estimator, or of all steps of a user's pipeline.
     """
-    from platform_assets.training.calibration import estimator_in  # imports NumPy
+    from platform_assets.training.calibration import unwrap_calibration  # imports NumPy
 
-    model = estimator_in(pipeline.steps[-1][1])
-    described = model if is_pipeline(model) else boosting.learner(model)
+    model = unwrap_calibration(pipeline.steps[-1][1])
+    described = model if is_pipeline(model) else boosting.unwrap_learner(model)
     return {
         name: str(value)
         for name, value in described.get_params(deep=True).items()
@@ -259,8 +259,8 @@ def parameters(pipeline: Any) -> dict[str, str]:
     }
 
 
-def missing(*packages: str) -> str | None:
-    """Say which of these packages must be installed; None if all are there. Imports none."""
+def missing_packages(*packages: str) -> str | None:
+    """Return which of these packages must be installed; None if all are. Imports none."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     if not absent:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import Label, ModelSpec
-from platform_assets.resources.redaction import without_secrets
+from platform_assets.resources.redaction import redact_secrets
 from platform_assets.training.candidates import Candidate, build, parameters
 from platform_assets.training.folds import Fold, folds
 from platform_assets.training.rows import Rows, TrainingError
@@ -26,15 +26,15 @@ Judge = Callable[[int, float], object]
 """Called after each fold with the number of finished ones and the mean metric over them."""
 
 
-class WithdrawnError(Exception):
-    """A judge has ended the cross-validation of a candidate; the message says why."""
+class PrunedError(Exception):
+    """A judge ended the cross-validation of a candidate early; the message says why."""
 
 
 class Competition:
     """Compares candidates on the same folds, one after the other.
 
-    `results` has the scores (`cv_...`, and `seconds`) of those that finished, `entered` these
-    candidates, both by name; `failed` says why others did not finish.
+    `results` has the scores (`cv_...`, and `seconds`) and `candidates` the candidates that
+    finished, both by name; `failures` says why others did not finish.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Competition:
         say: Log,
     ) -> None:
         self.results: dict[str, dict[str, float]] = {}
-        self.failed: dict[str, str] = {}
-        self.entered: dict[str, Candidate] = {}
+        self.failures: dict[str, str] = {}
+        self.candidates: dict[str, Candidate] = {}
         self._rows, self._spec, self._classes = rows, spec, classes
         self._open_run, self._say = open_run, say
         self._folds: list[Fold] = folds(rows, spec)
@@ -63,9 +63,9 @@ class Competition:
         started, metric = time.monotonic(), self._spec.evaluation.metric
         try:
             with self._open_run(candidate.name) as run:
-                result = self._compare_unless_withdrawn(candidate, place, run, judge)
+                result = self._compare_unless_pruned(candidate, place, run, judge)
         except TrainingError as error:
-            reason = self.failed[candidate.name] = _describe(error)
+            reason = self.failures[candidate.name] = _describe(error)
             self._say(f"{place}, {candidate.name}, is out: {reason}")
             return None
         if result is None:
@@ -73,9 +73,9 @@ class Competition:
         scores, notes = result
         seconds = time.monotonic() - started
         self.results[candidate.name] = {**scores, "seconds": seconds}
-        self.entered[candidate.name] = candidate
+        self.candidates[candidate.name] = candidate
         for note in notes:
-            self._say(f"{candidate.name} warned: {without_secrets(note, os.environ)}")
+            self._say(f"{candidate.name} warned: {redact_secrets(note, os.environ)}")
         value = scores[f"cv_{metric}"]
         spread = scores[f"cv_{metric}_std"]
         self._say(
@@ -83,7 +83,7 @@ class Competition:
         )
         return value
 
-    def _compare_unless_withdrawn(
+    def _compare_unless_pruned(
         self, candidate: Candidate, place: str, run: RunLog, judge: Judge | None
     ) -> tuple[dict[str, float], tuple[str, ...]] | None:
         try:
@@ -91,7 +91,7 @@ class Competition:
         except TrainingError as error:
             run.record(tags={NOTE_TAG: _describe(error)})
             raise
-        except WithdrawnError as reason:
+        except PrunedError as reason:
             # Its run is not FAILED: nothing is wrong with the candidate itself.
             run.record(tags={NOTE_TAG: _describe(reason)})
             self._say(f"{place}, {candidate.name}, ended early: {reason}")
@@ -105,7 +105,7 @@ class Competition:
         progress, of = Progress(self._say), len(self._folds)
 
         def done(finished: int, mean: float) -> None:
-            progress.at(candidate.name, finished, of=of, what="folds")
+            progress.report(candidate.name, finished, of=of, what="folds")
             if judge is not None and finished < of:
                 judge(finished, mean)
 
@@ -116,10 +116,10 @@ class Competition:
 
 def _describe(reason: Exception) -> str:
     """Return a reason for display: a user's function may raise any text of any length."""
-    return without_secrets(str(reason), os.environ)[:_NOTE_LENGTH]
+    return redact_secrets(str(reason), os.environ)[:_NOTE_LENGTH]
 
 
-def why_all_failed(failed: Mapping[str, str]) -> TrainingError:
+def all_failed_error(failures: Mapping[str, str]) -> TrainingError:
     """Return the error of a competition in which all candidates failed."""
-    reasons = "".join(f"\n{name}: {reason}" for name, reason in failed.items())
+    reasons = "".join(f"\n{name}: {reason}" for name, reason in failures.items())
     return TrainingError(f"no candidate can be used:{reasons}")

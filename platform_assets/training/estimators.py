@@ -34,14 +34,14 @@ class NamedEstimator:
     path: str
     defaults: Mapping[str, Scalar]
     parameters: frozenset[str]
-    seeded: bool = True
-    scaled: bool = False
+    takes_seed: bool = True
+    needs_scaling: bool = False
     texts: Texts = Texts.PLACES
     packages: tuple[str, ...] = ()
     """Packages of the extra `boosting` that it needs."""
     threaded: bool = False
     """Whether it takes a number of threads that does not change its answers."""
-    fills: bool = True
+    imputes: bool = True
     """Whether missing values are imputed, because the estimator cannot read them."""
     categorical: bool = False
     """Whether it takes the positions of columns with codes of texts."""
@@ -82,7 +82,7 @@ def _boosting(
 ) -> dict[str, NamedEstimator]:
     """Return the estimators of the boosting libraries for one kind of task."""
     at = f"{boosting.__name__}:{{}}_{kind}"
-    own: dict[str, Any] = {"texts": Texts.CODES, "threaded": True, "fills": False}
+    own: dict[str, Any] = {"texts": Texts.CODES, "threaded": True, "imputes": False}
     return {
         "lightgbm": NamedEstimator(
             at.format("light"), {}, light,
@@ -100,15 +100,15 @@ CLASSIFIERS: Final[dict[str, NamedEstimator]] = {
         "sklearn.linear_model:LogisticRegression",
         {"max_iter": 1000},
         _LINEAR | {"C", "class_weight", "l1_ratio"},
-        scaled=True,
+        needs_scaling=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
     "linear_discriminant": NamedEstimator(
         "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
         {},
         frozenset({"shrinkage", "solver", "tol"}),
-        seeded=False,
-        scaled=True,
+        takes_seed=False,
+        needs_scaling=True,
         texts=Texts.COLUMNS,
     ),
     **_trees("Classifier", weights={"class_weight"}, losses=set(), more=set()),
@@ -119,15 +119,15 @@ REGRESSORS: Final[dict[str, NamedEstimator]] = {
         "sklearn.linear_model:LinearRegression",
         {},
         frozenset({"fit_intercept", "positive"}),
-        seeded=False,
-        scaled=True,
+        takes_seed=False,
+        needs_scaling=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
     "ridge": NamedEstimator(
         "sklearn.linear_model:Ridge",
         {},
         _LINEAR | {"alpha", "positive"},
-        scaled=True,
+        needs_scaling=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
     **_trees("Regressor", weights=set(), losses={"alpha"}, more={"quantile"}),
@@ -137,6 +137,6 @@ REGRESSORS: Final[dict[str, NamedEstimator]] = {
 single precision may answer differently from scikit-learn."""
 
 
-def known(task: Task) -> Mapping[str, NamedEstimator]:
+def named_estimators(task: Task) -> Mapping[str, NamedEstimator]:
     """Return the named estimators for a task."""
     return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS

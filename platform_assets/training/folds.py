@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec, Split, Task
 from platform_assets.training.rows import Rows, TrainingError
-from platform_assets.training.splits import are_chosen, nanoseconds, times_of
+from platform_assets.training.splits import nanoseconds, sample_entities, times_of
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Positions of the rows to learn from, and of the rows to test on."""
@@ -141,7 +141,7 @@ def _expanding_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     for number, (_, test) in enumerate(parts, start=1):
         learned, tested = times_of(rows) < times[test[0]] - gap, np.isin(moment, test)
         if spec.evaluation.split is Split.ENTITY_AND_TIME:
-            chosen = are_chosen(
+            chosen = sample_entities(
                 rows.groups, spec.evaluation.seed + number, spec.evaluation.fraction
             )
             learned, tested = learned & ~chosen, tested & chosen

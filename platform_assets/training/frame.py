@@ -71,7 +71,7 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
     return rows
 
 
-def learned_data(data: FeatureData, spec: ModelSpec, rows: int) -> FeatureData:
+def training_data(data: FeatureData, spec: ModelSpec, rows: int) -> FeatureData:
     """Return `data` with the fingerprint of the `rows` rows that `training_rows` returned.
 
     Labels become final with time, so the same source gives more rows on a later day.

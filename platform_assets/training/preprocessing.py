@@ -49,15 +49,15 @@ def pipeline(
     model: Any,
     spec: ModelSpec,
     *,
-    scaled: bool,
+    scale: bool,
     texts: Texts,
-    fills: bool = True,
+    impute: bool = True,
 ) -> Any:
     """Return an unfitted pipeline that reads the columns `features` of a frame in tensor form.
 
     Numbers become single precision, as trees and runtimes read them, 64-bit ones after
     subtraction of their median; a missing number becomes the median of its column, a missing
-    boolean the more frequent value, or both stay missing without `fills`. `scaled` centres and
+    boolean the more frequent value, or both stay missing without `impute`. `scale` centres and
     scales all numbers in double precision, for linear models. Texts are encoded as `texts` or the
     feature says.
     """
@@ -68,9 +68,9 @@ def pipeline(
     parts = []
     for number, (reading, names) in enumerate(_groups(features)):
         if reading.dtype is not DType.BYTES:
-            steps = _numbers(reading.dtype, scaled=scaled, sparse=sparse, fills=fills)
+            steps = _numbers(reading.dtype, scale=scale, sparse=sparse, impute=impute)
         elif reading.encoding is not None:
-            steps = _target_encoder(spec, scaled=scaled, sparse=sparse)
+            steps = _target_encoder(spec, scale=scale, sparse=sparse)
         else:
             steps = _texts(texts, reading.min_frequency, reading.max_categories)
         is_plain = reading == _Reading(reading.dtype)
@@ -179,7 +179,7 @@ def _texts(how: Texts, min_frequency: float | None, max_categories: int | None) 
     return make_pipeline(encoder, *_by_column(sparse=sparse))
 
 
-def _target_encoder(spec: ModelSpec, *, scaled: bool, sparse: bool) -> Any:
+def _target_encoder(spec: ModelSpec, *, scale: bool, sparse: bool) -> Any:
     """Encode each text as the mean target; in a fit, without the row's own fold."""
     from sklearn.model_selection import KFold
     from sklearn.pipeline import make_pipeline
@@ -191,29 +191,29 @@ def _target_encoder(spec: ModelSpec, *, scaled: bool, sparse: bool) -> Any:
         cv=KFold(TARGET_PARTS, shuffle=True, random_state=spec.evaluation.seed),
     )
     steps = [encoder, _cast("float32")]
-    if scaled:
+    if scale:
         steps += [_cast("float64"), StandardScaler(copy=False), _cast("float32"), _cast("float64")]
     return make_pipeline(*steps, *_by_column(sparse=sparse))
 
 
-def _numbers(dtype: DType, *, scaled: bool, sparse: bool, fills: bool) -> Any:
+def _numbers(dtype: DType, *, scale: bool, sparse: bool, impute: bool) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import RobustScaler, StandardScaler
 
     # Clip before the conversion to single precision, or they would become infinite.
-    long = scaled or dtype in {DType.FP64, DType.INT64}
+    long = scale or dtype in {DType.FP64, DType.INT64}
     steps = [_cast("float64" if long else "float32"), _clip()]
-    if scaled:
+    if scale:
         steps += [StandardScaler(copy=False), _clip()]
     elif long:
         # Single precision cannot distinguish seconds since 1970, but does from the median.
         steps.append(RobustScaler(with_scaling=False, copy=False))
     steps.append(_cast("float32"))
-    if fills:
+    if impute:
         strategy = "most_frequent" if dtype is DType.BOOL else "median"
         steps.append(SimpleImputer(strategy=strategy, keep_empty_features=True, copy=False))
-    if scaled:
+    if scale:
         steps.append(_cast("float64"))
     return make_pipeline(*steps, *_by_column(sparse=sparse))
 

@@ -16,7 +16,7 @@ from platform_assets.export.runtime import answers_in, model_inputs, run_graph
 from platform_assets.export.step_names import require_converters
 from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.training.calibration import estimator_in
+from platform_assets.training.calibration import unwrap_calibration
 from platform_assets.training.candidates import Candidate, CandidateError, build
 from platform_assets.training.metrics import Answers
 from platform_assets.training.rows import EstimatorError, Rows
@@ -54,7 +54,7 @@ def probe(
                 warnings.simplefilter("ignore")
                 if candidate.spec.pipeline is not None:
                     # Also for one that fails to learn from so few rows.
-                    require_converters(estimator_in(pipeline.named_steps[CUSTOM_STEP]))
+                    require_converters(unwrap_calibration(pipeline.named_steps[CUSTOM_STEP]))
                 fitted = _fit(pipeline, sample, candidate, spec, say)
                 if fitted is None:
                     continue

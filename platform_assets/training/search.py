@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import ModelSpec, Range, Scalar, Search
 from platform_assets.training.candidates import Candidate
-from platform_assets.training.competition import Judge, WithdrawnError
+from platform_assets.training.competition import Judge, PrunedError
 from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.search_spaces import space_of
 
@@ -27,7 +27,7 @@ Clock = Callable[[], float]
 
 _BEFORE_PRUNING: Final = 5
 """Trials that must finish before others may be pruned."""
-_WITHDRAWN: Final = "withdrawn"
+_PRUNE_REASON: Final = "withdrawn"
 """Attribute of a trial that ended early: the reason."""
 
 
@@ -69,7 +69,7 @@ def search(
         if value is not None:
             study.tell(trial, value)
         else:
-            ended_early = _WITHDRAWN in trial.user_attrs
+            ended_early = _PRUNE_REASON in trial.user_attrs
             study.tell(trial, state=TrialState.PRUNED if ended_early else TrialState.FAIL)
     ended = Counter(candidate.state for candidate in study.trials)
     report = SearchReport(
@@ -98,8 +98,8 @@ def _judge(trial: Trial, is_late: Callable[[], bool], folds: int, mean: float) -
         why = f"worse than the median of other trials after fold {folds} ({mean:.4f})"
     else:
         return
-    trial.set_user_attr(_WITHDRAWN, why)
-    raise WithdrawnError(why)
+    trial.set_user_attr(_PRUNE_REASON, why)
+    raise PrunedError(why)
 
 
 def _study(spec: ModelSpec) -> Study:

@@ -24,7 +24,7 @@ from platform_assets.training.preprocessing import (
     target_encoders,
 )
 from platform_assets.training.rows import EstimatorError, Rows, TrainingError
-from platform_assets.training.thresholds import choose_threshold, decided
+from platform_assets.training.thresholds import apply_threshold, choose_threshold
 from platform_assets.training.weights import fit_arguments
 
 CHOSEN_THRESHOLD: Final = "cv_threshold"
@@ -61,7 +61,7 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
 
 
 def _estimator_error(pipeline: Any, what: str, exc: Exception) -> EstimatorError:
-    name = type(learner(final_estimator(estimator_in(pipeline.steps[-1][1])))).__name__
+    name = type(unwrap_learner(final_estimator(unwrap_calibration(pipeline.steps[-1][1])))).__name__
     # XGBoost says what is wrong, then adds a stack trace of its binary code.
     reason = str(exc).partition("\nStack trace:")[0]
     return EstimatorError(f"{name} {what}: {reason or type(exc).__name__}")
@@ -162,7 +162,7 @@ def cross_validate(
 
 
 def _apply_threshold(answers: Sequence[Answers], threshold: float | None) -> Sequence[Answers]:
-    return answers if threshold is None else [decided(part, threshold) for part in answers]
+    return answers if threshold is None else [apply_threshold(part, threshold) for part in answers]
 
 
 def _metric_so_far(answers: Sequence[Answers], spec: ModelSpec) -> float:
@@ -189,7 +189,7 @@ def _answers_for(
     return answers_of(fitted, rows.take(test), spec, classes), notes
 
 
-def ranked(results: Mapping[str, Mapping[str, float]], spec: ModelSpec) -> list[str]:
+def rank(results: Mapping[str, Mapping[str, float]], spec: ModelSpec) -> list[str]:
     """Return the names by mean metric, best first; the task's last metric breaks ties."""
     return sorted(results, key=lambda name: _merit(results[name], spec), reverse=True)
 

@@ -35,8 +35,8 @@ def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows, SplitReco
         TrainingError: a set would be empty, or a class has no training rows.
     """
     rule = _rule(rows, spec)
-    held_out = held_out_by(rule, rows.groups, rows.times)
-    evaluated = evaluated_by(rule, rows.groups, rows.times)
+    held_out = held_out_mask(rule, rows.groups, rows.times)
+    evaluated = evaluation_mask(rule, rows.groups, rows.times)
     if held_out.all() or not evaluated.any():
         side = "training" if held_out.all() else "evaluation"
         gap = "" if spec.evaluation.gap is None else f" and a gap of {spec.evaluation.gap}"
@@ -70,7 +70,7 @@ def _check_classes(rows: Rows, training: Rows, spec: ModelSpec) -> None:
         )
 
 
-def held_out_by(
+def held_out_mask(
     rule: SplitRecord, entities: NDArray[Any], times: NDArray[np.datetime64] | None
 ) -> NDArray[np.bool_]:
     """Return which rows a training by this rule did not learn from, shape (rows,).
@@ -81,26 +81,26 @@ def held_out_by(
     split = Split(rule.split)
     held_out = np.zeros(len(entities), dtype=np.bool_)
     if split.by_entity:
-        held_out |= are_chosen(entities, rule.seed, rule.fraction)
+        held_out |= sample_entities(entities, rule.seed, rule.fraction)
     if split.by_time and times is not None:
         held_out |= times >= np.datetime64(rule.learned_before or rule.cutoff or "NaT", "ns")
     return held_out
 
 
-def evaluated_by(
+def evaluation_mask(
     rule: SplitRecord, entities: NDArray[Any], times: NDArray[np.datetime64] | None
 ) -> NDArray[np.bool_]:
-    """Return which rows a training by this rule evaluates: as `held_out_by`, without the gap."""
+    """Return which rows a training by this rule evaluates: as `held_out_mask`, without the gap."""
     split = Split(rule.split)
     evaluated = np.ones(len(entities), dtype=np.bool_)
     if split.by_entity:
-        evaluated &= are_chosen(entities, rule.seed, rule.fraction)
+        evaluated &= sample_entities(entities, rule.seed, rule.fraction)
     if split.by_time and times is not None:
         evaluated &= times >= np.datetime64(rule.cutoff or "NaT", "ns")
     return evaluated
 
 
-def are_chosen(entities: NDArray[Any], seed: int, fraction: float) -> NDArray[np.bool_]:
+def sample_entities(entities: NDArray[Any], seed: int, fraction: float) -> NDArray[np.bool_]:
     """Return which rows belong to entities chosen by their hash, shape (rows,)."""
     import pandas as pd
 

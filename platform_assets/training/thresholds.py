@@ -64,7 +64,7 @@ def _merits(
     return np.ones(len(merit), dtype=np.bool_), [merit, precision]
 
 
-def decided(answers: Answers, threshold: float) -> Answers:
+def apply_threshold(answers: Answers, threshold: float) -> Answers:
     """Return answers with labels by a threshold on the second class's probability."""
     plain = [int(class_) if isinstance(class_, bool) else class_ for class_ in answers.classes]
     labels = np.array(plain, dtype=answers.labels.dtype)

@@ -12,7 +12,7 @@ from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.environment import source_tags
 from platform_assets.resources.records import TrainedModel
 from platform_assets.training.candidates import Candidate, build, expand, parameters
-from platform_assets.training.competition import Competition, why_all_failed
+from platform_assets.training.competition import Competition, all_failed_error
 from platform_assets.training.floor import estimate_metric
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.metrics import chosen_metric
@@ -27,7 +27,7 @@ from platform_assets.training.probe import probe
 from platform_assets.training.recording import FittedModel, record_training
 from platform_assets.training.rows import EstimatorError, Rows, unseen_texts
 from platform_assets.training.search import SearchReport, search
-from platform_assets.training.selection import CHOSEN_THRESHOLD, evaluate, fit, ranked
+from platform_assets.training.selection import CHOSEN_THRESHOLD, evaluate, fit, rank
 from platform_assets.training.slices import estimate_slices
 from platform_assets.training.splits import split_evaluation
 from platform_assets.training.thresholds import with_threshold
@@ -93,7 +93,7 @@ def train(
         competition = Competition(training, spec, classes, open_run, say)
         searched = _compete(competition, candidates, spec, say)
         fitted = fit_best(competition, training, evaluation, spec, classes, say)
-        best_first = {name: competition.results[name] for name in ranked(competition.results, spec)}
+        best_first = {name: competition.results[name] for name in rank(competition.results, spec)}
         pictures = _pictures(fitted, evaluation, best_first, spec)
         record_training(run, fitted, training, evaluation, pictures, data, spec, signature)
     answers, groups = fitted.evaluated.answers, evaluation.groups
@@ -118,7 +118,7 @@ def train(
         model=model,
         candidate=fitted.candidate,
         candidates=best_first,
-        failed=competition.failed,
+        failed=competition.failures,
         unseen_texts=unseen_texts(training, evaluation),
         training_rows=len(training),
         pictures=pictures,
@@ -152,10 +152,10 @@ def fit_best(
     Raises:
         TrainingError: all have failed, or no metric is determined on the evaluation rows.
     """
-    for name in ranked(competition.results, spec):
+    for name in rank(competition.results, spec):
         say(f"best by cross-validation: {name}")
         try:
-            unfitted = build(competition.entered[name], spec)
+            unfitted = build(competition.candidates[name], spec)
             described = parameters(unfitted)
             estimator, notes = fit(unfitted, training, spec)
             threshold = competition.results[name].get(CHOSEN_THRESHOLD)
@@ -164,14 +164,14 @@ def fit_best(
                 say(f"{name} answers {classes[1]!r} from a probability of {threshold:.4g} on")
             evaluated = evaluate(estimator, evaluation, spec, classes)
         except EstimatorError as error:
-            competition.failed[name] = f"all training rows: {error}"
+            competition.failures[name] = f"all training rows: {error}"
             say(f"{name} is out: {error}")
             continue
         for note in notes:
             say(f"{name} warned: {note}")
         scores = competition.results[name]
         return FittedModel(name, estimator, described, scores, evaluated, threshold)
-    raise why_all_failed(competition.failed)
+    raise all_failed_error(competition.failures)
 
 
 def _pictures(

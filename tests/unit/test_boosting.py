@@ -17,7 +17,7 @@ from platform_assets.export.runtime import answers_in, model_inputs, run_graph
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
 from platform_assets.resources.mlflow_models import distributions
 from platform_assets.training import boosting
-from platform_assets.training.boosting import learner
+from platform_assets.training.boosting import unwrap_learner
 from platform_assets.training.candidates import CandidateError, build, check_candidates, expand
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of, fit
@@ -109,7 +109,7 @@ def test_regressions_of_other_objectives_are_answered_alike(
     assert _parity(estimator, spec, mixed_frame(1000, 9, wild=True)).holds
     model = estimator.named_steps["model"]
     moved = parameters.get("objective") not in {"mape", "poisson", "count:poisson"}
-    assert (learner(model) is not model) is moved, "these depend on how far zero is"
+    assert (unwrap_learner(model) is not model) is moved, "these depend on how far zero is"
     if parameters.get("alpha") or parameters.get("quantile_alpha"):
         below = (rows.labels < estimator.predict(rows.features)).mean()
         assert below < 0.2, "the tenth part, about"
@@ -122,7 +122,7 @@ def test_any_number_of_threads_grows_the_same_trees(name: str) -> None:
     rows = mixed_rows(spec)
     one, two = (_fitted(each, rows) for each in (spec, more))
     assert np.array_equal(one.predict(rows.features), two.predict(rows.features))
-    chosen = learner(two.named_steps["model"]).get_params()
+    chosen = unwrap_learner(two.named_steps["model"]).get_params()
     assert chosen["n_jobs"] == 2
     assert name == "xgboost" or (chosen["deterministic"] and chosen["force_row_wise"])
 

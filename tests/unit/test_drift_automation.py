@@ -35,7 +35,7 @@ from platform_assets.resources.mlflow import (
 )
 from platform_assets.resources.source import SourceResource
 from platform_assets.training.assets import training_assets
-from platform_assets.training.frame import learned_data, training_rows
+from platform_assets.training.frame import training_data, training_rows
 from platform_assets.training.rows import Rows, TrainingError
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 from tests.support.drifting import PRODUCTION, VISITORS, put_in_production, without_automation
@@ -205,7 +205,7 @@ def test_labels_that_became_final_are_something_new(
     spec, data = _delayed_loans(tmp_path)
     rows = training_rows(FeastResource(state_dir=str(tmp_path)), data, spec)
     assert 0 < len(rows) < data.rows
-    learned = learned_data(data, spec, len(rows)).data_fingerprint
+    learned = training_data(data, spec, len(rows)).data_fingerprint
     tags = {DATA_FINGERPRINT_TAG: learned, CODE_VERSION_TAG: spec.code_version}
     for table in spec.tables:
         key, metadata = dg.AssetKey(table.key("online_features")), {FINGERPRINT_METADATA: "f"}
@@ -229,7 +229,7 @@ def test_training_records_which_labels_were_final(
     recorded = []
 
     def train(rows: Rows, learned: FeatureData, *_: object, **__: object) -> None:
-        recorded.append((learned, learned_data(data, spec, len(rows))))
+        recorded.append((learned, training_data(data, spec, len(rows))))
         raise TrainingError("enough")
 
     @dg.asset(key=spec.key("online_features"))

@@ -27,7 +27,7 @@ from platform_assets.model_spec import (
     Task,
 )
 from platform_assets.model_spec.training import estimators, metrics
-from platform_assets.training.estimators import known
+from platform_assets.training.estimators import named_estimators
 from platform_assets.training.metrics import metrics_of
 from serving_gateway.contract import DType
 from tests.support.model_files import FULL, MINIMAL, write
@@ -151,7 +151,7 @@ def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
 
 @pytest.mark.parametrize("task", Task)
 def test_a_model_file_names_the_estimators_and_metrics_of_the_training(task: Task) -> None:
-    assert set(estimators(task)) == set(known(task))
+    assert set(estimators(task)) == set(named_estimators(task))
     assert set(metrics(task)) == {one.name for one in metrics_of(task)}
 
 

@@ -18,7 +18,7 @@ from platform_assets.model_spec import (
     Split,
     Task,
 )
-from platform_assets.training.calibration import deal, limited_slopes
+from platform_assets.training.calibration import limit_slopes, set_folds
 from platform_assets.training.candidates import build, expand, parameters
 from platform_assets.training.probe import probe
 from platform_assets.training.selection import evaluate
@@ -109,7 +109,7 @@ def test_every_row_is_scored_by_what_did_not_learn_from_its_part(split: Split) -
     rows = mixed_rows(spec, 200)
     rows = dataclasses.replace(rows, groups=rows.groups // 2)
     model = build(expand(spec)[0], spec).named_steps["model"]
-    deal(model, rows, spec)
+    set_folds(model, rows, spec)
     assert len(model.cv) == 4
     assert sorted(np.concatenate([test for _, test in model.cv]).tolist()) == list(range(200))
     for learn, test in model.cv:
@@ -135,7 +135,7 @@ def test_an_isotonic_function_rises_no_faster_than_single_precision_follows() ->
     random = np.random.default_rng(0)
     scores = np.round(random.random(500), 3)
     fitted = IsotonicRegression(out_of_bounds="clip").fit(scores, random.random(500) < scores)
-    places, values = limited_slopes(fitted.X_thresholds_, fitted.y_thresholds_)
+    places, values = limit_slopes(fitted.X_thresholds_, fitted.y_thresholds_)
     assert (np.diff(values) / np.diff(places)).max() <= 100 * (1 + 1e-9)
     assert (np.diff(fitted.y_thresholds_) / np.diff(fitted.X_thresholds_)).max() > 200
     asked = np.linspace(0, 1, 5_000)
@@ -143,7 +143,7 @@ def test_an_isotonic_function_rises_no_faster_than_single_precision_follows() ->
     before = fitted.predict(asked)
     assert (limited <= before + 1e-12).all()
     assert np.abs(limited - before).mean() < 0.005
-    flat = limited_slopes(np.array([0.0, 1.0]), np.array([0.2, 0.9]))
+    flat = limit_slopes(np.array([0.0, 1.0]), np.array([0.2, 0.9]))
     assert [one.tolist() for one in flat] == [[0.0, 1.0], [0.2, 0.9]]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
-from platform_assets.training.boosting import learner
+from platform_assets.training.boosting import unwrap_learner
 from platform_assets.training.candidates import (
     CandidateError,
     build,
@@ -114,7 +114,7 @@ def test_a_definition_is_checked_without_the_libraries_of_training() -> None:
 def test_every_parameter_that_a_grid_may_set_exists(task: Task, table: Any) -> None:
     for name, entry in table.items():
         spec = _spec(CandidateSpec(name), task=task)
-        model = learner(build(expand(spec)[0], spec).named_steps["model"])
+        model = unwrap_learner(build(expand(spec)[0], spec).named_steps["model"])
         # Both libraries take the names of their own documentation besides.
         assert entry.parameters <= {*model.get_params(), "alpha", "quantile_alpha"}, name
         assert not entry.parameters & {"random_state", "n_jobs", "verbose", "warm_start"}

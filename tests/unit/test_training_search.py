@@ -20,7 +20,7 @@ from platform_assets.training.candidates import (
     check_candidates,
     expand,
 )
-from platform_assets.training.competition import Competition, Judge, WithdrawnError
+from platform_assets.training.competition import Competition, Judge, PrunedError
 from platform_assets.training.estimators import CLASSIFIERS, REGRESSORS
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.search import search
@@ -83,7 +83,7 @@ def test_a_candidate_that_fails_on_one_fold_fails_alone_and_says_on_which() -> N
 
     _enter_all(competition, spec)
 
-    ((name, reason),) = competition.failed.items()
+    ((name, reason),) = competition.failures.items()
     assert name == known.name
     assert reason.startswith("fold ")
     assert "LogisticRegression was fitted, but cannot answer: Found unknown categories" in reason
@@ -102,7 +102,7 @@ def test_a_candidate_s_error_is_told_at_no_length_and_without_secrets(
 
     _enter_all(competition, spec)
 
-    ((name, reason),) = competition.failed.items()
+    ((name, reason),) = competition.failures.items()
     told = [reason, runs.recorded[name]["tags"]["mlflow.note.content"], *said]
     assert "no answer of https://***@store xxx" in reason
     assert not any("hush" in one or len(one) > 4100 for one in told)
@@ -123,7 +123,7 @@ def test_a_candidate_without_usable_probabilities_fails_alone(how: str, said: st
 
     _enter_all(competition, spec)
 
-    ((_, reason),) = competition.failed.items()
+    ((_, reason),) = competition.failures.items()
     assert re.search(rf"Undecided was fitted, but cannot answer: its .*{said}", reason)
     assert list(competition.results) == ["decision_tree"]
 
@@ -136,13 +136,13 @@ def test_the_next_best_takes_the_place_of_one_that_fails_on_all_rows() -> None:
     learned, held_out = rows.take(np.arange(210)), rows.take(np.arange(210, 290))
     competition, _, said = _competition(spec, learned)
     _enter_all(competition, spec)
-    assert not competition.failed, "140 rows of a fold are not too many"
+    assert not competition.failures, "140 rows of a fold are not too many"
     competition.results[fussy.name]["cv_accuracy"] = 1.0
 
     fitted = fit_best(competition, learned, held_out, spec, spec.target.classes, said.append)
 
     assert fitted.candidate == "decision_tree max_depth=1"
-    assert competition.failed[fussy.name].startswith("all training rows: Fussy cannot")
+    assert competition.failures[fussy.name].startswith("all training rows: Fussy cannot")
     del competition.results[fitted.candidate]
     with pytest.raises(TrainingError, match=r"no candidate can be used:\n.*too many"):
         fit_best(competition, learned, held_out, spec, spec.target.classes, said.append)
@@ -162,7 +162,7 @@ def test_the_search_finds_better_parameters_and_the_same_ones_again() -> None:
         found.append({name: one["cv_accuracy"] for name, one in competition.results.items()})
     assert found[0] == found[1]
     assert max(found[0], key=found[0].__getitem__).startswith("decision_tree trial ")
-    for name, one in competition.entered.items():
+    for name, one in competition.candidates.items():
         if " trial " in name:
             depth, decrease = (one.parameters[key] for key in RANGES)
             assert isinstance(depth, int)
@@ -186,7 +186,7 @@ def _simulated(
                 clock[0] += 60
             try:
                 judge(fold, value - number)
-            except WithdrawnError as reason:
+            except PrunedError as reason:
                 if judged is not None:
                     judged.append(f"{place}: {reason}")
                 return None
@@ -223,11 +223,11 @@ def test_a_trial_that_ends_early_is_no_failure() -> None:
 
     def judge(folds: int, mean: float) -> None:
         assert 0 < mean < 1
-        raise WithdrawnError(f"no hope after {folds}")
+        raise PrunedError(f"no hope after {folds}")
 
     assert competition.enter(expand(spec)[0], "trial 1", judge) is None
     assert not competition.results
-    assert not competition.failed
+    assert not competition.failures
     assert runs.status == {"decision_tree": "FINISHED"}
     assert runs.recorded["decision_tree"]["tags"]["mlflow.note.content"] == "no hope after 1"
     assert said == ["trial 1, decision_tree, ended early: no hope after 1"]

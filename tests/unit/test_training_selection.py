@@ -22,7 +22,7 @@ from platform_assets.training.folds import folds
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.preprocessing import target_encoders
 from platform_assets.training.rows import Rows, TrainingError, unseen_texts
-from platform_assets.training.selection import cross_validate, evaluate, fit, ranked
+from platform_assets.training.selection import cross_validate, evaluate, fit, rank
 from platform_assets.training.splits import split_evaluation
 from serving_gateway.contract import DType
 from tests.support.models import IRIS
@@ -103,9 +103,9 @@ def test_a_tie_goes_to_the_better_log_loss() -> None:
         return {"cv_accuracy": accuracy, "cv_log_loss": loss}
 
     results = {"a": result(0.9, 0.1), "b": result(0.95 + 1e-12, 0.4), "c": result(0.95, 0.2)}
-    assert ranked(results, IRIS)[0] == "c"
+    assert rank(results, IRIS)[0] == "c"
     results["b"] = result(0.96, 0.4)
-    assert ranked(results, IRIS)[0] == "b"
+    assert rank(results, IRIS)[0] == "b"
 
 
 def test_the_smaller_error_wins() -> None:
@@ -120,7 +120,7 @@ def test_the_smaller_error_wins() -> None:
         name: {"cv_mean_absolute_error": value, "cv_root_mean_squared_error": 1.0}
         for name, value in names.items()
     }
-    assert ranked(results, spec)[0] == "b"
+    assert rank(results, spec)[0] == "b"
 
 
 @pytest.mark.parametrize("factor", ["nan", "0"])

@@ -17,7 +17,7 @@ from platform_assets.resources.records import SplitRecord
 from platform_assets.training.folds import folds, time_folds
 from platform_assets.training.frame import source_rows
 from platform_assets.training.rows import Rows, TrainingError
-from platform_assets.training.splits import evaluated_by, held_out_by, split_evaluation
+from platform_assets.training.splits import evaluation_mask, held_out_mask, split_evaluation
 from tests.support.models import IRIS
 from tests.support.tabular import mixed_frame, mixed_spec
 
@@ -257,11 +257,11 @@ def test_a_successor_is_evaluated_on_rows_that_production_did_not_learn_from() -
     learned, _, rule = split_evaluation(before, BY_BOTH)
     known = set(zip(learned.groups.tolist(), _times_of(learned).tolist(), strict=True))
     _, evaluation, _ = split_evaluation(_visits(200, seed=3), BY_BOTH)
-    unseen = held_out_by(rule, evaluation.groups, evaluation.times)
+    unseen = held_out_mask(rule, evaluation.groups, evaluation.times)
     assert unseen.all(), "the same entities are held out by every training"
     other_seed = _with(BY_BOTH, seed=1)
     _, evaluation, _ = split_evaluation(_visits(200, seed=3), other_seed)
-    unseen = held_out_by(rule, evaluation.groups, evaluation.times)
+    unseen = held_out_mask(rule, evaluation.groups, evaluation.times)
     assert unseen.sum() > 0
     rows = zip(evaluation.groups.tolist(), _times_of(evaluation).tolist(), strict=True)
     for one, is_unseen in zip(rows, unseen.tolist(), strict=True):
@@ -284,8 +284,8 @@ def test_rows_in_the_gap_are_new_to_the_model_that_left_them_out() -> None:
     rows = _hours(100)
     training, evaluation, rule = split_evaluation(rows, spec)
     assert (len(training), len(evaluation)) == (70, 20)
-    assert held_out_by(rule, rows.groups, rows.times).sum() == 30
-    assert evaluated_by(rule, rows.groups, rows.times).sum() == 20
+    assert held_out_mask(rule, rows.groups, rows.times).sum() == 30
+    assert evaluation_mask(rule, rows.groups, rows.times).sum() == 20
 
 
 def test_folds_of_both_test_other_entities_after_the_gap() -> None:

@@ -26,7 +26,7 @@ from platform_assets.training.selection import (
     cross_validate,
     evaluate,
 )
-from platform_assets.training.thresholds import choose_threshold, decided, with_threshold
+from platform_assets.training.thresholds import apply_threshold, choose_threshold, with_threshold
 from tests.support.parity import fitted_candidate, graph_parity
 from tests.support.skops_files import restored, stored
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
@@ -152,7 +152,7 @@ def test_answers_by_a_threshold_are_those_of_the_model_that_is_kept() -> None:
     plain = fitted_candidate(spec, rows)
     model = with_threshold(plain, 0.3, spec.target.classes)
     kept = restored(stored(model))
-    expected = decided(answers_of(plain, rows, spec, spec.target.classes), 0.3)
+    expected = apply_threshold(answers_of(plain, rows, spec, spec.target.classes), 0.3)
     for one in (model, kept):
         found = evaluate(one, rows, spec, spec.target.classes).answers
         assert np.array_equal(found.labels, expected.labels)
@@ -188,7 +188,7 @@ def test_the_threshold_is_kept_with_the_evaluation_and_the_version() -> None:
 
 
 def test_pictures_state_the_threshold() -> None:
-    answers = decided(_answers(), 0.2)
+    answers = apply_threshold(_answers(), 0.2)
     for draw in (confusion_picture, curves_picture):
         marked, plain = draw(answers, NAMES, 0.2), draw(answers, NAMES)
         assert marked.startswith(b"\x89PNG")
