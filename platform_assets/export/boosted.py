@@ -12,7 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.export.convertible import Convertible, as_known, convertible, rounded_down
+from platform_assets.export.convertible import (
+    Convertible,
+    convertible_substitute,
+    round_down,
+    to_known_class,
+)
 from platform_assets.export.inspection import ExportError
 
 _CLASSES: Final = frozenset({"binary", "multiclass"})
@@ -26,7 +31,7 @@ _ZERO_IS_MISSING: Final = 4
 Change = Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]]
 
 
-def boosted(estimator: Any) -> Convertible | None:
+def boosted_substitute(estimator: Any) -> Convertible | None:
     """Return the exactly convertible substitute of a fitted estimator; None for other kinds.
 
     - LightGBM: onnxmltools rounds thresholds to the nearest single-precision number, which may
@@ -41,7 +46,7 @@ def boosted(estimator: Any) -> Convertible | None:
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.ensemble import VotingClassifier
 
-    match estimator := as_known(estimator):
+    match estimator := to_known_class(estimator):
         case _ if _is_of("lightgbm", "LGBMModel", estimator):
             return _convert_lightgbm(estimator)
         case _ if _is_of("xgboost", "XGBModel", estimator):
@@ -51,7 +56,9 @@ def boosted(estimator: Any) -> Convertible | None:
             return Convertible(estimator)
         case TransformedTargetRegressor():
             return _convert_centred_target(estimator)
-        case VotingClassifier(estimators_=[only], voting="soft") if model := boosted(only):
+        case VotingClassifier(estimators_=[only], voting="soft") if model := boosted_substitute(
+            only
+        ):
             return replace(model, classes=estimator.classes_)
         case _:
             return None
@@ -73,7 +80,9 @@ def _convert_centred_target(estimator: Any) -> Convertible:
                 (_, FunctionTransformer(func=None, inverse_func=np.asarray)),
             ]
         ):
-            inner = boosted(estimator.regressor_) or convertible(estimator.regressor_)
+            inner = boosted_substitute(estimator.regressor_) or convertible_substitute(
+                estimator.regressor_
+            )
         case _:
             raise ExportError("TransformedTargetRegressor has no ONNX converter")
     if inner.exponential:
@@ -128,7 +137,7 @@ def _require_plain_trees(header: str, trees: str) -> None:
 
 def _rewrite_model_text(text: str, leaves: Change) -> str:
     """Return a model's text with thresholds in single precision and changed leaves."""
-    changes: dict[str, Change] = {"threshold": rounded_down, "leaf_value": leaves}
+    changes: dict[str, Change] = {"threshold": round_down, "leaf_value": leaves}
 
     def rewrite_line(match: re.Match[str]) -> str:
         values = changes[match[1]](np.array(match[2].split(), dtype=np.float64))

@@ -8,16 +8,16 @@ from typing import Any, Final
 
 import msgspec
 
-from platform_assets.export.boosted import boosted
+from platform_assets.export.boosted import boosted_substitute
 from platform_assets.export.boosting_converters import register
-from platform_assets.export.convertible import convertible
+from platform_assets.export.convertible import convertible_substitute
 from platform_assets.export.custom_step import CUSTOM_STEP, is_custom
-from platform_assets.export.decision import separated
+from platform_assets.export.decision import split_decision
 from platform_assets.export.inspection import CONTRACT_KEY, FEATURES_KEY, ML, ML_OPSET, ExportError
-from platform_assets.export.raw_columns import fed_by, over_columns
-from platform_assets.export.step_names import blamed, flat, require_converters
+from platform_assets.export.raw_columns import connect_inputs, select_raw_columns
+from platform_assets.export.step_names import flatten_steps, locate_failure, require_converters
 from platform_assets.export.steps import converter_options
-from platform_assets.export.wiring import wired
+from platform_assets.export.wiring import with_signature
 from serving_gateway.contract import DType, Signature, feature_contract
 
 _Options = dict[int, dict[str, bool]]
@@ -46,9 +46,9 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
 
     _check_names(signature)
     register()
-    scoring, decision = separated(estimator)
+    scoring, decision = split_decision(estimator)
     steps = _steps(scoring, signature)
-    model = boosted(steps[-1]) or convertible(steps[-1])
+    model = boosted_substitute(steps[-1]) or convertible_substitute(steps[-1])
     steps = [*steps[:-1], model.estimator]
     options: _Options = {}
     if signature.probabilities_output is not None:  # as a matrix, or a matrix of scores
@@ -59,7 +59,7 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     else:
         graph = _convert(steps, _inputs(signature), graph_name, options)
     onnx_model = helper.make_model(
-        wired(graph, model, signature, decision),
+        with_signature(graph, model, signature, decision),
         producer_name="readygate",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
     )
@@ -92,7 +92,7 @@ def _steps(estimator: Any, signature: Signature) -> list[Any]:
 def _flatten(step: Any) -> list[Any]:
     from sklearn.pipeline import Pipeline
 
-    return [inner for _, inner in flat(step)] if isinstance(step, Pipeline) else [step]
+    return [inner for _, inner in flatten_steps(step)] if isinstance(step, Pipeline) else [step]
 
 
 def _convert_custom(
@@ -101,8 +101,8 @@ def _convert_custom(
     """Convert a user's pipeline; ExportError names the step that cannot be converted."""
     own = estimator.named_steps[CUSTOM_STEP]
     require_converters(own)
-    paths = [path for path, _ in flat(own)]
-    named, columns = over_columns(list(zip(paths, steps, strict=True)), signature)
+    paths = [path for path, _ in flatten_steps(own)]
+    named, columns = select_raw_columns(list(zip(paths, steps, strict=True)), signature)
     inputs = [(column.name, _tensor_type(column.dtype)([None, 1])) for column in columns]
 
     def converts(first: Sequence[Any]) -> bool:
@@ -115,8 +115,8 @@ def _convert_custom(
     try:
         graph = _convert([step for _, step in named], inputs, name, options)
     except ExportError as error:
-        raise blamed(named, converts, error) from error
-    return fed_by(graph, columns, signature)
+        raise locate_failure(named, converts, error) from error
+    return connect_inputs(graph, columns, signature)
 
 
 def _convert(steps: list[Any], inputs: list[Any], name: str, options: _Options) -> Any:

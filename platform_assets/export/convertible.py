@@ -26,7 +26,7 @@ class Convertible:
     classes: NDArray[Any] | None = None
 
 
-def convertible(estimator: Any) -> Convertible:
+def convertible_substitute(estimator: Any) -> Convertible:
     """Return the exactly convertible substitute of a fitted estimator, which is not modified.
 
     skl2onnx fails on the plain 0.0 of a linear model without an intercept. It doubles the score
@@ -49,7 +49,7 @@ def convertible(estimator: Any) -> Convertible:
     )
     from sklearn.tree import DecisionTreeRegressor
 
-    match estimator := as_known(estimator):
+    match estimator := to_known_class(estimator):
         case LinearDiscriminantAnalysis():
             return Convertible(_as_logistic_regression(estimator))
         case HistGradientBoostingClassifier() | HistGradientBoostingRegressor():
@@ -69,7 +69,7 @@ def convertible(estimator: Any) -> Convertible:
             return Convertible(estimator)
 
 
-def as_known(estimator: Any) -> Any:
+def to_known_class(estimator: Any) -> Any:
     """Return an estimator of an unknown class as the nearest base class that skl2onnx knows."""
     from skl2onnx._supported_operators import sklearn_operator_name_map
 
@@ -98,7 +98,7 @@ def _histogram(estimator: Any) -> Convertible:
         raise ExportError("histogram boosting over categorical features has no ONNX converter")
     for stage in estimator._predictors:
         for predictor in stage:
-            predictor.nodes["num_threshold"] = rounded_down(predictor.nodes["num_threshold"])
+            predictor.nodes["num_threshold"] = round_down(predictor.nodes["num_threshold"])
     if hasattr(estimator, "classes_"):
         return Convertible(estimator)
     offset = float(estimator._baseline_prediction.item())
@@ -106,7 +106,7 @@ def _histogram(estimator: Any) -> Convertible:
     return Convertible(estimator, offset, isinstance(estimator._loss.link, LogLink))
 
 
-def rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+def round_down(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the largest single-precision numbers that are not above the thresholds."""
     with np.errstate(over="ignore"):
         near = thresholds.astype(np.float32)

@@ -32,7 +32,7 @@ class Decision:
         return not self.calibrators and self.threshold is None
 
 
-def separated(estimator: Any) -> tuple[Any, Decision]:
+def split_decision(estimator: Any) -> tuple[Any, Decision]:
     """Split an estimator from what only decides on its scores; return both.
 
     Handles scikit-learn's `FixedThresholdClassifier` over probabilities, and

@@ -16,10 +16,10 @@ from platform_assets.export.inspection import (
     ML,
     ExportError,
     GraphSummary,
+    find_messages,
     graph_contract,
     inspect_graph,
     parse_graph,
-    parts,
 )
 from platform_assets.export.runtime import answers_in, output_names, run_graph
 from platform_assets.export.triton_config import TensorSpec
@@ -80,7 +80,7 @@ def _require_operators(graph: bytes) -> None:
 
     model = parse_graph(graph)
     wrong = [f"the function {function.name}" for function in model.functions]
-    for node in parts(model, onnx.NodeProto):
+    for node in find_messages(model, onnx.NodeProto):
         if node.domain not in _DOMAINS:
             wrong.append(f"the operator {node.domain}.{node.op_type}")
         elif node.domain == ML and node.op_type in _UNSERVED:

@@ -122,7 +122,9 @@ def parse_graph(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
         raise ExportError(f"not a valid ONNX model: {error}") from error
 
 
-def parts(message: Message, kind: Any) -> Iterator[Any]:  # so are the other messages of onnx
+def find_messages(
+    message: Message, kind: Any
+) -> Iterator[Any]:  # so are the other messages of onnx
     """Yield the messages of one kind in a graph, at any depth."""
     from google.protobuf.message import Message
 
@@ -132,14 +134,14 @@ def parts(message: Message, kind: Any) -> Iterator[Any]:  # so are the other mes
         for part in [value] if isinstance(value, Message) else value:
             if isinstance(part, kind):
                 yield part
-            yield from parts(part, kind)
+            yield from find_messages(part, kind)
 
 
 def _parse_checked(onnx_bytes: bytes) -> Any:
     import onnx
 
     model = parse_graph(onnx_bytes)
-    tensors = parts(model, onnx.TensorProto)
+    tensors = find_messages(model, onnx.TensorProto)
     if any(map(onnx.external_data_helper.uses_external_data, tensors)):
         # A version is one file with one digest; no path in it may refer to a server's file.
         raise ExportError(

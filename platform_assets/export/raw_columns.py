@@ -33,7 +33,7 @@ class RawColumn:
     dtype: DType
 
 
-def over_columns(
+def select_raw_columns(
     named: Sequence[NamedStep], signature: Signature
 ) -> tuple[list[NamedStep], tuple[RawColumn, ...]]:
     """Return convertible steps of a fitted pipeline over a frame of the signature's features.
@@ -119,7 +119,7 @@ def _cast(dtype: str) -> Any:
     return FunctionTransformer(np.asarray, kw_args={"dtype": dtype})
 
 
-def fed_by(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> Any:
+def connect_inputs(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> Any:
     """Connect a graph whose inputs are `columns`, in this order, to the signature's inputs."""
     from onnx import helper, numpy_helper
 

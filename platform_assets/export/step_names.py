@@ -23,14 +23,14 @@ def require_converters(pipeline: Any) -> None:
         ExportError: the message names the step.
     """
     register()
-    final = list(flat(pipeline))[-1][1]
+    final = list(flatten_steps(pipeline))[-1][1]
     for path, step in _leaves(pipeline, ""):
         # The last one is converted as a base class of its own.
         if not has_converter(step, inherited=step is final):
             raise ExportError(f"step {path} ({_kind(step)}) has no ONNX converter")
 
 
-def blamed(
+def locate_failure(
     named: Sequence[NamedStep], converts: Callable[[Sequence[Any]], bool], error: ExportError
 ) -> ExportError:
     """Return an error that names the first step that does not convert.
@@ -61,14 +61,14 @@ def _branch(path: str, step: Any, converts: Callable[[Sequence[Any]], bool]) -> 
     return path, step
 
 
-def flat(pipeline: Any, above: str = "") -> Iterator[NamedStep]:
+def flatten_steps(pipeline: Any, above: str = "") -> Iterator[NamedStep]:
     """Yield the steps of a pipeline and of nested pipelines, in order."""
     from sklearn.pipeline import Pipeline
 
     for name, step in pipeline.steps:
         path = f"{above}{name}"
         if isinstance(step, Pipeline):
-            yield from flat(step, f"{path} > ")
+            yield from flatten_steps(step, f"{path} > ")
         else:
             yield path, step
 

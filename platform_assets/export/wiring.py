@@ -16,7 +16,9 @@ _PREFIX: Final = "converted."
 """Prefix of names inside the graph, which no feature and no output has."""
 
 
-def wired(converted: Any, model: Convertible, signature: Signature, decision: Decision) -> Any:
+def with_signature(
+    converted: Any, model: Convertible, signature: Signature, decision: Decision
+) -> Any:
     """Give the graph that skl2onnx made of `model.estimator` the signature's inputs and outputs.
 
     Its classes and probabilities are those of `decision`.
@@ -40,13 +42,13 @@ def wired(converted: Any, model: Convertible, signature: Signature, decision: De
     else:
         learned = model.estimator.classes_ if model.classes is None else model.classes
         order = _order(learned, signature)
-        decided = DecisionNodes()
+        decision_nodes = DecisionNodes()
         if not decision.is_plain:
             known = _python_labels(learned)
-            stated = decided.probabilities(answers[1], decision, len(known))
-            answers = [decided.label(stated, decision, known), stated]
+            stated = decision_nodes.probabilities(answers[1], decision, len(known))
+            answers = [decision_nodes.label(stated, decision, known), stated]
         back, constants, outputs = _classes(answers, order, signature, probabilities)
-        back, constants = [*decided.nodes, *back], [*decided.constants, *constants]
+        back, constants = [*decision_nodes.nodes, *back], [*decision_nodes.constants, *constants]
         if model.classes is not None and decision.is_plain:
             back[0:1], more = _label(answers[0], model.classes, signature)
             constants += more
