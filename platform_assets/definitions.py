@@ -9,7 +9,7 @@ import dagster as dg
 from platform_assets import model_definitions
 from platform_assets.components.defining import define_models
 from platform_assets.components.loading import Models, read_models
-from platform_assets.shared_definitions import resources, watching
+from platform_assets.shared_definitions import monitoring_definitions, resources
 
 
 @cache
@@ -23,7 +23,7 @@ def model_parts() -> dg.Definitions:
     """All models and what watches them; what runs the steps is not said here."""
     read = models()
     built = define_models(read, model_definitions.build)
-    shared = watching([*read.specs.values()], [*read.tables.values()])
+    shared = monitoring_definitions([*read.specs.values()], [*read.tables.values()])
     return dg.Definitions.merge(built, shared)
 
 

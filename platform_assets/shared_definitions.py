@@ -26,8 +26,10 @@ from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
 
 
-def watching(specs: Sequence[ModelSpec], tables: Sequence[FeatureTableSpec] = ()) -> dg.Definitions:
-    """What looks after the serving of all models together, and after their records."""
+def monitoring_definitions(
+    specs: Sequence[ModelSpec], tables: Sequence[FeatureTableSpec] = ()
+) -> dg.Definitions:
+    """Return what monitors the serving of all models together, and cleans up their records."""
     jobs, maintenance = [reconcile_job(spec) for spec in specs], maintenance_job(specs, tables)
     return dg.Definitions(
         jobs=[*jobs, maintenance],

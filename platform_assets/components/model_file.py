@@ -19,7 +19,7 @@ from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import Document, read_document
 from platform_assets.components.messages import explain
 from platform_assets.components.schema import FILE, FILE_NAMES, TABLE_FILE, ModelFile, TableFile
-from platform_assets.components.tables import Tables, problems_of_tables, with_tables
+from platform_assets.components.tables import Tables, find_table_problems, with_tables
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
 from platform_assets.training.candidates import SEARCH, CandidateError, check_candidates
 from platform_assets.training.own_code import find_module
@@ -107,7 +107,7 @@ def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
     folder, outcomes = document.path.parent.absolute(), spec.outcomes
     if outcomes is not None and outcomes.source is not None:
         outcomes = replace(outcomes, source=_with_absolute_paths(outcomes.source, folder))
-    problems = problems_of_tables(spec, tables, partial(_is_written, folder.parent))
+    problems = find_table_problems(spec, tables, partial(_is_written, folder.parent))
     if unknown := [document.diagnostic(*problem) for problem in problems]:
         raise ModelFileError(sorted(unknown, key=lambda problem: problem.line))
     try:

@@ -25,13 +25,13 @@ class Platform(dg.Component, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return resources, sensors and schedules for the models beside this component."""
         # Imported here, as in `build_definitions`: checking model files does not need it.
-        from platform_assets.shared_definitions import resources, watching
+        from platform_assets.shared_definitions import monitoring_definitions, resources
 
         own = context.path if context.path.is_dir() else context.path.parent
         read = read_models(own.parent)
         # The project has an executor of its own, or Dagster's.
         shared = resources().resources or {}
         return dg.Definitions.merge(
-            watching([*read.specs.values()], [*read.tables.values()]),
+            monitoring_definitions([*read.specs.values()], [*read.tables.values()]),
             dg.Definitions(resources=shared),
         )

@@ -14,7 +14,7 @@ Tables = Mapping[str, FeatureTableSpec]
 Problem = tuple[FieldPath, str]
 
 
-def problems_of_tables(
+def find_table_problems(
     spec: ModelSpec, tables: Tables, broken: Callable[[str], bool]
 ) -> Iterator[Problem]:
     """Yield a model's references to tables, columns or keys that do not exist.

@@ -38,7 +38,7 @@ def select_expired(
     return names
 
 
-def kept_versions(
+def select_kept_versions(
     entries: Sequence[VersionEntry], in_use: Collection[int | None], keep: int
 ) -> frozenset[int]:
     """Return the versions whose records stay, of all `entries` in MLflow, oldest first.

@@ -9,7 +9,7 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.export.triton_config import ConfigError
-from platform_assets.maintenance.selection import kept_versions
+from platform_assets.maintenance.selection import select_kept_versions
 from platform_assets.model_spec import ASSETS, FeatureTableSpec, ModelSpec, SourceSpec
 from platform_assets.resources.events import materializations
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
@@ -64,7 +64,7 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
         best_version(instance, spec),
     }
     entries = mlflow.versions(name)
-    versions = kept_versions(entries, in_use, keep)
+    versions = select_kept_versions(entries, in_use, keep)
     kept = [entry for entry in entries if entry.version in versions]
     made = materializations(instance, spec.key("gateway_reload"), MOST_SWITCHES)
     switches = {one.run_id: int(one.metadata["version"]) for one in made}  # "" stands for no run

@@ -16,7 +16,7 @@ from dagster._utils import start_termination_thread
 from dagster._utils.interrupts import capture_interrupts
 
 from platform_assets import model_definitions
-from platform_assets.shared_definitions import resources, watching
+from platform_assets.shared_definitions import monitoring_definitions, resources
 from tests.faults.killing import KillPoint, die
 from tests.support.chain import failures_of
 from tests.support.models import QUICK_IRIS
@@ -42,7 +42,9 @@ def rollback() -> dg.JobDefinition:
 
 @functools.cache
 def _job(name: str) -> dg.JobDefinition:
-    definitions = dg.Definitions.merge(model_definitions.build(SPEC), watching([SPEC]), resources())
+    definitions = dg.Definitions.merge(
+        model_definitions.build(SPEC), monitoring_definitions([SPEC]), resources()
+    )
     return definitions.resolve_job_def(name)
 
 

@@ -26,7 +26,7 @@ from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource
 from platform_assets.resources.webhook import WebhookResource
 from platform_assets.serving import latency
-from platform_assets.shared_definitions import watching
+from platform_assets.shared_definitions import monitoring_definitions
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.chain import Outcome, failures_of, op_config, outcome_of
 from tests.support.gateway_harness import RunningGateway, run_gateway
@@ -129,7 +129,7 @@ class Platform:
         """The code location of this model, with the platform's resources."""
         return dg.Definitions.merge(
             model_definitions.build(self.spec),
-            watching([self.spec]),
+            monitoring_definitions([self.spec]),
             dg.Definitions(resources=self.resources),
         )
 

@@ -6,7 +6,7 @@ import pytest
 
 from platform_assets import automation
 from platform_assets.intervals import SENSOR_SECONDS, sensor_seconds
-from platform_assets.shared_definitions import watching
+from platform_assets.shared_definitions import monitoring_definitions
 from tests.support.models import IRIS
 
 
@@ -15,7 +15,7 @@ def intervals() -> set[int | None]:
     sensors = [
         automation.new_data_sensor(IRIS, automation.chain_job(IRIS)),
         automation.foreign_version_sensor(IRIS, automation.adoption_job(IRIS)),
-        *(watching([IRIS]).sensors or []),
+        *(monitoring_definitions([IRIS]).sensors or []),
     ]
     # Those of the module itself were built when it was loaded.
     own = {"run_failure", "check_warnings"}

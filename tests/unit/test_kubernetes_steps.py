@@ -11,7 +11,7 @@ import pytest
 
 from platform_assets.model_definitions import build
 from platform_assets.model_spec import ComputeResources, Kubernetes
-from platform_assets.shared_definitions import watching
+from platform_assets.shared_definitions import monitoring_definitions
 from tests.support.models import QUICK_IRIS
 
 SPEC = replace(
@@ -24,7 +24,7 @@ SPEC = replace(
 
 @cache
 def definitions() -> dg.Definitions:
-    return dg.Definitions.merge(build(SPEC), watching([SPEC]))
+    return dg.Definitions.merge(build(SPEC), monitoring_definitions([SPEC]))
 
 
 @cache

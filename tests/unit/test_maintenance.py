@@ -22,8 +22,8 @@ from platform_assets.maintenance.limits import Limits, cutoff
 from platform_assets.maintenance.selection import (
     DatedEntry,
     deletable_runs,
-    kept_versions,
     select_expired,
+    select_kept_versions,
 )
 from platform_assets.maintenance.usage import Servers, Usage, find_usage
 from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, JoinKey, Outcomes, Source
@@ -38,7 +38,7 @@ from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.triton import TritonResource
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.ledger import BEST_VERSION
-from platform_assets.shared_definitions import watching
+from platform_assets.shared_definitions import monitoring_definitions
 from serving_gateway.contract import (
     DAGSTER_RUN_TAG,
     OUTCOMES_FOLDER,
@@ -70,8 +70,8 @@ def test_only_what_is_old_surplus_and_unprotected_may_go() -> None:
 
 def test_versions_in_use_the_newest_and_third_party_ones_are_kept() -> None:
     entries = [VersionEntry(n, f"run-{n}", {} if n in (2, 7) else OURS) for n in range(1, 8)]
-    assert kept_versions(entries, {1, None}, keep=2) == {1, 2, 5, 6, 7}
-    assert kept_versions([], {None}, keep=2) == set()
+    assert select_kept_versions(entries, {1, None}, keep=2) == {1, 2, 5, 6, 7}
+    assert select_kept_versions([], {None}, keep=2) == set()
 
 
 def test_a_training_that_is_kept_keeps_the_runs_of_its_candidates() -> None:
@@ -381,7 +381,7 @@ def test_each_place_that_knows_a_version_keeps_it_and_its_runs(
 def test_the_maintenance_runs_daily_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for expected, value in (("0 4 * * *", ""), ("30 1 * * 0", "30 1 * * 0")):
         monkeypatch.setenv(SCHEDULE_VARIABLE, value)
-        [schedule] = watching([IRIS]).schedules or ()
+        [schedule] = monitoring_definitions([IRIS]).schedules or ()
         assert isinstance(schedule, dg.ScheduleDefinition)
         assert schedule.cron_schedule == expected
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING

@@ -30,7 +30,7 @@ from platform_assets.components.model_file import parse_model, read_model
 from platform_assets.components.schema import file_schema
 from platform_assets.components.tables import Tables
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
-from platform_assets.shared_definitions import resources, watching
+from platform_assets.shared_definitions import monitoring_definitions, resources
 from platform_assets.training import own_code
 from tests.support.model_files import FULL, MINIMAL, TYPE, write
 from tests.support.reference import MODEL_FILE_REFERENCE, model_file_page
@@ -149,7 +149,7 @@ def test_model_may_be_called_as_a_part_of_the_platform(tmp_path: Path) -> None:
     models = define_models(read_models(tmp_path))
 
     defs = dg.Definitions.merge(
-        models, watching([*read_models(tmp_path).specs.values()]), resources()
+        models, monitoring_definitions([*read_models(tmp_path).specs.values()]), resources()
     )
 
     assert "reconcile_reconcile" in defs.get_repository_def().job_names

@@ -22,7 +22,7 @@ from platform_assets.serving.loads import newest_load
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.release_gate import require_cleared_release
-from platform_assets.shared_definitions import resources, watching
+from platform_assets.shared_definitions import monitoring_definitions, resources
 from serving_gateway.contract import (
     Approval,
     Guard,
@@ -82,7 +82,7 @@ def finish_steps(gateway: ReleasingGateway) -> None:
 
 def definitions_of(*specs: ModelSpec, watched: Sequence[ModelSpec] = ()) -> dg.Definitions:
     built = [model_definitions.build(spec) for spec in specs]
-    return dg.Definitions.merge(*built, watching(watched or specs), resources())
+    return dg.Definitions.merge(*built, monitoring_definitions(watched or specs), resources())
 
 
 def assets_of(spec: ModelSpec, job: str) -> set[str]:
@@ -135,7 +135,7 @@ def tick(
     cursor: str | None = None,
     webhook: WebhookResource | None = None,
 ) -> Any:
-    definitions = watching([MODEL])
+    definitions = monitoring_definitions([MODEL])
     context = dg.build_sensor_context(
         instance=instance,
         cursor=cursor,

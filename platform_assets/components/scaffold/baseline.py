@@ -114,7 +114,7 @@ def _constant(spec: ModelSpec) -> Any:
 
     model = DummyRegressor() if spec.task is Task.REGRESSION else DummyClassifier()
     # One column suffices: the answer is the same, and the others need no preprocessing.
-    return pipeline(spec.features[:1], model, spec, scaled=False, texts=Texts.PLACES)
+    return pipeline(spec.features[:1], model, spec, scale=False, texts=Texts.PLACES)
 
 
 def _score(model: Any, rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Score:

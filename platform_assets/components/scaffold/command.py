@@ -19,7 +19,7 @@ from platform_assets.components.scaffold.inference import infer
 from platform_assets.components.scaffold.leaks import find_leaks
 from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError, TableProfile
 from platform_assets.components.scaffold.table import profile_table
-from platform_assets.components.scaffold.writing import refuse_taken, write_model
+from platform_assets.components.scaffold.writing import require_available, write_model
 from platform_assets.features.reading import read_source
 from platform_assets.resources.source import ColumnsError, SourceError, SourceResource
 from platform_assets.training.frame import source_rows
@@ -48,7 +48,7 @@ def make_model(
         ScaffoldError: says in one sentence why there is no file; nothing was written.
     """
     own = (folder / (name or request.model_name)).absolute()
-    refuse_taken(request.model_name, own, model_folders() if others is None else others)
+    require_available(request.model_name, own, model_folders() if others is None else others)
     draft = draft_model(request, say)
     return ScaffoldResult(write_model(draft, request, own), draft)
 
@@ -92,10 +92,10 @@ def _measure(draft: Draft, request: ModelRequest, say: Say) -> Draft:
             f"{request.title} has nothing to learn {request.target} from but what tells it "
             f"alone: {', '.join(leaks)}"
         )
-    draft = draft.without(leaks)
+    draft = draft.drop_features(leaks)
     rows = source_rows(source.table, draft.spec)
     evaluation, why, training = choose_split(rows, draft.spec)
-    draft = draft.because({parts.EVALUATION: why}, evaluation=evaluation)
+    draft = draft.revise({parts.EVALUATION: why}, evaluation=evaluation)
     say("cross-validating two simple models for the floor")
     try:
         floor, why = find_floor(training, draft.spec, source.classes)
@@ -103,7 +103,7 @@ def _measure(draft: Draft, request: ModelRequest, say: Say) -> Draft:
         note = f", without {', '.join(leaks)}, which alone tells it" if leaks else ""
         raise ScaffoldError(f"{error}{note}") from error
     gates = replace(draft.spec.gates, metric_floor=floor)
-    return draft.because({parts.FLOOR: why}, gates=gates)
+    return draft.revise({parts.FLOOR: why}, gates=gates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Draft:
     feature_reasons: dict[str, str]
     left_out: dict[str, str]
 
-    def without(self, reasons: dict[str, str]) -> Draft:
+    def drop_features(self, reasons: dict[str, str]) -> Draft:
         """Remove features, given as name -> reason."""
         features = self.spec.features
         headers = {feature.name: feature.source_column or feature.name for feature in features}
@@ -43,6 +43,6 @@ class Draft:
             left_out=self.left_out | {headers[name]: why for name, why in reasons.items()},
         )
 
-    def because(self, reasons: dict[str, str], **fields: Any) -> Draft:
-        """Change fields of the model, with reasons for these parts."""
+    def revise(self, reasons: dict[str, str], **fields: Any) -> Draft:
+        """Change fields of the model, with the reasons for these parts."""
         return replace(self, spec=replace(self.spec, **fields), reasons=self.reasons | reasons)

@@ -58,7 +58,7 @@ def _check(file: Path, draft: Draft, table: str) -> None:
         raise ScaffoldError("the file that was written says something else than was inferred")
 
 
-def refuse_taken(model_name: str, folder: Path, others: Sequence[Path]) -> None:
+def require_available(model_name: str, folder: Path, others: Sequence[Path]) -> None:
     """Raise ScaffoldError where the folder has a model file, or the name is another's."""
     try:
         _refuse_model_file(folder)
