@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.prediction_log.subjects import Subject
-from platform_assets.resources.atomic_files import exclusive, remove_abandoned, replacing
+from platform_assets.resources.atomic_files import lock_file, open_replacement, remove_abandoned
 from platform_assets.resources.merged_files import remove_replaced
 from serving_gateway.contract import (
     LOG_DAY,
@@ -66,7 +66,7 @@ def erase(folder: Path, subject: Subject) -> Erasure:
     if not folder.is_dir():
         return erasure
     # One at a time: two erasures would each restore rows that the other erased from a file.
-    with exclusive(folder / LOCK):
+    with lock_file(folder / LOCK):
         remove_abandoned(folder, "**/.*.part")
         for day in folder.glob(f"{LOG_DAY}*"):
             remove_replaced(day)
@@ -191,7 +191,7 @@ def _rewrite(path: Path, erased: Callable[[pa.Table], pa.Array], erasure: Erasur
     if remaining.num_rows == 0:
         path.unlink(missing_ok=True)
         return count
-    with replacing(path, mode=about.st_mode & 0o777) as file:
+    with open_replacement(path, mode=about.st_mode & 0o777) as file:
         parquet.write_table(remaining, file)
         # The oldest files are deleted first, so rewriting must not make a file newer.
         file.flush()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from platform_assets.prediction_log.erasure import LOCK
-from platform_assets.resources.atomic_files import exclusive, remove_abandoned, replacing
+from platform_assets.resources.atomic_files import lock_file, open_replacement, remove_abandoned
 from platform_assets.resources.merged_files import MERGED, remove_replaced, replacing_metadata
 from serving_gateway.contract import LOG_DAY, LOG_SCHEMA_KEY
 
@@ -61,7 +61,7 @@ def merge_ended_days(folder: Path, today: date) -> MergedLog:
     before = after = 0
     if not folder.is_dir():
         return MergedLog(before, after)
-    with exclusive(folder / LOCK):
+    with lock_file(folder / LOCK):
         remove_abandoned(folder, "*/.*.part")
         for day in sorted(folder.glob(f"{LOG_DAY}*")):
             if day.is_symlink() or not _has_ended(day, today):
@@ -141,7 +141,7 @@ def _write(path: Path, group: Sequence[_SmallFile]) -> None:
     names = [member.path for member in group]
     schema = first.schema.with_metadata((first.schema.metadata or {}) | replacing_metadata(names))
     newest = max(member.about.st_mtime_ns for member in group)
-    with replacing(path, mode=group[0].about.st_mode & 0o777) as file:
+    with open_replacement(path, mode=group[0].about.st_mode & 0o777) as file:
         with parquet.ParquetWriter(file, schema) as writer:
             writer.write_table(first.cast(schema))
             for table in tables:

@@ -12,7 +12,7 @@ from platform_assets.features.sources.casting import quoted
 from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import ModelSpec, OutcomeTable
 from platform_assets.quality.log_files import LogFiles
-from platform_assets.resources.atomic_files import replacing
+from platform_assets.resources.atomic_files import open_replacement
 from platform_assets.resources.source import SourceResource
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def copy_source_outcomes(
         return 0
     rows = outcome_rows(open_source(table, source).read(Progress(log)).table, table)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with open_replacement(path) as file:
         parquet.write_table(rows, file)
     return int(rows.num_rows)
 

@@ -78,7 +78,7 @@ class Scorer:
     def score(self, rows: pa.RecordBatch, start: int, endpoint: TritonEndpoint) -> ScoredPart:
         """Score rows, the first of which has the number `start`; raises as `infer` does."""
         signature = self.version.signature
-        reasons = with_reasons(rows, signature.features)
+        reasons = unscorable_reasons(rows, signature.features)
         places = pc.indices_nonzero(reasons.is_null()).to_numpy()
         usable = rows if len(places) == rows.num_rows else rows.take(pa.array(places))
         frame = tensor_form(usable.select(self.spec.feature_names).to_pandas(), self.spec)
@@ -158,7 +158,9 @@ def answer_type(signature: Signature) -> pa.DataType:
     return kinds[type(signature.classes[0])]
 
 
-def in_order(make: Callable[[Given], Made], items: Iterable[Given], threads: int) -> Iterator[Made]:
+def map_in_order(
+    make: Callable[[Given], Made], items: Iterable[Given], threads: int
+) -> Iterator[Made]:
     """Yield the result of `make` for each item, in order, computed by several threads.
 
     At most one item waits beside those in progress. The first error ends all.
@@ -176,7 +178,7 @@ def in_order(make: Callable[[Given], Made], items: Iterable[Given], threads: int
         executor.shutdown(cancel_futures=True)
 
 
-def with_reasons(rows: pa.RecordBatch, features: Sequence[Feature]) -> pa.Array:
+def unscorable_reasons(rows: pa.RecordBatch, features: Sequence[Feature]) -> pa.Array:
     """Return the reason why each row cannot be scored, null for those that can.
 
     The rows' own reasons take precedence, then those of the features in order.

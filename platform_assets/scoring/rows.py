@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import check_current
-from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.feast_errors import translate_feast_errors
 
 _MEMORY: Final = "1GB"
 """Memory limit of a join; the rest spills to files."""
@@ -63,7 +63,7 @@ class InputRows:
             "disabled_optimizers": "build_side_probe_side",
         }
         with duckdb.connect(config=config) as database:
-            with translated("read the rows to score"):
+            with translate_feast_errors("read the rows to score"):
                 database.execute("SET TimeZone = 'UTC'")
                 database.execute("SET VARIABLE now = ?", [self.now])
                 for name, path in self.files.items():

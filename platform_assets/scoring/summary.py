@@ -9,7 +9,7 @@ from typing import Any, Final
 import duckdb
 
 from platform_assets.resources import plots
-from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.feast_errors import translate_feast_errors
 from platform_assets.scoring.records import PREDICTION, REASON
 
 _BINS: Final = 30
@@ -64,7 +64,7 @@ def distribution(path: Path, *, of_numbers: bool) -> Distribution:
 
 def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     with (
-        translated(f"count the predictions in {path.name}"),
+        translate_feast_errors(f"count the predictions in {path.name}"),
         duckdb.connect(config={"enable_external_file_cache": False}) as database,
     ):
         database.execute("SET VARIABLE path = ?", [str(path)])

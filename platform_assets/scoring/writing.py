@@ -13,11 +13,11 @@ from pyarrow import parquet
 
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.atomic_files import replacing
-from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.atomic_files import open_replacement
+from platform_assets.resources.feast_errors import translate_feast_errors
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonEndpoint
-from platform_assets.scoring.inference import ScoredPart, Scorer, in_order
+from platform_assets.scoring.inference import ScoredPart, Scorer, map_in_order
 from platform_assets.scoring.records import BatchPredictions, SampledRow
 from platform_assets.scoring.rows import InputRows
 from platform_assets.scoring.summary import count_reasons
@@ -62,12 +62,15 @@ class PredictionWriter:
             scorer = Scorer(
                 self.spec, self.version, rows.names, rows.keys, reader.schema, self.scored_at, every
             )
-            with replacing(path) as file, parquet.ParquetWriter(file, scorer.schema) as writer:
+            with (
+                open_replacement(path) as file,
+                parquet.ParquetWriter(file, scorer.schema) as writer,
+            ):
                 for part, compared in self._parts(scorer, reader):
                     writer.write_batch(part)
                     sample += compared
                     row_count += part.num_rows
-                    self.progress.at("scoring", row_count, rows.total)
+                    self.progress.report("scoring", row_count, rows.total)
                 writer.close()
                 rows.check_current()
         reasons = count_reasons(path)
@@ -78,13 +81,13 @@ class PredictionWriter:
             number, start, rows = part
             return scorer.score(rows, start, self.endpoints[number % len(self.endpoints)])
 
-        return in_order(score, _enumerate_parts(reader), _REQUESTS * len(self.endpoints))
+        return map_in_order(score, _enumerate_parts(reader), _REQUESTS * len(self.endpoints))
 
 
 def _enumerate_parts(reader: pa.RecordBatchReader) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     """Yield each part with its number and that of its first row."""
     start = 0
-    with translated("read the rows to score"):
+    with translate_feast_errors("read the rows to score"):
         for number, rows in enumerate(reader):
             yield number, start, rows
             start += rows.num_rows

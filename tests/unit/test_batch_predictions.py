@@ -28,7 +28,7 @@ from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonRefused
 from platform_assets.scoring.assets import scoring_assets
 from platform_assets.scoring.checks import compare_answers, scoring_checks
-from platform_assets.scoring.inference import in_order
+from platform_assets.scoring.inference import map_in_order
 from platform_assets.scoring.production import NoProductionVersion, production_version
 from platform_assets.scoring.queries import newest_rows
 from platform_assets.scoring.records import AS_OF, REASON, BatchPredictions, SampledRow
@@ -158,7 +158,7 @@ def test_parts_come_in_order_and_few_are_read_ahead() -> None:
 
     release[1].set()
     release[0].set()
-    made = in_order(make, given(), threads=2)
+    made = map_in_order(make, given(), threads=2)
     assert next(made) == 0
     assert taken == [0, 1, 2]
     for one in release:
@@ -168,7 +168,7 @@ def test_parts_come_in_order_and_few_are_read_ahead() -> None:
 
 def test_first_error_of_a_part_ends_the_scoring() -> None:
     with pytest.raises(ZeroDivisionError):
-        [*in_order(lambda number: 1 // number, [1, 0, 1, 1], threads=2)]
+        [*map_in_order(lambda number: 1 // number, [1, 0, 1, 1], threads=2)]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import EventTime, FeatureSpec, ModelSpec
 from platform_assets.resources.source import ColumnsError, SourceError
-from platform_assets.scoring.inference import with_reasons
+from platform_assets.scoring.inference import unscorable_reasons
 from platform_assets.scoring.queries import joined_rows, newest_rows, open_rows
 from platform_assets.scoring.records import AS_OF, REASON, ROW
 from platform_assets.scoring.rows import InputRows
@@ -251,7 +251,7 @@ def test_rows_are_refused_for_what_the_gateway_refuses() -> None:
         Feature("text", DType.BYTES),
         Feature("count", DType.INT64, nullable=True),
     )
-    assert with_reasons(batch, features).to_pylist() == [
+    assert unscorable_reasons(batch, features).to_pylist() == [
         "expired",
         "text is missing",
         "number is infinite",
