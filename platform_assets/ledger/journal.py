@@ -14,7 +14,7 @@ import msgspec
 
 from platform_assets.ledger.chain import BEGINNING, LedgerEntry, next_entry, parse_line
 from platform_assets.ledger.keys import DeploymentKey
-from platform_assets.resources.atomic_files import exclusive, fsync_directory
+from platform_assets.resources.atomic_files import fsync_directory, lock_file
 
 Content = Mapping[str, Any]
 
@@ -102,7 +102,7 @@ class Journal:
     def _locked(self) -> Iterator[None]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(self.path.with_suffix(".lock")):
+            with lock_file(self.path.with_suffix(".lock")):
                 yield
         except OSError as error:
             raise LedgerError(

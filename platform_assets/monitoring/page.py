@@ -64,7 +64,7 @@ def drift_page(report: DriftReport, facts: Mapping[str, object], picture: str | 
     if report.not_compared:
         reasons = map(pages.paragraph, report.not_compared)
         parts.append(pages.section("Not compared", *reasons))
-    parts.append(pages.section("What was compared", pages.facts(facts)))
+    parts.append(pages.section("What was compared", pages.definition_list(facts)))
     return pages.page(title, *parts)
 
 
@@ -105,4 +105,4 @@ def _distribution(column: ColumnDrift) -> str:
         ),
         f"Share of the rows by value of {column.name}",
     )
-    return pages.folded(column.name, table)
+    return pages.collapsible(column.name, table)

@@ -242,7 +242,7 @@ class Pilot:
             if text := alert_text(self.spec, release, reason):
                 self.result.alerts.append(text)
             writer = LedgerWriter(self.spec, self.ledger, self.instance)
-            materialization = writer.with_act(materialization, identity=" ".join(map(str, place)))
+            materialization = writer.enter_act(materialization, identity=" ".join(map(str, place)))
         self.result.events += [materialization, *checks]
         self.result.summary = f"version {release.version}, {describe_place(release)}: {reason}"
         self.memory.place, self.memory.recorded_at = place, self.now.timestamp()

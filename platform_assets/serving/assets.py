@@ -8,7 +8,7 @@ from pydantic import Field
 from platform_assets.export.records import PackagedVersion
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import as_failure
-from platform_assets.resources.metadata import listed
+from platform_assets.resources.metadata import join_versions
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -19,7 +19,7 @@ from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.proof_asset import serving_proof_asset
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.reload_asset import gateway_reload_asset
-from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
+from platform_assets.serving.turns import CHANGE, LEASE, acquire_turn, hold_turn
 
 
 def serving_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -54,14 +54,14 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
         triton_model_entry: PackagedVersion,
     ) -> dg.MaterializeResult[ServingState]:
         # A candidate that fails is recorded; a Triton that is down fails the step.
-        hold(LEASE, spec.model_name, context)
+        acquire_turn(LEASE, spec.model_name, context)
         began = time.monotonic()
         with as_failure(
             f"version {triton_model_entry.version} was not loaded",
             "bring Triton back (`make status` tells), then retry this run from here.",
             TritonError,
         ):
-            with holding(CHANGE, spec.model_name, context):
+            with hold_turn(CHANGE, spec.model_name, context):
                 state = load_beside(
                     triton_model_entry,
                     triton=triton,
@@ -77,7 +77,7 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
             metadata={
                 "version": state.version,
                 "state": READY if state.ready else f"not READY: {state.reason}",
-                "ready_versions": listed(state.ready_versions),
+                "ready_versions": join_versions(state.ready_versions),
                 "warm_up": warmed,
                 "load_seconds": round(time.monotonic() - began, 2),
                 "mlflow_run": dg.MetadataValue.url(mlflow.run_url(state.run_id)),

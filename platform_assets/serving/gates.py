@@ -21,7 +21,7 @@ from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.resources.triton_api import READY
 from platform_assets.serving.compatibility import frame_contract, signature_differences
 from platform_assets.serving.latency import triton_latency
-from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, refused
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, failed_gate
 from platform_assets.serving.promotion import GATES, LOAD_ID, NO_REGRESSION
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.regression import RegressionConfig, no_regression
@@ -138,7 +138,7 @@ def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
         )
         endpoint = triton.version_ready(state.model_name, state.version)
     except TritonError as error:
-        return refused(metadata, f"Triton could not be asked: {error}")
+        return failed_gate(metadata, f"Triton could not be asked: {error}")
     problems = []
     for url, index in indexes.items():
         entry = next((entry_ for entry_ in index if entry_.version == state.version), None)
@@ -174,12 +174,12 @@ def triton_parity(candidate: LoadedVersion) -> dg.AssetCheckResult:
     try:
         answers = candidate.answers
     except TritonError as error:
-        return refused(candidate.identity, f"version {version} did not answer: {error}")
+        return failed_gate(candidate.identity, f"version {version} did not answer: {error}")
     try:
         candidate.answer_blank_row()
     except TritonError as error:
         why = f"version {version} did not answer {BLANK_ROW}: {error}; production stays where it is"
-        return refused(candidate.identity, why)
+        return failed_gate(candidate.identity, why)
     for answer in answers:
         verdict = parity_check(
             "triton_parity",
@@ -204,9 +204,9 @@ def schema_compatible(candidate: LoadedVersion) -> dg.AssetCheckResult:
         if production is None:
             reason = "there is no other version in production"
             return dg.AssetCheckResult(passed=True, description=reason, metadata=metadata)
-        old = candidate.recorded(production).signature
+        old = candidate.version_record(production).signature
     except ProductionUnknown as error:
-        return refused(metadata, str(error))
+        return failed_gate(metadata, str(error))
     breaking = signature_differences(old, candidate.registered.signature)
     return dg.AssetCheckResult(
         passed=allowed or not breaking,
@@ -237,7 +237,7 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
             "gateway signature": feature_contract(signature.features),
         }
     except (FeatureStoreError, ExportError, OSError) as error:
-        return refused(candidate.identity, f"a contract could not be read: {error}")
+        return failed_gate(candidate.identity, f"a contract could not be read: {error}")
     other = [where for where, digest in digests.items() if digest != spec.column_contract]
     return dg.AssetCheckResult(
         passed=not other,

@@ -14,7 +14,7 @@ import numpy as np
 from platform_assets.export.runtime import model_inputs
 from platform_assets.resources.metadata import picture
 from platform_assets.resources.triton import TritonEndpoint, TritonError
-from platform_assets.serving.loaded_version import LoadedVersion, refused
+from platform_assets.serving.loaded_version import LoadedVersion, failed_gate
 from platform_assets.serving.pictures import latency_picture
 
 CLIENTS: Final = (1, 8)
@@ -71,7 +71,7 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
             for clients in CLIENTS
         ]
     except TritonError as error:
-        return refused(metadata, str(error))
+        return failed_gate(metadata, str(error))
     over = [latencies for latencies in measured if latencies.p99_bound > budget]
     return dg.AssetCheckResult(
         passed=not over,

@@ -1,7 +1,7 @@
 """The deployment ledger: which version was in production when, why, and by which run.
 
 Each switch is a materialization of `gateway_reload`, with or without a run, and the pipeline reads
-the ledger from there. What proves it to others is the chain beside it (`platform_assets.ledger`).
+the ledger from there. The signed chain in `platform_assets.ledger` proves it to third parties.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.events import Materialized, materializations
+from platform_assets.resources.events import MaterializationRecord, materializations
 from platform_assets.resources.metadata import plain_markdown
 
 if TYPE_CHECKING:
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 PROMOTION: Final = "promotion"
 ROLLBACK: Final = "rollback"
 MANUAL: Final = "manual"
-"""A switch that was made at a gateway, without the pipeline."""
+"""A switch made directly at a gateway, outside the pipeline."""
 UNKNOWN: Final = "unknown"
-"""Who made a switch, where the gateway's record does not name a credential."""
+"""Author of a switch for which the gateway's record names no credential."""
 
 BEST_VERSION: Final = "best_version"
-"""Metadata key: the best version that was ever in production, once this one is."""
+"""Metadata key: the best version ever in production, including the one switched to."""
 
 CHAIN: Final = "ledger"
-"""Metadata key: which entry of the chain a switch is, in words."""
+"""Metadata key: the chain's entry of a switch, described in words."""
 
 MOST_SWITCHES: Final = 500
-"""Newest switches that are looked through: a rollback goes back no further, and the maintenance
-deletes nothing of them."""
+"""Number of newest switches to search: a rollback goes back no further, and maintenance deletes
+nothing that belongs to them."""
 _LIMIT: Final = 50
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
-_BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")
+_REASON_PATTERN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchIdentity:
-    """What tells a switch from every other of its model, whoever reports it.
+    """Identifies a switch of a model, independent of which source reported it.
 
-    Generations begin anew when the gateways' state is lost, so it takes more than those: the run
-    that the reason names, and of other switches the gateway's time `at`, to the second. Where a
-    report says that nothing changed, it confirms the switch before.
+    Generations restart when the gateways lose their state, so they are not sufficient: the identity
+    also includes the run named in the reason or, for other switches, the gateway's time `at`, to
+    the second. A report that says that nothing changed confirms the preceding switch.
     """
 
     generation: int
@@ -61,15 +61,15 @@ class SwitchIdentity:
     changed: bool = True
 
     def is_same(self, other: SwitchIdentity) -> bool:
-        """Whether both tell of one switch."""
+        """Whether both identify the same switch."""
         if (self.generation, self.version) != (other.generation, other.version):
             return False
-        return not (self.changed and other.changed) or self._mark == other._mark
+        return not (self.changed and other.changed) or self._discriminator == other._discriminator
 
     @property
-    def _mark(self) -> str:
-        made = parse_reason(self.reason)
-        return made[1] if made else self.at[: len("2000-01-01T00:00:00")] or self.reason
+    def _discriminator(self) -> str:
+        parsed = parse_reason(self.reason)
+        return parsed[1] if parsed else self.at[: len("2000-01-01T00:00:00")] or self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,35 +84,35 @@ class Entry:
     action: str
     """`promotion`, `rollback` or `manual`."""
     by: str
-    """Who: the Dagster run or the person that it names; of a manual switch the gateway's
-    credential, as `token:operator`."""
+    """Author: the Dagster run, or the person it names; for a manual switch, the gateway's
+    credential, such as `token:operator`."""
     reason: str
     changed: bool = True
-    """Whether the gateways moved; a confirmation of what is there already does not."""
+    """Whether the routing changed; false for a confirmation of the current version."""
     missing: str = ""
-    """Which switches before this one may not be in the ledger; empty when all of them are."""
+    """Which earlier switches the ledger may lack; empty if it has all of them."""
     chain: str = ""
-    """Which entry of the chain it is, and who signed that; empty where there is no chain."""
+    """The chain's entry of this switch, and who signed it; empty without a chain."""
 
     @property
     def identity(self) -> SwitchIdentity:
-        """What tells the switch from others."""
+        """The identity of the switch."""
         return SwitchIdentity(self.generation, self.version, self.reason, self.at, self.changed)
 
 
 def switch_reason(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
-    """Return why a switch is made, as the routing record and the ledger keep it.
+    """Return the reason of a switch, as the routing record and the ledger store it.
 
-    It names the run, so that it is distinguishable from a manual switch even if its run dies.
+    It names the run, which distinguishes it from a manual switch even if the run dies.
     """
-    asked = f" for {wanted_by}" if wanted_by else ""
-    return f"{action} by Dagster run {run_id}{asked}" + (f": {why}" if why else "")
+    requester = f" for {wanted_by}" if wanted_by else ""
+    return f"{action} by Dagster run {run_id}{requester}" + (f": {why}" if why else "")
 
 
 def parse_reason(reason: str) -> tuple[str, str] | None:
     """Return the action and the Dagster run that `switch_reason` named; None for other reasons."""
-    found = _BY_A_RUN.match(reason)
-    return None if found is None else (found[1], found[2])
+    match = _REASON_PATTERN.match(reason)
+    return None if match is None else (match[1], match[2])
 
 
 def switch_metadata(
@@ -122,9 +122,9 @@ def switch_metadata(
     metric: str = "",
     more: Mapping[str, dg.MetadataValue | str | int] | None = None,
 ) -> dict[str, dg.MetadataValue | str | int | float]:
-    """What a materialization of `gateway_reload` says of a switch; `read_ledger` reads it.
+    """Return the metadata of a switch for `gateway_reload`, from which `read_ledger` reads it.
 
-    In the order in which people look for it, digests last; `more` stands before those.
+    What people look for comes first, digests last; `more` precedes those.
     """
     answer = switched.answer
     return {
@@ -154,37 +154,37 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class SwitchReport(Generic[_T]):
-    """A switch as a run or the gateway reported it, for `in_order`."""
+    """A switch as a run or the gateway reported it, for `order_reports`."""
 
     switch: _T
     generation: int
     at: datetime
     by_gateway: bool
-    """Whether the time is the gateway's, of the switch itself."""
+    """Whether the time is the gateway's own time of the switch."""
 
     @property
-    def not_before(self) -> datetime:
-        """A time before which other switches are certainly older."""
+    def cutoff(self) -> datetime:
+        """Other switches whose time is before this one are certainly older."""
         return self.at - _CLOCKS_DIFFER if self.by_gateway else self.at
 
 
 def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIMIT) -> list[Entry]:
     """Return the newest switches, newest first.
 
-    A retried run records the same generation twice, for one switch. When the first attempt died
-    before recording it, the second one found its own version in production already; the previous
-    version is then the one before it in the ledger. A switch that was recorded late is moved to
-    its place.
+    A retried run records the same generation twice, for one switch. If the first attempt died
+    before recording it, the second one found its own version already in production; the previous
+    version is then that of the preceding ledger entry. A switch recorded late is moved to its
+    place.
     """
     reports: list[SwitchReport[Entry]] = []
-    # The first word about a switch says when it was.
-    for made in reversed([*materializations(instance, spec.key("gateway_reload"), limit)]):
-        report = _entry(made)
+    # The first report of a switch has its time.
+    for record in reversed([*materializations(instance, spec.key("gateway_reload"), limit)]):
+        report = _entry(record)
         identity = report.switch.identity
         if not any(identity.is_same(other.switch.identity) for other in reports):
             reports.append(report)
-    entries = in_order(reversed(reports))
-    # A confirmation after a change of traffic names that change's generation: it was no switch.
+    entries = order_reports(reversed(reports))
+    # A confirmation after a change of traffic names that change's generation: it is not a switch.
     entries = [
         entry
         for entry, older in zip_longest(entries, entries[1:])
@@ -197,49 +197,50 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
 
 
 def best_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
-    """Return the best version that was ever in production; None where no promotion recorded one."""
-    for made in materializations(instance, spec.key("gateway_reload"), _LIMIT):
-        if BEST_VERSION in made.metadata:
-            return int(made.metadata[BEST_VERSION])
+    """Return the best version that was ever in production; None if no promotion recorded one."""
+    for record in materializations(instance, spec.key("gateway_reload"), _LIMIT):
+        if BEST_VERSION in record.metadata:
+            return int(record.metadata[BEST_VERSION])
     return None
 
 
-def in_order(reports: Iterable[SwitchReport[_T]]) -> list[_T]:
-    """Put late entries before what followed them; the rest stays newest first, as it was entered.
+def order_reports(reports: Iterable[SwitchReport[_T]]) -> list[_T]:
+    """Return switches newest first, with each late report moved to its place.
 
-    Not by generation alone, since those begin anew when the gateways' state is lost, and not by
-    time alone, since a run reports its switch a while after it, and clocks differ.
+    `reports` are in the order of entry, newest first. Generations alone do not order them, because
+    they restart when the gateways lose their state; nor do times alone, because a run reports its
+    switch with a delay, and clocks differ.
     """
     ordered: list[SwitchReport[_T]] = []
-    for one in reversed([*reports]):
+    for report in reversed([*reports]):
         place = 0
         for other in ordered:
-            if other.generation <= one.generation or other.at < one.not_before:
+            if other.generation <= report.generation or other.at < report.cutoff:
                 break
             place += 1
-        ordered.insert(place, one)
-    return [one.switch for one in ordered]
+        ordered.insert(place, report)
+    return [report.switch for report in ordered]
 
 
-def _entry(made: Materialized) -> SwitchReport[Entry]:
-    plain = made.metadata
+def _entry(record: MaterializationRecord) -> SwitchReport[Entry]:
+    plain = record.metadata
     version, previous = int(plain["version"]), plain.get("previous_version")
-    # The gateway's own time where there is one: a switch may be entered long after it.
-    recorded = plain.get("at")
-    at = datetime.fromisoformat(recorded) if recorded else made.at
+    # Prefer the gateway's own time: a switch may be entered long after it happened.
+    gateway_time = plain.get("at")
+    at = datetime.fromisoformat(gateway_time) if gateway_time else record.at
     entry = Entry(
         at=at.astimezone(UTC).isoformat(timespec="seconds"),
         version=version,
         previous_version=previous if isinstance(previous, int) and previous != version else None,
         generation=int(plain.get("generation", 0)),
         action=str(plain.get("action", PROMOTION)),
-        by=str(plain.get("by") or made.run_id),
+        by=str(plain.get("by") or record.run_id),
         reason=str(plain.get("reason", "")),
         changed=bool(plain.get("changed", True)),
         missing=str(plain.get("missing", "")),
         chain=str(plain.get(CHAIN, "")),
     )
-    return SwitchReport(entry, entry.generation, at, by_gateway=recorded is not None)
+    return SwitchReport(entry, entry.generation, at, by_gateway=gateway_time is not None)
 
 
 def ledger_markdown(entries: Sequence[Entry]) -> str:
@@ -258,5 +259,5 @@ def ledger_markdown(entries: Sequence[Entry]) -> str:
 
 
 def ledger_json(entries: Sequence[Entry]) -> str:
-    """Render the ledger for programs."""
+    """Render the ledger as JSON, for programs."""
     return json.dumps([asdict(entry) for entry in entries], indent=2)

@@ -1,6 +1,6 @@
 """Backfill the ledger: switches made outside a run, and those whose run died.
 
-The gateways keep the last switches of each variant, so that none is missed however short it was.
+The gateways keep the last switches of each variant, so that even short-lived ones are recorded.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def backfill_ledger(
 ) -> list[Switch]:
     """Record each switch of production that the ledger lacks, in order, and return them.
 
-    `statuses` are those of the model on each replica; at least one. A failure halfway leaves the
-    later ones to the next time; none is recorded twice.
+    `statuses` are those of the model on each replica; at least one. After a failure, the next call
+    records the remaining switches; none is recorded twice.
     """
-    status = max(statuses, key=lambda one: one.routing.generation)
+    status = max(statuses, key=lambda replica: replica.routing.generation)
     if not missing_entries(status, read_ledger(instance, spec)):
         return []
     ledger = read_ledger(instance, spec, limit=MOST_SWITCHES)
@@ -49,13 +49,13 @@ def backfill_ledger(
     recorded = [entry.generation for entry in ledger]
     for switch in switches:
         gap = describe_gap(switch, recorded)
-        made_by = _author(switch, status.routing.release, instance)
+        author = _author(switch, status.routing.release, instance)
         content = late_content(
-            spec, switch, repository, action=made_by.action, by=made_by.name, gap=gap
+            spec, switch, repository, action=author.action, by=author.name, gap=gap
         )
         entered = LedgerWriter(spec, chain, instance).enter_switch(content)
-        made = _materialization(spec, switch, made_by, gap=gap, entered=entered)
-        instance.report_runless_asset_event(made)
+        event = _materialization(spec, switch, author, gap=gap, entered=entered)
+        instance.report_runless_asset_event(event)
         recorded.append(switch.generation)
     return switches
 
@@ -63,8 +63,8 @@ def backfill_ledger(
 def missing_entries(status: ModelStatus, ledger: Sequence[Entry]) -> list[Switch]:
     """Return the switches of production that a replica knows and the ledger lacks, oldest first.
 
-    Not simply what is newer than the newest entry: a run may have recorded its own switch before
-    the manual ones that preceded it were looked for.
+    It is not enough to compare with the newest entry: a run may have recorded its own switch before
+    the preceding manual ones were discovered.
     """
     if PRODUCTION not in status.effective:
         return []
@@ -78,12 +78,12 @@ def missing_entries(status: ModelStatus, ledger: Sequence[Entry]) -> list[Switch
 
 
 def describe_gap(switch: Switch, recorded: Sequence[int]) -> str:
-    """Return which switches before this one may be missing; empty when none is.
+    """Return which switches before this one may be missing; empty if none is.
 
-    `recorded` are the generations that are in the ledger.
+    `recorded` are the generations in the ledger.
     """
-    reached = any(switch.after <= generation < switch.generation for generation in recorded)
-    if reached or not switch.after:
+    is_gapless = any(switch.after <= generation < switch.generation for generation in recorded)
+    if is_gapless or not switch.after:
         return ""
     last = max((generation for generation in recorded if generation < switch.generation), default=0)
     since = f"after generation {last} and " if last else ""
@@ -94,7 +94,7 @@ def describe_gap(switch: Switch, recorded: Sequence[int]) -> str:
 
 
 class _Author(NamedTuple):
-    """What made a switch."""
+    """The author of a switch."""
 
     action: str
     name: str
@@ -103,15 +103,17 @@ class _Author(NamedTuple):
 
 
 def _author(switch: Switch, release: Release | None, instance: dg.DagsterInstance) -> _Author:
-    made, by = parse_reason(switch.reason or ""), switch.by or UNKNOWN
-    if made is not None and instance.has_run(made[1]):
-        said = f"Run {made[1]} made this switch, and ended before it could record it"
-        return _Author(*made, said)
+    parsed, by = parse_reason(switch.reason or ""), switch.by or UNKNOWN
+    if parsed is not None and instance.has_run(parsed[1]):
+        description = f"Run {parsed[1]} made this switch, and ended before it could record it"
+        return _Author(*parsed, description)
     if release is not None and _is_end_of(release, switch):
-        said = f"The version before took over: the release of version {release.version} ended so"
-        return _Author(ROLLBACK, f"release {release.id}", said)
-    said = f"Made outside the pipeline, with the gateway's credential {by!r}"
-    return _Author(MANUAL, by, said)
+        description = (
+            f"The version before took over: the release of version {release.version} ended so"
+        )
+        return _Author(ROLLBACK, f"release {release.id}", description)
+    description = f"Made outside the pipeline, with the gateway's credential {by!r}"
+    return _Author(MANUAL, by, description)
 
 
 def _is_end_of(release: Release, switch: Switch) -> bool:
@@ -127,23 +129,23 @@ def _is_end_of(release: Release, switch: Switch) -> bool:
 def _materialization(
     spec: ModelSpec,
     switch: Switch,
-    made_by: _Author,
+    author: _Author,
     *,
     gap: str,
     entered: Mapping[str, str | int],
 ) -> dg.AssetMaterialization:
-    said = made_by.description
+    description = author.description
     return dg.AssetMaterialization(
         dg.AssetKey(spec.key("gateway_reload")),
-        description=f"{said}; {gap}." if gap else f"{said}.",
+        description=f"{description}; {gap}." if gap else f"{description}.",
         metadata={
             "version": switch.version,
             "previous_version": switch.previous_version or "none",
             "run_id": switch.run_id,
             "generation": switch.generation,
             "changed": True,
-            "action": made_by.action,
-            "by": made_by.name,
+            "action": author.action,
+            "by": author.name,
             "credential": switch.by or UNKNOWN,
             "reason": switch.reason or "",
             "at": switch.at,

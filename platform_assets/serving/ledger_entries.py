@@ -1,7 +1,7 @@
 """Entries of the ledger's chain: switches, and other acts that materializations report.
 
-Nothing here fails: what moved has moved. What could not be entered is entered later, by
-`LedgerWriter.enter_missing`; the metadata say which entry it is, or why it is not there yet.
+No failure to write is raised, since the switch has already happened. Missing entries are added
+later by `LedgerWriter.enter_missing`; the metadata name the entry, or say why there is none yet.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LedgerWriter:
-    """Enters what happens to one model into the chain in `folder`."""
+    """Enters the switches and acts of releases of one model into the chain in `folder`."""
 
     spec: ModelSpec
     folder: LedgerFolder
     instance: dg.DagsterInstance
 
     def enter_switch(self, content: Mapping[str, Any]) -> dict[str, str | int]:
-        """Append a switch, once: a run that is tried again, and the backfill, may tell of it too.
+        """Append a switch once, although a retried run and the backfill may report it again.
 
         `content` has at least `version`, `generation`, `changed` and `reason`. Returns metadata
         that name the entry.
         """
         return self._enter(SWITCH, content, lambda entry: _contains_switch(entry, content))
 
-    def with_act(self, made: dg.AssetMaterialization, identity: str) -> dg.AssetMaterialization:
-        """Return an act of a release with the ledger's entry of it, made now, among its metadata.
+    def enter_act(self, act: dg.AssetMaterialization, identity: str) -> dg.AssetMaterialization:
+        """Enter an act of a release, and return it with metadata that name the entry.
 
-        The entry holds the metadata, without pictures. An act of the same `identity` that is made
-        again has the entry of the first.
+        The entry holds the act's metadata, without pictures. A repeated act with the same
+        `identity` gets the entry of the first.
         """
         content = {
-            "description": made.description or "",
-            **plain_metadata(made.metadata),
+            "description": act.description or "",
+            **plain_metadata(act.metadata),
             "identity": identity,
         }
         entered = self._enter(
             RELEASE, content, lambda entry: entry.content.get("identity") == identity
         )
-        return made.with_metadata({**made.metadata, **entered})
+        return act.with_metadata({**act.metadata, **entered})
 
     def enter_missing(self) -> list[str]:
-        """Enter what Dagster has and the chain lacks, oldest first; say what was done.
+        """Enter what Dagster has and the chain lacks, oldest first; return a line for each.
 
-        A writer that could not write, or died before it, left these switches and acts of releases.
+        These are switches and acts of releases whose writer failed or died.
         """
         journal = self.folder.journal(self.spec.model_name)
         if journal is None:
@@ -80,34 +80,34 @@ class LedgerWriter:
         except LedgerError as error:
             return [str(error)]
         known = [_identity(switch) for entry in entries for switch in switches_of(entry)]
-        said = []
+        lines = []
         for entry in reversed(read_ledger(self.instance, self.spec)):
             if not any(entry.identity.is_same(other) for other in known):
                 entered = self.enter_switch({**asdict(entry), "chain": "entered later"})
-                said.append(f"generation {entry.generation}: {entered[CHAIN]}")
+                lines.append(f"generation {entry.generation}: {entered[CHAIN]}")
         if self.spec.release is None:
-            return said
-        return said + self._enter_missing_acts(
+            return lines
+        return lines + self._enter_missing_acts(
             {str(entry.content.get("identity")) for entry in entries}
         )
 
     def _enter_missing_acts(self, known: Container[str]) -> list[str]:
-        """Enter what the pilot could not; `known` are the identities of the entries there are."""
+        """Enter acts that the pilot could not; `known` are the identities of existing entries."""
         key = dg.AssetKey(self.spec.key("release"))
-        said = []
+        lines = []
         for record in reversed(self.instance.fetch_materializations(key, limit=_RECENT).records):
-            made, identity = record.asset_materialization, f"Dagster record {record.storage_id}"
-            if made is None or identity in known:
+            act, identity = record.asset_materialization, f"Dagster record {record.storage_id}"
+            if act is None or identity in known:
                 continue
-            if str(plain_metadata(made.metadata).get(CHAIN, "")).startswith(_NOT_ENTERED):
-                late = self.with_act(made, identity)
-                said.append(f"release: {plain_metadata(late.metadata)[CHAIN]}")
-        return said
+            if str(plain_metadata(act.metadata).get(CHAIN, "")).startswith(_NOT_ENTERED):
+                late = self.enter_act(act, identity)
+                lines.append(f"release: {plain_metadata(late.metadata)[CHAIN]}")
+        return lines
 
     def _enter(
         self, kind: str, content: Mapping[str, Any], is_same: Callable[[LedgerEntry], bool]
     ) -> dict[str, str | int]:
-        """Append an entry unless one that `is_same` is there; return metadata that name it."""
+        """Append an entry unless one satisfies `is_same`; return metadata that name the entry."""
         name = self.spec.model_name
         try:
             journal, key = self.folder.journal(name), self.folder.deployment_key()
@@ -134,14 +134,14 @@ class LedgerWriter:
 
 
 def anchors(metadata: Mapping[str, Any], source: str) -> list[Anchor]:
-    """Return what metadata of `LedgerWriter` say of an entry; nothing where they name none."""
+    """Return the anchor in metadata of `LedgerWriter`; an empty list if they name no entry."""
     if isinstance(metadata.get(ENTRY), int) and metadata.get(HASH):
         return [Anchor(metadata[ENTRY], str(metadata[HASH]), source)]
     return []
 
 
 def head_tags(entered: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags of a version that stand for an entry."""
+    """Return the tags by which a version in MLflow refers to a ledger entry."""
     return {HEAD_TAG: f"{entered[ENTRY]} {entered[HASH]}"} if ENTRY in entered else {}
 
 
@@ -157,18 +157,18 @@ def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_content(value: Any) -> Any:
-    """Return a value as the canonical JSON takes it; numbers that are not finite become texts."""
+    """Return a value in the form that canonical JSON accepts; non-finite numbers become texts."""
     if isinstance(value, Mapping):
-        return {str(name): plain_content(one) for name, one in value.items()}
+        return {str(name): plain_content(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_content(one) for one in value]
+        return [plain_content(item) for item in value]
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
     text = str(value)
     half = _LONGEST_TEXT // 2
-    # Of the acts of a release the newest, at the end, is in no entry before.
+    # The newest act of a release is at the end, and is in no earlier entry.
     return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} ... {text[-half:]}"
 
 
@@ -184,4 +184,4 @@ def _identity(switch: Mapping[str, Any]) -> SwitchIdentity:
 
 def _contains_switch(entry: LedgerEntry, switch: Mapping[str, Any]) -> bool:
     identity = _identity(switch)
-    return any(identity.is_same(_identity(one)) for one in switches_of(entry))
+    return any(identity.is_same(_identity(other)) for other in switches_of(entry))

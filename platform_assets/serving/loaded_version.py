@@ -24,7 +24,7 @@ from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import MODEL_FILE
 
 
-def refused(
+def failed_gate(
     metadata: dict[str, Any],
     why: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
@@ -133,7 +133,7 @@ class LoadedVersion:
         outputs = run_sandboxed(graph, signature, model_inputs(signature, self.evaluation.features))
         return answers_in(outputs, signature)
 
-    def recorded(self, version: int) -> RegisteredVersion:
+    def version_record(self, version: int) -> RegisteredVersion:
         """Return another version's record: MLflow's or, if deleted there, the one on disk.
 
         Raises:

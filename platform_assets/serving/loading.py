@@ -14,7 +14,7 @@ from platform_assets.export.triton_config import (
     to_text,
     with_versions,
 )
-from platform_assets.resources.metadata import listed
+from platform_assets.resources.metadata import join_versions
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import (
     TritonEndpoint,
@@ -103,7 +103,7 @@ class _Loading:
             triton.everywhere(self.load)
             ready = triton.ready_anywhere(self._name)
             self._repository.persist_config(self._name, to_text(self.config(ready)))
-            self._log(f"READY now: {listed(ready)}; config.pbtxt names them")
+            self._log(f"READY now: {join_versions(ready)}; config.pbtxt names them")
             # A server that started meanwhile may have read the file as it was.
             triton.everywhere(self.load_unless_ready)
         except _NotLoadedError as refusal:
@@ -119,7 +119,7 @@ class _Loading:
 
     def config(self, versions: Collection[int]) -> ModelConfig:
         """Return a configuration that serves these versions; the new version's settings win."""
-        return beside(self._candidate, self._persisted, versions)
+        return config_beside(self._candidate, self._persisted, versions)
 
     def load(self, endpoint: TritonEndpoint) -> None:
         """Load the version beside those that this server has READY or has lost."""
@@ -127,7 +127,7 @@ class _Loading:
         versions = versions_to_load(
             self._version, ready=before, verified=self._verified, broken=self._broken
         )
-        self._log(f"READY before: {listed(before)}; loading {listed(versions)}")
+        self._log(f"READY before: {join_versions(before)}; loading {join_versions(versions)}")
         refusal = "Triton gives no reason"
         try:
             endpoint.load(self._name, load_override(self.config(versions)))
@@ -164,7 +164,9 @@ class _Loading:
                 self._log(f"version {self._version} was not unloaded: {error}")
 
 
-def beside(candidate: ModelConfig, persisted: str | None, versions: Collection[int]) -> ModelConfig:
+def config_beside(
+    candidate: ModelConfig, persisted: str | None, versions: Collection[int]
+) -> ModelConfig:
     """Return the configuration that serves `versions`, the candidate's among them.
 
     Versions share one configuration. Where the candidate's tensors differ from those of the

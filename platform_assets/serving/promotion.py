@@ -15,7 +15,7 @@ from platform_assets.resources.events import evaluations
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
-from platform_assets.resources.metadata import listed
+from platform_assets.resources.metadata import join_versions
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -179,9 +179,9 @@ def retire_surplus(
         log.warning("The switch stands, but retiring stopped: %s", error)
         return {"retired": f"stopped: {error}"}
     return {
-        "kept_ready": listed(keep),
-        "retired": listed(retired),
-        "deleted": listed(doomed),
+        "kept_ready": join_versions(keep),
+        "retired": join_versions(retired),
+        "deleted": join_versions(doomed),
     }
 
 

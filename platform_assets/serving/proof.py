@@ -48,7 +48,7 @@ def collect_proof(
     name, version = promotion.model_name, promotion.version
     answers = triton.everywhere(lambda endpoint: _triton_evidence(promotion, endpoint))
     statuses = {url: gateway.model_status(url, name) for url in gateway.replicas}
-    parity, rows = asked_again(spec, promotion, gateway, mlflow)
+    parity, rows = ask_gateway_again(spec, promotion, gateway, mlflow)
     files = {
         "triton_ready_and_repo_index.txt": "\n\n".join(text for _, text in answers),
         "reload_variant_A.json": _pretty(promotion.answer),
@@ -109,7 +109,7 @@ def _pretty(body: msgspec.Struct) -> str:
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
-def asked_again(
+def ask_gateway_again(
     spec: ModelSpec, promotion: Promotion, gateway: GatewayResource, mlflow: MlflowResource
 ) -> tuple[Parity, list[dict[str, str]]]:
     """Send the evaluation set to the gateway; return parity with scikit-learn and a few rows."""

@@ -12,7 +12,7 @@ from platform_assets.serving.ledger import read_ledger
 from platform_assets.serving.promotion import COMPARISON
 from platform_assets.serving.proof import PROOF_PAGE, collect_proof
 from platform_assets.serving.records import Promotion
-from platform_assets.serving.turns import LEASE, hold
+from platform_assets.serving.turns import LEASE, acquire_turn
 
 _CONFIRMED = "The switch itself was confirmed by every replica."
 
@@ -37,7 +37,7 @@ def serving_proof_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         proof_folder: ProofFolder,
         gateway_reload: Promotion,
     ) -> dg.MaterializeResult[str]:
-        hold(LEASE, spec.model_name, context)
+        acquire_turn(LEASE, spec.model_name, context)
         with as_failure(
             "the proof could not be collected",
             "materialize serving_proof again when the server named above answers.",

@@ -68,14 +68,14 @@ def proof_page(evidence: Evidence, files: Mapping[str, str]) -> str:
             "In production" if proven else "Not proven in production",
             f"As every server said at {evidence.at}:",
             good=proven,
-            more=f"{pages.marks(evidence.claims)}<p>{' · '.join(links)}</p>",
+            more=f"{pages.checklist(evidence.claims)}<p>{' · '.join(links)}</p>",
         ),
         _comparison(promotion.verdict),
         _parity(evidence),
         _ledger(evidence.ledger),
         pages.section(
             "What the servers said",
-            *(pages.folded(name, pages.verbatim(text, name)) for name, text in files.items()),
+            *(pages.collapsible(name, pages.verbatim(text, name)) for name, text in files.items()),
         ),
     )
 

@@ -13,7 +13,7 @@ from platform_assets.resources.triton import TritonEndpoint, TritonError, Triton
 from platform_assets.run_tags import reconciliation_tags
 from platform_assets.serving.loading import Log, persist, persisted_config, persisted_versions
 from platform_assets.serving.policy import Drift, drift
-from platform_assets.serving.turns import CHANGE, hold
+from platform_assets.serving.turns import CHANGE, acquire_turn
 
 _STILL_SERVED = "Versions that are READY in Triton keep serving."
 
@@ -63,7 +63,7 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
         gateway: GatewayResource,
     ) -> None:
         name = spec.model_name
-        hold(CHANGE, name, context)
+        acquire_turn(CHANGE, name, context)
         routed = versions_in_use(name, gateway)
         found = restore(name, triton, model_repository, context.log.info, routed)
         if found:

@@ -21,12 +21,12 @@ from platform_assets.resources.triton import TritonError
 from platform_assets.serving.comparison import Comparison, ComparisonVerdict, compare
 from platform_assets.serving.compatibility import align_probabilities, comparison_obstacle
 from platform_assets.serving.ledger import BEST_VERSION
-from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, refused
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, failed_gate
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.serving.promotion import COMPARISON, OWN_METRIC
 from platform_assets.training.floor import describe_metric, estimate_metric, judge_floor
 from platform_assets.training.metrics import Answers, chosen_metric
-from platform_assets.training.splits import held_out_by
+from platform_assets.training.splits import held_out_mask
 
 
 class RegressionConfig(dg.Config):
@@ -67,9 +67,9 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     floor = spec.gates.metric_floor if config.metric_floor is None else config.metric_floor
     metadata = {**candidate.identity, "metric": metric.name, "floor": floor}
     try:
-        answers = measured_answers(candidate, candidate.answers[0])
+        answers = labeled_answers(candidate, candidate.answers[0])
     except TritonError as error:
-        return refused(metadata, f"version {candidate.state.version} did not answer: {error}")
+        return failed_gate(metadata, f"version {candidate.state.version} did not answer: {error}")
     rows = len(candidate.evaluation.groups)
     measured = estimate_metric(metric, answers, candidate.evaluation.groups, spec.gates.confidence)
     verdict = judge_floor(metric, measured, floor, rows, spec.gates)
@@ -82,7 +82,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
         BEST_VERSION: candidate.state.version,
     }
     if not verdict.passed:
-        return refused(metadata, f"{verdict.reason}; production stays where it is")
+        return failed_gate(metadata, f"{verdict.reason}; production stays where it is")
     return _compare_with_references(candidate, answers, config, verdict.reason, metadata)
 
 
@@ -181,9 +181,9 @@ def _compare_with(
         ProductionUnknown: what it reads is not recorded.
     """
     gates, metric = candidate.spec.gates, chosen_metric(candidate.spec.evaluation)
-    recorded = candidate.recorded(version)
+    recorded = candidate.version_record(version)
     rows, chosen_by = unseen_rows(candidate, recorded)
-    reference_answers = answers_by(candidate, recorded)
+    reference_answers = aligned_answers(candidate, recorded)
     result = compare(
         metric,
         answers.take(rows),
@@ -201,8 +201,8 @@ def _compare_with(
     return _Reference(version, result, count, chosen_by, verdict)
 
 
-def measured_answers(candidate: LoadedVersion, answers: ModelAnswers) -> Answers:
-    """Return the answers to the evaluation rows beside the true labels."""
+def labeled_answers(candidate: LoadedVersion, answers: ModelAnswers) -> Answers:
+    """Return the answers to the evaluation rows together with the true labels."""
     labels, probabilities = answers
     classes = candidate.registered.signature.classes
     return Answers(candidate.evaluation.label_true, labels, probabilities, classes)
@@ -234,7 +234,7 @@ def unseen_rows(
                 "candidate's entities (the key changed or, of numbered rows, their columns)",
                 schema=True,
             )
-    rows = held_out_by(rule, evaluation.groups, evaluation.times)
+    rows = held_out_mask(rule, evaluation.groups, evaluation.times)
     if not rows.any():
         raise NotComparableError(
             f"version {production.version} was trained on all of the candidate's evaluation rows "
@@ -243,7 +243,7 @@ def unseen_rows(
     return rows, "rows that neither version was trained on"
 
 
-def answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
+def aligned_answers(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
     """Return another version's answers to the evaluation rows, in the candidate's classes.
 
     Raises:
@@ -259,7 +259,7 @@ def answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
         raise NotComparableError(f"version {other.version} did not answer: {error}") from error
     if probabilities is not None:
         probabilities = align_probabilities(new.classes, probabilities, old.classes)
-    return measured_answers(candidate, (labels, probabilities))
+    return labeled_answers(candidate, (labels, probabilities))
 
 
 def _comparison_metadata(candidate: LoadedVersion, against: _Reference) -> dict[str, Any]:

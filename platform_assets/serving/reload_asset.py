@@ -32,7 +32,7 @@ from platform_assets.serving.records import Promotion, ServingState
 from platform_assets.serving.release_gate import require_cleared_release
 from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
-from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
+from platform_assets.serving.turns import CHANGE, LEASE, acquire_turn, hold_turn
 from serving_gateway.contract import Mode, ReloadRequest
 
 _DESCRIPTION = (
@@ -94,8 +94,8 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
         log, instance, run_id = context.log, context.instance, context.run.run_id
-        hold(LEASE, spec.model_name, context)
-        with holding(CHANGE, spec.model_name, context):
+        acquire_turn(LEASE, spec.model_name, context)
+        with hold_turn(CHANGE, spec.model_name, context):
             state = require_cleared_release(spec, triton_serving_state, gateway, instance)
             require_ready(state, triton)
             gates = require_gates_passed(state, instance)

@@ -11,7 +11,7 @@ from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
-from platform_assets.resources.metadata import listed
+from platform_assets.resources.metadata import join_versions
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -33,7 +33,7 @@ from platform_assets.serving.switching import (
     roll_back,
     wait_for_replicas,
 )
-from platform_assets.serving.turns import CHANGE, hold
+from platform_assets.serving.turns import CHANGE, acquire_turn
 from serving_gateway.contract import VARIANTS, ModelStatus, RollbackRequest
 
 TARGET_TAG: Final = "serving/rollback_target"
@@ -70,7 +70,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         mlflow: MlflowResource,
         ledger: LedgerFolder,
     ) -> None:
-        hold(CHANGE, spec.model_name, context)
+        acquire_turn(CHANGE, spec.model_name, context)
         target = _retried_target(context) or target_version(spec, config, gateway, context.instance)
         # Before any change: afterwards "the version before the present one" is a different one.
         context.instance.add_run_tags(
@@ -175,7 +175,7 @@ def _require_known_in_production(
         present = routed_version(status, PRODUCTION)
         proven |= set() if present is None else {present}
     if version not in proven:
-        known = listed(sorted(proven))
+        known = join_versions(sorted(proven))
         raise failure(
             f"nothing was rolled back: version {version} of {spec.model_name} never was in "
             f"production, where these were: {known}",

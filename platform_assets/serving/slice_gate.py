@@ -15,8 +15,8 @@ from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnkn
 from platform_assets.serving.regression import (
     NotComparableError,
     RegressionConfig,
-    answers_by,
-    measured_answers,
+    aligned_answers,
+    labeled_answers,
     unseen_rows,
 )
 from platform_assets.training.metrics import Answers, Metric, chosen_metric
@@ -64,7 +64,7 @@ def with_slices(
     if not gates.slices:
         return verdict
     try:
-        answers = measured_answers(candidate, candidate.answers[0])
+        answers = labeled_answers(candidate, candidate.answers[0])
     except TritonError:  # which the verdict says
         return verdict
     metric = chosen_metric(candidate.spec.evaluation)
@@ -85,9 +85,9 @@ def _compare_slices(
         production = candidate.production_version
         if production is None or candidate.has_graph_of(production):
             return []
-        recorded = candidate.recorded(production)
+        recorded = candidate.version_record(production)
         unseen, _ = unseen_rows(candidate, recorded)
-        old_answers = answers_by(candidate, recorded)
+        old_answers = aligned_answers(candidate, recorded)
     except (NotComparableError, ProductionUnknown):
         return []
     tolerance = gates.regression_tolerance if config.tolerance is None else config.tolerance

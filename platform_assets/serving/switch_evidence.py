@@ -41,7 +41,7 @@ def switch_content(
         "code_version": spec.code_version,
         "feature_contract": spec.contract,
         "package": package_digests(spec.model_name, answer.version, repository),
-        "gates": {name: measured(verdict) for name, verdict in (gates or {}).items()},
+        "gates": {name: verdict_measurements(verdict) for name, verdict in (gates or {}).items()},
     }
 
 
@@ -80,8 +80,8 @@ def package_digests(
     }
 
 
-def measured(verdict: dg.AssetCheckEvaluation) -> dict[str, Any]:
-    """Return the verdict of a gate with its numbers and short texts."""
+def verdict_measurements(verdict: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    """Return the verdict of a gate with its measurements: numbers and short texts."""
     numbers = {
         name: value
         for name, value in plain_metadata(verdict.metadata).items()

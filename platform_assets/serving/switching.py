@@ -72,7 +72,7 @@ def wait_for_replicas(
         GatewayClientError,
         still_true=_EACH_SERVES,
     ):
-        convergence = gateway.wait_until_followed(model_name, variant, answer, timeout_s)
+        convergence = gateway.wait_until_converged(model_name, variant, answer, timeout_s)
     if convergence.behind:
         raise failure(
             f"the routing record names version {answer.version}, but after {timeout_s:.0f} s "

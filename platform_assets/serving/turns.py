@@ -38,7 +38,7 @@ def busy_models(instance: dg.DagsterInstance, *turns: str) -> set[str]:
     return {_read(run, turn)[0] for run in runs for turn in turns} - {""}
 
 
-def hold(turn: str, model_name: str, context: Context) -> None:
+def acquire_turn(turn: str, model_name: str, context: Context) -> None:
     """Wait until no other run has the turn, then keep it until this run ends.
 
     The algorithm of Burns and Lamport: of two runs, the one that wrote its tag last sees the
@@ -65,9 +65,9 @@ def hold(turn: str, model_name: str, context: Context) -> None:
 
 
 @contextmanager
-def holding(turn: str, model_name: str, context: Context) -> Iterator[None]:
-    """Hold the turn for the duration of the block."""
-    hold(turn, model_name, context)
+def hold_turn(turn: str, model_name: str, context: Context) -> Iterator[None]:
+    """Acquire the turn for the duration of the block."""
+    acquire_turn(turn, model_name, context)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from pyarrow import parquet
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.triton import TritonEndpoint, TritonResource
-from platform_assets.serving.replay.asking import ask_in_turn
+from platform_assets.serving.replay.asking import answer_in_turn
 from platform_assets.serving.replay.reading import read_logged
 from serving_gateway.contract import DEFAULT_MODEL, LOG_TIME, LOG_VERSION, DType, Feature, Signature
 from tests.benchmarks.environment import start_gateway, start_triton
@@ -65,7 +65,7 @@ def replay_once(samples: SamplesFolder, endpoint: TritonEndpoint) -> float:
     began = time.monotonic()
     rows = read_logged(_VERSIONS[0], _VERSIONS[1], samples, ROWS)
     frames = (rows.candidate, rows.production)
-    asked, answers = ask_in_turn(endpoint, [*zip(_VERSIONS, frames, strict=True)])
+    asked, answers = answer_in_turn(endpoint, [*zip(_VERSIONS, frames, strict=True)])
     assert asked == ROWS
     assert all(one.is_answered.all() for one in answers)
     return time.monotonic() - began

@@ -58,7 +58,7 @@ def test_activation_whose_replica_dies_around_the_commit_happens_once(
                 request = ReloadRequest(target, f"run-{target}", mode=Mode.SSOT)
                 asked = time.monotonic()
                 answer = gateway.reload(DEFAULT_MODEL, "A", request)
-                convergence = gateway.wait_until_followed(DEFAULT_MODEL, "A", answer, 60)
+                convergence = gateway.wait_until_converged(DEFAULT_MODEL, "A", answer, 60)
                 took.append(time.monotonic() - asked)
                 assert convergence.behind == {}
                 assert (answer.version, answer.generation) == (target, generation)

@@ -14,7 +14,7 @@ import tritonclient.http as triton_http
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.replay import asking
-from platform_assets.serving.replay.asking import ask_in_turn
+from platform_assets.serving.replay.asking import answer_in_turn
 from platform_assets.serving.replay.rows import tensor_frame
 from serving_gateway.contract import (
     DEFAULT_MODEL,
@@ -200,7 +200,7 @@ def test_logged_rows_with_missing_values_are_replayed_in_batches_that_triton_tak
     rows = tensor_frame(signature, log)
     versions = [(RegisteredVersion(DEFAULT_MODEL, one, "", "", signature), rows) for one in (2, 1)]
     [endpoint] = TritonResource(url=triton.http_url, control_key="").endpoints()
-    asked, answers = ask_in_turn(endpoint, versions)
+    asked, answers = answer_in_turn(endpoint, versions)
     assert asked == 10
     for one in answers:
         assert not one.failures

@@ -131,7 +131,7 @@ def loaded(
         registered=versions[CANDIDATE],
         production_version=PRODUCTION if production else None,
         has_graph_of=lambda version: same_graph,
-        recorded=lambda version: versions[version],
+        version_record=lambda version: versions[version],
         evaluation=evaluation,
         triton=SimpleNamespace(ready_versions=lambda name: ready, endpoints=lambda: (endpoint,)),
     )

@@ -168,7 +168,7 @@ def test_an_act_of_a_release_is_entered_once(
         },
     )
     writer = LedgerWriter(IRIS, folder, instance)
-    shown, again = (writer.with_act(made, "r-1 step 0") for _ in range(2))
+    shown, again = (writer.enter_act(made, "r-1 step 0") for _ in range(2))
     assert shown.metadata[ENTRY] == again.metadata[ENTRY]
     assert "plot" in shown.metadata
     [entry] = journal(folder).entries()
@@ -189,7 +189,7 @@ def test_an_act_of_a_release_that_could_not_be_entered_is_entered_later(
         dg.AssetKey([IRIS.model_name, "release"]), metadata={"version": 2, "verdict": "go"}
     )
     for where in (full, folder):
-        entered = LedgerWriter(spec, where, instance).with_act(made, "r-1 step 0")
+        entered = LedgerWriter(spec, where, instance).enter_act(made, "r-1 step 0")
         instance.report_runless_asset_event(entered)
     assert "release: entry 2, signed" in LedgerWriter(spec, folder, instance).enter_missing()[0]
     assert LedgerWriter(spec, folder, instance).enter_missing() == []

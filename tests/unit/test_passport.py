@@ -91,7 +91,7 @@ class World:
                 "acts": dg.MetadataValue.md("- 2026-01-02, token:ada: approval: looks good"),
             },
         )
-        made = LedgerWriter(IRIS, self.folder, instance).with_act(decision, "r-1 step 0")
+        made = LedgerWriter(IRIS, self.folder, instance).enter_act(decision, "r-1 step 0")
         instance.report_runless_asset_event(made)
         self.switch(1, 3, ROLLBACK, "it was wrong")
 

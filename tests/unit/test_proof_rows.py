@@ -14,7 +14,7 @@ from platform_assets.decimals import shortest_decimal
 from platform_assets.model_spec import Task
 from platform_assets.resources.records import EvaluationSet
 from platform_assets.serving import proof
-from platform_assets.serving.proof import asked_again, proof_rows, varied_rows
+from platform_assets.serving.proof import ask_gateway_again, proof_rows, varied_rows
 from serving_gateway.contract import DType, Feature, Signature
 from tests.support.tabular import CLASSES, mixed_spec
 
@@ -93,6 +93,6 @@ def test_a_tie_is_at_the_threshold_of_the_version(
     promoted: Any = SimpleNamespace(model_name="mixed", version=1)
     gateway: Any = None
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"])
-    parity, rows = asked_again(spec, promoted, gateway, registry)
+    parity, rows = ask_gateway_again(spec, promoted, gateway, registry)
     assert parity.holds is holds
     assert len(rows) == 3

@@ -252,8 +252,8 @@ def test_each_inference_is_followed_by_a_pause_and_both_begin_in_turn(
         clock.taking(sigmoid_model(), 0.4), clock.taking(sigmoid_model(), 0.2)
     )
     frame = tensor_frame(SIGNATURE, logged_rows(42))
-    versions = [(candidate.registered, frame), (candidate.recorded(PRODUCTION), frame)]
-    asked, _ = asking.ask_in_turn(endpoint, versions, pauses.append)  # type: ignore[arg-type]
+    versions = [(candidate.registered, frame), (candidate.version_record(PRODUCTION), frame)]
+    asked, _ = asking.answer_in_turn(endpoint, versions, pauses.append)  # type: ignore[arg-type]
     assert asked == 42
     assert [version for version, _ in endpoint.asked[:4]] == [1, 2, 2, 1]
     assert pauses[:4] == pytest.approx([0.1, 0.2, 0.2, 0.1])

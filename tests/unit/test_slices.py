@@ -94,7 +94,7 @@ def candidate(
     evaluation = _rows(labels, regions)
     own = own or SplitRecord("entity", 1, 0.2, group=spec.evaluation.group)
 
-    def recorded(version: int) -> RegisteredVersion:
+    def version_record(version: int) -> RegisteredVersion:
         split = production.split if production else None
         return RegisteredVersion("mixed", version, "r", "d", signature, split=split)
 
@@ -113,7 +113,7 @@ def candidate(
             production_version=1 if production else None,
             best_version=None,
             has_graph_of=lambda _: False,
-            recorded=recorded,
+            version_record=version_record,
             ask=answered,
         ),
     )

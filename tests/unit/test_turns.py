@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from platform_assets.serving import turns
-from platform_assets.serving.turns import CHANGE, LEASE, busy_models, hold, holding
+from platform_assets.serving.turns import CHANGE, LEASE, acquire_turn, busy_models, hold_turn
 from tests.support.servers import wait_until
 
 FIRST, LAST = "0" * 8, "f" * 8
@@ -48,10 +48,10 @@ def test_a_run_waits_for_the_one_that_has_the_turn_and_names_it(
 ) -> None:
     has, waits = started(instance, holder), started(instance, other)
     with ThreadPoolExecutor() as pool:
-        with holding(CHANGE, "cars", has):
-            waiting = pool.submit(hold, CHANGE, "cars", waits)
+        with hold_turn(CHANGE, "cars", has):
+            waiting = pool.submit(acquire_turn, CHANGE, "cars", waits)
             wait_until(lambda: waits.said != [], 10, "it to say so")
-            hold(CHANGE, "cars", has)  # its own is none in its way
+            acquire_turn(CHANGE, "cars", has)  # its own is none in its way
             assert not waiting.done()
         waiting.result(10)
     assert holder in waits.said[0]
@@ -70,9 +70,9 @@ def test_a_turn_ends_with_its_run_however_that_ends(
     instance: dg.DagsterInstance, goes: Callable[[dg.DagsterInstance, dg.DagsterRun], None]
 ) -> None:
     dead, waits = started(instance, FIRST), started(instance, LAST)
-    hold(LEASE, "cars", dead)
+    acquire_turn(LEASE, "cars", dead)
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(hold, LEASE, "cars", waits)
+        waiting = pool.submit(acquire_turn, LEASE, "cars", waits)
         wait_until(lambda: waits.said != [], 10, "it to wait")
         goes(instance, dead.run)
         waiting.result(10)
@@ -83,9 +83,9 @@ def test_turns_of_other_models_and_kinds_do_not_block(
     instance: dg.DagsterInstance,
 ) -> None:
     chain, rollback, other = (started(instance, f"{n}" * 8) for n in range(3))
-    hold(LEASE, "cars", chain)
-    hold(CHANGE, "cars", rollback)
-    hold(LEASE, "iris", other)
+    acquire_turn(LEASE, "cars", chain)
+    acquire_turn(CHANGE, "cars", rollback)
+    acquire_turn(LEASE, "iris", other)
     assert busy_models(instance, LEASE) == {"cars", "iris"}
     assert busy_models(instance, CHANGE) == {"cars"}
 
@@ -94,7 +94,7 @@ def test_a_run_that_inherits_the_tags_of_another_has_no_turn_by_them(
     instance: dg.DagsterInstance,
 ) -> None:
     dead = started(instance, FIRST)
-    hold(CHANGE, "cars", dead)
+    acquire_turn(CHANGE, "cars", dead)
     instance.report_run_failed(dead.run)
     there = instance.get_run_by_id(FIRST)
     assert there is not None
@@ -110,7 +110,7 @@ def test_of_many_runs_at_once_one_has_the_turn(instance: dg.DagsterInstance) -> 
 
     def go(context: Any) -> None:
         for _ in range(4):
-            with holding(CHANGE, "cars", context):
+            with hold_turn(CHANGE, "cars", context):
                 with lock:
                     inside.append(context.run.run_id)
                     most.append(len(inside))

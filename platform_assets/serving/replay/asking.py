@@ -50,8 +50,8 @@ class VersionAnswers:
         self._inputs: Mapping[str, NDArray[Any]] = model_inputs(signature, features)
         self._outputs = output_names(signature)
 
-    def ask(self, rows: slice) -> None:
-        """Let the version answer these rows, one by one if it refuses them as a batch.
+    def answer(self, rows: slice) -> None:
+        """Store the version's answers to these rows, sent one by one if it refuses them as a batch.
 
         Raises:
             TritonError: Triton does not answer, or its answer is invalid.
@@ -64,7 +64,7 @@ class VersionAnswers:
                 self.failures[rows.start] = refusal.reason
                 return
             for row in range(rows.start, rows.stop):
-                self.ask(slice(row, row + 1))
+                self.answer(slice(row, row + 1))
         else:
             if rows.stop - rows.start == 1 and rows.start < SINGLES:
                 self.seconds.append(time.perf_counter() - began)
@@ -80,12 +80,12 @@ class VersionAnswers:
         self.is_answered[rows] = True
 
 
-def ask_in_turn(
+def answer_in_turn(
     endpoint: TritonEndpoint,
     versions: Sequence[tuple[RegisteredVersion, pd.DataFrame]],
     pause: Callable[[float], None] = sleep,
 ) -> tuple[int, list[VersionAnswers]]:
-    """Let versions answer the same rows, in tensor form, one inference at a time.
+    """Send the same rows, in tensor form, to versions in turn, one inference at a time.
 
     A pause in proportion to each inference leaves the server idle for live requests. The two
     versions take turns at going first, so that other load on the machine affects both alike.
@@ -104,7 +104,7 @@ def ask_in_turn(
         for turn, part in enumerate(_parts(rows, min(BATCH_ROWS, most))):
             for each in answers if turn % 2 else reversed(answers):
                 began = time.perf_counter()
-                each.ask(part)
+                each.answer(part)
                 pause(_REST * (time.perf_counter() - began))
             row_count = part.stop
             if time.monotonic() > end:

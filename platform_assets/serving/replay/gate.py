@@ -14,8 +14,8 @@ from pydantic import Field
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.samples import SamplesError, SamplesFolder
 from platform_assets.resources.triton import TritonError
-from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, refused
-from platform_assets.serving.replay.asking import VersionAnswers, ask_in_turn
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown, failed_gate
+from platform_assets.serving.replay.asking import VersionAnswers, answer_in_turn
 from platform_assets.serving.replay.comparison import (
     answers_obstacle,
     non_finite_rows,
@@ -73,13 +73,13 @@ def replay(
     except ProductionUnknown as error:
         if config.without_comparison:
             return _pass_check(candidate.identity, f"nothing was replayed: {error}")
-        return refused(candidate.identity, str(error))
+        return failed_gate(candidate.identity, str(error))
     except TritonError as error:
         reason = f"logged rows were not answered: {error}; {_STAYS}"
-        return refused(candidate.identity, reason)
+        return failed_gate(candidate.identity, reason)
     except SamplesError as error:
         reason = f"nothing was replayed, since the log cannot be read: {error}"
-        return refused(candidate.identity, reason, dg.AssetCheckSeverity.WARN)
+        return failed_gate(candidate.identity, reason, dg.AssetCheckSeverity.WARN)
 
 
 def _find_production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
@@ -97,7 +97,7 @@ def _find_production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
         raise NothingToReplayError("there is no other version in production")
     if candidate.has_graph_of(version):
         raise NothingToReplayError(f"its graph is that of version {version}, byte for byte")
-    return candidate.recorded(version)
+    return candidate.version_record(version)
 
 
 def _replay_rows(
@@ -110,7 +110,7 @@ def _replay_rows(
     began, both = time.monotonic(), [(candidate.registered, logged.candidate)]
     if production.version in candidate.triton.ready_versions(production.model_name):
         both.append((production, logged.production))
-    row_count, (own, *others) = ask_in_turn(candidate.triton.endpoints()[0], both)
+    row_count, (own, *others) = answer_in_turn(candidate.triton.endpoints()[0], both)
     metadata = candidate.identity | {
         "production_version": production.version,
         "rows": row_count,
@@ -199,9 +199,9 @@ def _check_result(
     }
     broken = broken + by_verdict[ReplayVerdict.BROKEN]
     if broken:
-        return refused(metadata, "; ".join([*broken, _STAYS]))
+        return failed_gate(metadata, "; ".join([*broken, _STAYS]))
     if inconclusive := by_verdict[ReplayVerdict.OPEN]:
-        return refused(metadata, "; ".join(inconclusive), dg.AssetCheckSeverity.WARN)
+        return failed_gate(metadata, "; ".join(inconclusive), dg.AssetCheckSeverity.WARN)
     return _pass_check(metadata, otherwise)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from platform_assets.resources.records import RegisteredVersion
-from platform_assets.resources.samples import SamplesError, SamplesFolder, read_again
+from platform_assets.resources.samples import SamplesError, SamplesFolder, retry_read
 from platform_assets.serving.replay.rows import (
     LogMismatchError,
     complete_rows,
@@ -84,7 +84,7 @@ def read_logged(
         return parts, left_out
 
     try:
-        parts, left_out = read_again(read)
+        parts, left_out = retry_read(read)
         logged = _newest(parts, rows, left_out) if parts else None
     except (OSError, ValueError, TypeError) as error:
         raise SamplesError(
