@@ -1,1 +1,1 @@
-"""The passport of a version: where it came from, what let it pass, and when it served."""
+"""The passport of a version: its origin, its verdicts, and its periods in production."""

@@ -1,4 +1,4 @@
-"""Makes passports and verifies them: `python -m platform_assets.passport`."""
+"""Make and verify passports: `python -m platform_assets.passport`."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from serving_gateway.contract import is_model_name
 
-_WRONG: Final = 1
+_FAILED: Final = 1
 _USAGE: Final = 2
 _MOST_DIGITS: Final = 18
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 1 with each problem in a sentence when something is wrong, else 0."""
+    """Run the command; return 0, or 1 after printing each problem in a sentence."""
     parser = _parser()
-    given = parser.parse_args(arguments)
-    if not _is_version(given.what) and not (given.verify and len(given.what) == 1):
+    options = parser.parse_args(arguments)
+    if not _is_version(options.what) and not (options.verify and len(options.what) == 1):
         parser.print_usage(sys.stderr)
         print("name a model and a version, or with --verify a passport's file", file=sys.stderr)
         return _USAGE
     try:
         with ExitStack() as stack:
-            sources = _sources(given.key, stack)
-            if given.verify:
-                return _report(_verify(sources, given.what))
-            return _make(sources, given.what[0], int(given.what[1]), given.out)
+            sources = _sources(options.key, stack)
+            if options.verify:
+                return _report(_verify(sources, options.what))
+            return _make(sources, options.what[0], int(options.what[1]), options.out)
     except (LedgerError, KeyFileError, OSError) as error:
         print(f"{error}", file=sys.stderr)
-        return _WRONG
+        return _FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def _is_version(what: Sequence[str]) -> bool:
 
 
 def _sources(key: str, stack: ExitStack) -> Sources:
-    """What the environment names."""
+    """Return the sources that the environment names."""
     ledger, environ = LedgerFolder(), os.environ
     tracking, repository = environ.get("MLFLOW_TRACKING_URI"), environ.get("MODEL_REPOSITORY")
     has_dagster = bool(environ.get("DAGSTER_HOME"))
@@ -98,14 +98,14 @@ def _verify(sources: Sources, what: Sequence[str]) -> Findings:
     return verify_passport(sources, sealed)
 
 
-def _report(found: Findings) -> int:
-    for note in found.notes:
+def _report(findings: Findings) -> int:
+    for note in findings.notes:
         print(f"note: {note}")
-    for problem in found.problems:
+    for problem in findings.problems:
         print(f"PROBLEM: {problem}")
-    if not found.problems:
+    if not findings.problems:
         print("Nothing was changed, as far as the records above reach.")
-    return _WRONG if found.problems else 0
+    return _FAILED if findings.problems else 0
 
 
 def _make(sources: Sources, model_name: str, version: int, out: Path | None) -> int:
@@ -114,7 +114,7 @@ def _make(sources: Sources, model_name: str, version: int, out: Path | None) -> 
         print(f"Nothing is known of version {version} of {model_name}.", file=sys.stderr)
         for line in sealed.passport.missing:
             print(line, file=sys.stderr)
-        return _WRONG
+        return _FAILED
     folder = out or _folder(model_name)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, data in (("json", encode(sealed)), ("html", passport_page(sealed).encode())):

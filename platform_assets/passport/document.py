@@ -1,4 +1,4 @@
-"""The records of a version, and its passport: facts with where each came from, sealed by a key."""
+"""The records of a version, and its passport: facts with their sources, sealed by a key."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SECTIONS: Final = (DATA, CODE, TRAINING, GATES, DIGESTS)
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """Something that is recorded of a version."""
+    """A recorded property of a version."""
 
     name: str
     value: Any
     source: str
-    """Where it is recorded, as in `ledger, entry 3`."""
+    """Where it is recorded, such as `ledger, entry 3`."""
 
 
 class Period(msgspec.Struct, frozen=True, rename={"since": "from"}):
-    """A time in production; times are RFC 3339 in UTC."""
+    """A period in production; times are RFC 3339 in UTC."""
 
     since: str
     until: str | None
-    """None where the ledger has no later switch; the removal of a model is none."""
+    """None if the ledger has no later switch; removing a model is not a switch."""
     action: str
     by: str
     why: str
@@ -65,7 +65,7 @@ class VersionRecords:
     anchors: list[Anchor] = field(default_factory=list)
 
     def add(self, source: str, sections: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add what a source has recorded by section: values that are neither None nor empty."""
+        """Add the facts of a source by section, without values that are None or empty."""
         for section, values in sections.items():
             self.facts.setdefault(section, []).extend(
                 Fact(name, plain_content(value), source)
@@ -75,7 +75,7 @@ class VersionRecords:
 
 
 def digest_facts(package: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts in what `package_digests` found, at a switch or now."""
+    """Return the facts in a result of `package_digests`, of a switch or of now."""
     return {
         "model.onnx": package.get("onnx_sha256"),
         "provenance.json": package.get("provenance_sha256"),
@@ -84,7 +84,7 @@ def digest_facts(package: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_json(text: object) -> Any:
-    """Return the value of a JSON text; a text that is none as it is, and None without one."""
+    """Return the value of a JSON text; invalid JSON unchanged, and None for an empty text."""
     try:
         return json.loads(str(text)) if text else None
     except (ValueError, RecursionError):
@@ -94,17 +94,17 @@ def parse_json(text: object) -> Any:
 def merge(parts: Iterable[VersionRecords]) -> VersionRecords:
     """Return the records of several sources together."""
     result = VersionRecords()
-    for one in parts:
-        for section, facts in one.facts.items():
+    for part in parts:
+        for section, facts in part.facts.items():
             result.facts.setdefault(section, []).extend(facts)
-        result.acts += one.acts
-        result.missing += one.missing
-        result.anchors += one.anchors
+        result.acts += part.acts
+        result.missing += part.missing
+        result.anchors += part.anchors
     return result
 
 
 class Passport(msgspec.Struct, frozen=True):
-    """All that is known of one version at one time."""
+    """Everything known about one version at one time."""
 
     format: str
     model_name: str
@@ -112,19 +112,20 @@ class Passport(msgspec.Struct, frozen=True):
     made_at: str
     """RFC 3339, in UTC."""
     facts: dict[str, list[Fact]]
-    """By section; a fact stands once for each source that has it."""
+    """By section; a fact appears once for each source that has it."""
     periods: list[Period]
     release: list[Act]
     missing: list[str]
-    """What could not be asked, or was never recorded."""
+    """Sources that could not be read, and records that were never made."""
     public_keys: str
-    """PEM of the deployment's keys, newest first; empty where it has none."""
+    """PEM of the deployment's keys, newest first; empty if it has none."""
     ledger: list[LedgerEntry]
     """The whole chain of the model at that time."""
 
     def values(self, section: str, name: str) -> dict[str, Any]:
-        """Return what each source says of a fact."""
-        return {one.source: one.value for one in self.facts.get(section, ()) if one.name == name}
+        """Return the value of a fact by source."""
+        facts = self.facts.get(section, ())
+        return {fact.source: fact.value for fact in facts if fact.name == name}
 
 
 class SealedPassport(msgspec.Struct, frozen=True):
@@ -135,20 +136,20 @@ class SealedPassport(msgspec.Struct, frozen=True):
     """SHA-256, in hexadecimal, of the passport's canonical JSON."""
     key: str
     signature: str
-    """Ed25519 over the hash; empty, as the key's id, where the deployment has no key."""
+    """Ed25519 over the hash; empty, like the key's id, if the deployment has no key."""
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the content has the hash that stands beside it."""
+        """Whether the content still has the recorded hash."""
         return self.hash == body_hash(msgspec.to_builtins(self.passport))
 
     def is_signed_by(self, key: DeploymentKey) -> bool:
-        """Whether the public key that it names, one of those of `key`, made its signature."""
+        """Whether the named public key, one of those in `key`, verifies the signature."""
         return key.verify(self.key, _PURPOSE, self.hash, self.signature)
 
 
 def seal(passport: Passport, key: DeploymentKey) -> SealedPassport:
-    """Return the passport with its hash, signed where `key` can sign."""
+    """Return the passport with its hash, signed if `key` can sign."""
     digest = body_hash(msgspec.to_builtins(passport))
     return SealedPassport(passport, digest, key.signing_id, key.sign(_PURPOSE, digest))
 
@@ -162,20 +163,20 @@ def decode(data: bytes) -> SealedPassport:
     """Read the JSON file.
 
     Raises:
-        msgspec.MsgspecError: it is not a passport, or holds more than is sealed.
+        msgspec.MsgspecError: it is not a passport, or contains unsealed data.
     """
     try:
         sealed = msgspec.json.decode(data, type=SealedPassport)
-        written = json.loads(data, object_pairs_hook=_each_once)
+        document = json.loads(data, object_pairs_hook=_without_duplicates)
     except RecursionError as error:
         raise msgspec.DecodeError("it is nested too deeply") from error
-    if written != msgspec.to_builtins(sealed):
+    if document != msgspec.to_builtins(sealed):
         raise msgspec.ValidationError("something was added to it")
     return sealed
 
 
-def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise msgspec.ValidationError("a name stands twice in it")
-    return found
+    return mapping

@@ -20,21 +20,21 @@ from platform_assets.passport.document import (
 from platform_assets.resources.events import evaluations, materializations
 from platform_assets.serving import promotion
 from platform_assets.serving.ledger_entries import anchors, plain_content, plain_metadata
-from platform_assets.serving.switch_evidence import measured
+from platform_assets.serving.switch_evidence import verdict_measurements
 
-_FAR_BACK: Final = 500
+_RECORD_LIMIT: Final = 500
 _HIDDEN: Final = frozenset({promotion.LOAD_ID, "mlflow_run", "mlflow_version", "origin"})
 
 
 def collect_from_dagster(
     instance: dg.DagsterInstance, model_name: str, version: int
 ) -> VersionRecords:
-    """Return what Dagster has of a version, and the anchors of the model's ledger."""
+    """Return Dagster's records of a version, and the anchors of the model's ledger."""
     from platform_assets.features.source import FINGERPRINT_METADATA
 
     def newest(asset: str, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        found = (one for _, one in _materializations(instance, model_name, asset) if is_wanted(one))
-        return next(found, {})
+        newest_first = _materializations(instance, model_name, asset)
+        return next((metadata for _, metadata in newest_first if is_wanted(metadata)), {})
 
     def is_of_version(metadata: dict[str, Any]) -> bool:
         return metadata.get("version") == version
@@ -56,7 +56,9 @@ def collect_from_dagster(
         },
     )
     if run_id:
-        trained = newest("trained_model", lambda one: _origin(one).get("run_id") == run_id)
+        trained = newest(
+            "trained_model", lambda metadata: _origin(metadata).get("run_id") == run_id
+        )
         names = ("candidate", "training_rows", "evaluation_rows", "threshold")
         facts = {name: trained.get(name) for name in names}
         records.add("Dagster, trained_model", {TRAINING: facts})
@@ -64,7 +66,9 @@ def collect_from_dagster(
     digests = {"model.onnx": packaged.get("onnx_sha256")}
     records.add("Dagster, triton_model_entry", {DIGESTS: digests})
     if fingerprint:
-        read = newest("features", lambda one: one.get(FINGERPRINT_METADATA) == fingerprint)
+        read = newest(
+            "features", lambda metadata: metadata.get(FINGERPRINT_METADATA) == fingerprint
+        )
         stored = {"rows": "dagster/row_count", "entities": "entities", "source": "source"}
         facts = {name: read.get(key) for name, key in stored.items()}
         records.add("Dagster, features", {DATA: facts})
@@ -81,9 +85,9 @@ def collect_from_dagster(
 def _materializations(
     instance: dg.DagsterInstance, model_name: str, asset: str
 ) -> list[tuple[datetime, dict[str, Any]]]:
-    """Times and metadata of the newest materializations, newest first."""
-    found = materializations(instance, [model_name, asset], _FAR_BACK)
-    return [(one.at, plain_metadata(one.metadata)) for one in found]
+    """Return times and metadata of the newest materializations, newest first."""
+    records = materializations(instance, [model_name, asset], _RECORD_LIMIT)
+    return [(record.at, plain_metadata(record.metadata)) for record in records]
 
 
 def _origin(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -91,14 +95,14 @@ def _origin(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gates(instance: dg.DagsterInstance, model_name: str, version: int) -> dict[str, Any]:
-    """The last verdict of each gate on this version."""
+    """Return the last verdict of each gate on this version."""
     verdicts = {}
     for gate in promotion.GATES:
         key = [model_name, "triton_serving_state"]
-        for evaluation in evaluations(instance, key, gate, _FAR_BACK):
+        for evaluation in evaluations(instance, key, gate, _RECORD_LIMIT):
             judged = evaluation.metadata.get("version")
             if judged is not None and judged.value == version:
-                verdicts[gate] = plain_content(measured(evaluation))
+                verdicts[gate] = plain_content(verdict_measurements(evaluation))
                 break
     return verdicts
 

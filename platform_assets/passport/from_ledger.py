@@ -1,4 +1,4 @@
-"""The records of a version in the ledger. Without I/O."""
+"""The records of a version in the ledger; without I/O."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from platform_assets.passport.document import (
     digest_facts,
     parse_json,
 )
-from platform_assets.serving.ledger import SwitchReport, in_order
+from platform_assets.serving.ledger import SwitchReport, order_reports
 
 
 class _Move(NamedTuple):
-    """A switch of production as the ledger records it."""
+    """A switch of production as recorded by the ledger."""
 
     at: str
     version: int
@@ -34,7 +34,7 @@ class _Move(NamedTuple):
 
 
 class _Verdict(msgspec.Struct):
-    """Of a gate."""
+    """A verdict of a gate."""
 
     passed: bool = False
     description: str = ""
@@ -42,7 +42,7 @@ class _Verdict(msgspec.Struct):
 
 
 class _Switch(msgspec.Struct):
-    """What the content of a switch must be, to be read; an edited file may hold anything."""
+    """The shape that readable content of a switch has; an edited file may contain anything."""
 
     version: int
     generation: int = 0
@@ -52,24 +52,24 @@ class _Switch(msgspec.Struct):
 
 
 def collect_from_ledger(entries: Sequence[LedgerEntry], version: int) -> VersionRecords:
-    """Return the facts of the entries of a version; those of its first switch count."""
+    """Return the facts in the ledger entries of a version; those of its first switch count."""
     records = VersionRecords()
     readable = _moves(entries)
-    moves = [one for one in readable if one.version == version]
-    if left_out := sum(len(switches_of(one)) for one in entries) - len(readable):
+    moves = [move for move in readable if move.version == version]
+    if left_out := sum(len(switches_of(entry)) for entry in entries) - len(readable):
         records.missing.append(f"{left_out} switches of the ledger cannot be read: verify it.")
     if not entries:
         records.missing.append("The ledger of this model has no entries (LEDGER_DIR).")
     elif not moves:
         records.missing.append("The ledger knows no time of this version in production.")
-    # An old ledger begins with switches of which no digests are known; later, a version may have
-    # been damaged when it was switched to.
+    # An old ledger begins with switches without digests; later ones may lack them because the
+    # version was damaged when it was switched to.
     by_digest = sorted(
-        moves, key=lambda one: "onnx_sha256" not in (one.content.get("package") or {})
+        moves, key=lambda move: "onnx_sha256" not in (move.content.get("package") or {})
     )
     for move in by_digest[:1]:
         _add_switch(records, move)
-    for judged in [one for one in moves if one.content.get("gates")][:1]:
+    for judged in [move for move in moves if move.content.get("gates")][:1]:
         records.add(f"ledger, entry {judged.entry}", {GATES: judged.content["gates"]})
     if moves and GATES not in records.facts:
         records.missing.append("The ledger holds no verdicts of the gates for this version.")
@@ -82,24 +82,24 @@ def collect_from_ledger(entries: Sequence[LedgerEntry], version: int) -> Version
 
 
 def periods(entries: Sequence[LedgerEntry], version: int) -> list[Period]:
-    """Return the times of a version in production, oldest first."""
-    found: list[Period] = []
+    """Return the periods of a version in production, oldest first."""
+    result: list[Period] = []
     moves = _moves(entries)
     for place, move in enumerate(moves):
         if move.version != version or (place and moves[place - 1].version == version):
-            continue  # a confirmation goes on with what is there
-        after = (one.at for one in moves[place + 1 :] if one.version != version)
+            continue  # a confirmation continues the current period
+        ends = (later.at for later in moves[place + 1 :] if later.version != version)
         text = {name: str(move.content.get(name) or "") for name in ("action", "by", "reason")}
-        found.append(
+        result.append(
             Period(
-                move.at, next(after, None), text["action"], text["by"], text["reason"], move.entry
+                move.at, next(ends, None), text["action"], text["by"], text["reason"], move.entry
             )
         )
-    return found
+    return result
 
 
 def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
-    """All switches in the order in which they were made: some are entered late."""
+    """Return all readable switches in the order in which they happened; some are entered late."""
     reports: list[SwitchReport[_Move]] = []
     for entry in entries:
         for content in switches_of(entry):
@@ -112,7 +112,7 @@ def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
             reports.append(
                 SwitchReport(move, switch.generation, at.astimezone(UTC), switch.at is not None)
             )
-    return in_order(reversed(reports))[::-1]
+    return order_reports(reversed(reports))[::-1]
 
 
 def _add_switch(records: VersionRecords, move: _Move) -> None:

@@ -1,4 +1,4 @@
-"""The present records of a version in MLflow and the model repository."""
+"""The current records of a version in MLflow and the model repository."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _METRIC: Final = "metric."
 
 
 def collect_from_mlflow(mlflow: MlflowResource, model_name: str, version: int) -> VersionRecords:
-    """Return what MLflow has of a version and its run, and the anchors of the model's ledger."""
+    """Return MLflow's records of a version and its run, and the anchors of the model's ledger."""
     from platform_assets.resources.environment import ENVIRONMENT_TAG
 
     records = VersionRecords()
     try:
-        versions = {one.version: one for one in mlflow.versions(model_name)}
-        for one in versions.values():
-            records.anchors += _anchor(one.tags, one.version)
+        versions = {entry.version: entry for entry in mlflow.versions(model_name)}
+        for entry in versions.values():
+            records.anchors += _anchor(entry.tags, entry.version)
         if version not in versions:
             records.missing.append(f"MLflow knows no version {version}.")
             return records
@@ -87,7 +87,7 @@ def _add_version(records: VersionRecords, tags: dict[str, str]) -> None:
 def collect_from_repository(
     repository: ModelRepository, model_name: str, version: int
 ) -> VersionRecords:
-    """Return the digests of the files of a version as they are now."""
+    """Return the current digests of the files of a version."""
     records = VersionRecords()
     folder = repository.path(model_name, version)
     try:
@@ -102,8 +102,8 @@ def collect_from_repository(
         provenance = hashlib.sha256((folder / PROVENANCE_FILE).read_bytes()).hexdigest()
     except OSError as error:
         provenance = f"none ({error})"
-    now = {"model.onnx": digest, "provenance.json": provenance}
-    records.add("model repository, now", {DIGESTS: now})
+    digests = {"model.onnx": digest, "provenance.json": provenance}
+    records.add("model repository, now", {DIGESTS: digests})
     packaged = package_digests(model_name, version, repository)
     if "problem" in packaged:
         records.missing.append(

@@ -1,4 +1,4 @@
-"""Make a passport: collect the records of every source that answers."""
+"""Make a passport from the records of every available source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sources:
     repository: ModelRepository | None = None
 
     def collect(self, entries: list[LedgerEntry], model_name: str, version: int) -> VersionRecords:
-        """Return the records of a version from all of them."""
+        """Return the records of a version from all sources."""
         parts = [collect_from_ledger(entries, version)]
         if self.instance is None:
             parts.append(VersionRecords(missing=["Dagster was not asked (DAGSTER_HOME)."]))
@@ -69,7 +69,7 @@ def make_passport(sources: Sources, model_name: str, version: int) -> Passport:
             section: records.facts[section] for section in SECTIONS if records.facts.get(section)
         },
         periods=periods(entries, version),
-        # Without Dagster's copies of acts that the ledger has.
+        # Omit Dagster's copies of acts that are in the ledger.
         release=[act for act in records.acts if act.content.get(HASH) not in hashes],
         missing=records.missing,
         public_keys=sources.key.public_pem,

@@ -1,4 +1,4 @@
-"""The passport as one HTML page, without I/O."""
+"""Render the passport as one HTML page; without I/O."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from platform_assets.ledger.chain import LedgerEntry
 from platform_assets.passport.document import GATES, Act, Fact, Passport, SealedPassport
 from platform_assets.resources import pages
 
-_NO_KEY: Final = (
+_UNSIGNED_NOTE: Final = (
     "The deployment has no key: entries are chained, but not signed, so who can write the file "
     "can write it anew as a whole."
 )
-_HOW: Final = (
+_VERIFICATION_NOTE: Final = (
     "With --verify and the JSON file, python -m platform_assets.passport detects a changed byte of "
     "the model, and an entry that was removed, moved or edited."
 )
 
 
 def passport_page(sealed: SealedPassport) -> str:
-    """Return the page."""
+    """Return the HTML page."""
     passport = sealed.passport
     title = f"{passport.model_name} version {passport.version}"
     facts = {name: value for name, value in passport.facts.items() if name != GATES}
@@ -32,10 +32,12 @@ def passport_page(sealed: SealedPassport) -> str:
             f"Signed with key {sealed.key}" if sealed.key else "Not signed",
             f"What was recorded until {_time(passport.made_at)} UTC, and where.",
             good=bool(sealed.key),
-            more=pages.marks(dict.fromkeys(passport.missing, False)) if passport.missing else "",
+            more=pages.checklist(dict.fromkeys(passport.missing, False))
+            if passport.missing
+            else "",
         ),
         _periods(passport),
-        *(_facts(section, known) for section, known in facts.items()),
+        *(_facts(section, recorded) for section, recorded in facts.items()),
         _gates(passport.facts.get(GATES, [])),
         _release(passport.release),
         _ledger(sealed),
@@ -45,14 +47,14 @@ def passport_page(sealed: SealedPassport) -> str:
 def _periods(passport: Passport) -> str:
     rows = [
         {
-            "from (UTC)": _time(one.since),
-            # Not "still": a model that was removed from the gateways has no switch either.
-            "until": "no later switch" if one.until is None else _time(one.until),
-            "by": one.by,
-            "why": one.why or one.action,
-            "source": f"ledger, entry {one.entry}",
+            "from (UTC)": _time(period.since),
+            # Not "still": removing a model from the gateways makes no switch either.
+            "until": "no later switch" if period.until is None else _time(period.until),
+            "by": period.by,
+            "why": period.why or period.action,
+            "source": f"ledger, entry {period.entry}",
         }
-        for one in passport.periods
+        for period in passport.periods
     ]
     return pages.section(
         "In production", pages.table(rows) if rows else pages.paragraph("Never, by the ledger.")
@@ -64,14 +66,14 @@ def _facts(section: str, facts: Sequence[Fact]) -> str:
     for fact in facts:
         sources.setdefault((fact.name, _text(fact.value)), []).append(fact.source)
     rows = [
-        {"what": name, "value": value, "source": "; ".join(found)}
-        for (name, value), found in sources.items()
+        {"what": name, "value": value, "source": "; ".join(names)}
+        for (name, value), names in sources.items()
     ]
     return pages.section(section, pages.table(rows))
 
 
 def _gates(facts: Sequence[Fact]) -> str:
-    # The ledger and Dagster say the same; what the ledger says is signed.
+    # The ledger and Dagster record the same verdicts; prefer the ledger, which is signed.
     by_name = {fact.name: fact for fact in reversed(facts)}
     rows = [
         {
@@ -109,27 +111,30 @@ def _release(acts: Sequence[Act]) -> str:
         for act in acts
     ]
     if not rows:
-        nothing = pages.paragraph("No step, verdict or approval is recorded.")
-        return pages.section("Release", nothing)
+        placeholder = pages.paragraph("No step, verdict or approval is recorded.")
+        return pages.section("Release", placeholder)
     # Each entry repeats those before it.
     lines = (line for act in acts for line in str(act.content.get("acts", "")).splitlines())
-    said = "\n".join(dict.fromkeys(lines))
+    acts_text = "\n".join(dict.fromkeys(lines))
     parts = [pages.table(rows)]
-    if said:
-        parts += [pages.paragraph("Verdicts and approvals, by whom"), pages.verbatim(said, "acts")]
+    if acts_text:
+        parts += [
+            pages.paragraph("Verdicts and approvals, by whom"),
+            pages.verbatim(acts_text, "acts"),
+        ]
     return pages.section("Release", *parts)
 
 
 def _ledger(sealed: SealedPassport) -> str:
     passport = sealed.passport
-    rows = [_entry(one) for one in reversed(passport.ledger)]
-    parts = [pages.paragraph(_HOW if sealed.key else _NO_KEY, soft=True)]
+    rows = [_entry(entry) for entry in reversed(passport.ledger)]
+    parts = [pages.paragraph(_VERIFICATION_NOTE if sealed.key else _UNSIGNED_NOTE, soft=True)]
     if rows:
         parts.append(pages.table(rows, "The whole chain of the model, the newest entry first"))
     if passport.public_keys:
         keys = pages.verbatim(passport.public_keys, "public keys")
-        parts.append(pages.folded("Public keys of the deployment, the newest first", keys))
-    parts.append(pages.facts({"SHA-256 of this passport": sealed.hash}))
+        parts.append(pages.collapsible("Public keys of the deployment, the newest first", keys))
+    parts.append(pages.definition_list({"SHA-256 of this passport": sealed.hash}))
     return pages.section("Ledger", *parts)
 
 

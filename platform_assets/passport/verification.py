@@ -1,4 +1,4 @@
-"""Compare what is there now with the ledger, with each other record, and with a passport."""
+"""Compare the current state with the ledger, the other records, and a passport."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _COMPARED = (
     (DATA, "fingerprint", "the fingerprint of the data"),
 )
 _TRUST = ("ledger", "passport", "MLflow", "Dagster", "model repository")
-"""Beginnings of sources: of two that differ, the earlier is what the later is compared with."""
+"""Prefixes of sources, most trusted first: of two that differ, the earlier is the reference."""
 
 
 def verify_version(
     sources: Sources, model_name: str, version: int, passport: Passport | None = None
 ) -> Findings:
-    """Return what differs from the ledger; with a `passport`, also from that."""
-    found = Findings()
+    """Return the differences from the ledger and, with a `passport`, from that as well."""
+    findings = Findings()
     try:
         journal = sources.journal(model_name)
         lines, rest = ([], b"") if journal is None else journal.lines()
@@ -34,52 +34,56 @@ def verify_version(
         return Findings(problems=[f"{error}."])
     records = sources.collect(_readable(lines), model_name, version)
     if passport is not None:
-        records.anchors += [Anchor(one.number, one.hash, "the passport") for one in passport.ledger]
-        for section, facts in passport.facts.items():
+        records.anchors += [
+            Anchor(entry.number, entry.hash, "the passport") for entry in passport.ledger
+        ]
+        for section, sealed_facts in passport.facts.items():
             records.facts.setdefault(section, []).extend(
-                msgspec.structs.replace(one, source=f"passport, {one.source}") for one in facts
+                msgspec.structs.replace(fact, source=f"passport, {fact.source}")
+                for fact in sealed_facts
             )
     if journal is None:
-        found.notes.append("There is no ledger here to compare with (LEDGER_DIR).")
+        findings.notes.append("There is no ledger here to compare with (LEDGER_DIR).")
     elif not lines and not records.anchors:
-        found.problems.append(f"The model {model_name} has no ledger at {journal.path}.")
+        findings.problems.append(f"The model {model_name} has no ledger at {journal.path}.")
     else:
-        found.add(verify_chain(lines, model_name, sources.key, records.anchors, rest))
+        findings.add(verify_chain(lines, model_name, sources.key, records.anchors, rest))
     if not any(records.facts.values()) and not records.acts:
-        found.problems.append(f"Nothing is known of version {version} of {model_name}.")
+        findings.problems.append(f"Nothing is known of version {version} of {model_name}.")
     for section, name, what in _COMPARED:
-        values = {f.source: f.value for f in records.facts.get(section, ()) if f.name == name}
-        found.problems += _differences(values, what)
-    found.notes += records.missing
-    return found
+        facts = records.facts.get(section, ())
+        values = {fact.source: fact.value for fact in facts if fact.name == name}
+        findings.problems += _differences(values, what)
+    findings.notes += records.missing
+    return findings
 
 
 def verify_passport(sources: Sources, sealed: SealedPassport) -> Findings:
-    """Return what is wrong with a passport, and what differs from it now."""
-    found, passport, key = Findings(), sealed.passport, sources.key
+    """Return the faults of a passport, and the differences of the current state from it."""
+    findings, passport, key = Findings(), sealed.passport, sources.key
     if not is_model_name(passport.model_name):
         return Findings(problems=["The passport was edited: it is of no model."])
     if not sealed.is_unchanged:
-        found.problems.append("The passport was edited: its content does not have its hash.")
+        findings.problems.append("The passport was edited: its content does not have its hash.")
     if not sealed.key:
-        found.notes.append("The passport is not signed: its deployment had no key.")
+        findings.notes.append("The passport is not signed: its deployment had no key.")
         if key.ids:
-            found.problems.append("The passport is not signed although there is a key.")
+            findings.problems.append("The passport is not signed although there is a key.")
     elif sealed.key not in key.ids:
         trusted = ", ".join(key.ids) or "none: name it with --key or LEDGER_KEY"
-        found.problems.append(
+        findings.problems.append(
             f"The passport is signed with another key ({sealed.key}) than the trusted ({trusted})."
         )
     elif not sealed.is_signed_by(key):
-        found.problems.append("The signature of the passport is not that of its key.")
-    held = verify_chain([entry.line for entry in passport.ledger], passport.model_name, key)
-    found.problems += [f"In the passport: {one}" for one in held.problems]
-    found.add(verify_version(sources, passport.model_name, passport.version, passport))
-    return found
+        findings.problems.append("The signature of the passport is not that of its key.")
+    embedded = verify_chain([entry.line for entry in passport.ledger], passport.model_name, key)
+    findings.problems += [f"In the passport: {problem}" for problem in embedded.problems]
+    findings.add(verify_version(sources, passport.model_name, passport.version, passport))
+    return findings
 
 
 def _readable(lines: list[bytes]) -> list[LedgerEntry]:
-    """The entries that can be read; the others are problems of their own."""
+    """Return the entries that can be parsed; the others are reported as problems separately."""
     entries = []
     for line in lines:
         with suppress(msgspec.MsgspecError):
