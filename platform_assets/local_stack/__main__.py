@@ -24,17 +24,17 @@ from platform_assets.local_stack.settings import StackError, StackSettings, stac
 from platform_assets.local_stack.shutdown import stop_stack
 from platform_assets.local_stack.stack import (
     Stack,
-    give_source,
+    lock_state_dir,
     owner_pid,
-    sole_owner,
     validate_state_dir,
+    write_sample_source,
 )
 from platform_assets.model_spec import ModelSpec, table_job_name
 from serving_gateway.contract import DEFAULT_MODEL, Release, is_model_name
 
 
 class _StopSignal(BaseException):
-    """Ctrl-C or SIGTERM; not an Exception, so that nothing but the way out catches it."""
+    """Ctrl-C or SIGTERM; not an Exception, so that only cleanup code and `main` catch it."""
 
 
 def _up(settings: StackSettings, console: Console) -> int:
@@ -58,8 +58,8 @@ def _demo(settings: StackSettings, console: Console) -> int:
 def _model_chain(settings: StackSettings, console: Console) -> int:
     """Take one model (`MODEL`) of the running stack from its source to production.
 
-    Where its file has a `release`, a later version is taken to its release, which goes on by
-    itself.
+    If its file has a `release`, a later version is taken to its release, which then continues
+    without this process.
     """
     model_name = os.environ.get("MODEL") or DEFAULT_MODEL
     if not is_model_name(model_name):
@@ -98,9 +98,9 @@ def _follow_release(
 
 
 def _spec_of(model_name: str, owner: int) -> ModelSpec:
-    """Return the file of a model, or raise StackError where there is no such model.
+    """Return the spec of a model; StackError if there is no such model.
 
-    Reads the model files as the running stack does, which is quicker than its reload.
+    Reads the model files like the running stack, which is faster than reloading its definitions.
     """
     import psutil
 
@@ -108,27 +108,27 @@ def _spec_of(model_name: str, owner: int) -> ModelSpec:
 
     try:
         environ = psutil.Process(owner).environ()
-    except psutil.Error:  # another user's
+    except psutil.Error:  # a process of another user
         environ = dict(os.environ)
     models = read_models(model_folders(environ))
     why = explain_missing_model(models, model_name)
     if why is not None:
         raise StackError(why)
-    return next(one for one in models.specs.values() if one.name == model_name)
+    return next(spec for spec in models.specs.values() if spec.name == model_name)
 
 
 def _check(settings: StackSettings, _console: Console) -> int:
-    """Check all model files, with the source that the stack gives to the model that ships."""
+    """Check all model files, with the stack's source for the model that ships."""
     from platform_assets.components.__main__ import main as components
 
-    with suppress(OSError):  # what is not there is noted below
-        give_source(settings)
+    with suppress(OSError):  # a missing source is reported by the check
+        write_sample_source(settings)
     os.environ[SOURCE_PATH] = str(settings.source_path)
     return components(["check"])
 
 
 def _passport(settings: StackSettings, _console: Console) -> int:
-    """Write the passport of `MODEL` and `VERSION`; with `VERIFY`=1 or a passport's file, verify."""
+    """Write the passport of `MODEL` and `VERSION`; verify if `VERIFY` is 1 or a passport's file."""
     verify, key = os.environ.get("VERIFY", ""), os.environ.get("KEY", "")
     model, version = os.environ.get("MODEL") or DEFAULT_MODEL, os.environ.get("VERSION", "")
     what = [model, version] if verify in {"", "1"} else [verify]
@@ -157,15 +157,15 @@ def _status(settings: StackSettings, console: Console) -> int:
 
 @contextmanager
 def _waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
-    """Say what is waited for: in one line that changes, or line by line where none can."""
+    """Show what is being waited for: in one updated line on a terminal, else line by line."""
     with console.status(what) as spinner:
         yield spinner.update if console.is_terminal else console.print
 
 
 @contextmanager
 def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
-    validate_state_dir(settings)  # before anything is made there
-    with sole_owner(settings):
+    validate_state_dir(settings)  # before anything is created there
+    with lock_state_dir(settings):
         stack = Stack(settings, os.environ)
         with _waiting(console, "starting") as waiting:
 
@@ -179,7 +179,7 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
         try:
             yield stack
         finally:
-            # Stopping is not interrupted by a second Ctrl-C: nothing may be left behind.
+            # A second Ctrl-C must not interrupt stopping and leave processes behind.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             console.print("stopping")
@@ -189,13 +189,13 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
 def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
     if not _run(settings, console, chain_job_name(model_name), stops_with_us=True):
         return False
-    # Where the file has a `release`, another run switches to the first version.
+    # If the file has a `release`, another run switches to the first version.
     release_progress.await_first_version(settings, model_name)
     return True
 
 
 def _run(settings: StackSettings, console: Console, job: str, *, stops_with_us: bool) -> bool:
-    """Run a job; `stops_with_us`: its Dagster belongs to this process and ends with it."""
+    """Run a job; `stops_with_us` says that its Dagster belongs to this process."""
     display = ChainDisplay(console)
     try:
         with _waiting(console, f"{job} runs") as display.waiting:
@@ -216,7 +216,7 @@ def _watch(stack: Stack, console: Console) -> NoReturn:
         time.sleep(1)
         for name, state in stack.states().items():
             if state.is_abandoned and name not in reported:
-                # The others go on: losing one service must not stop what is served.
+                # Keep the others running: losing one service must not stop serving.
                 reported.add(name)
                 console.print(f"[red]{name} keeps failing[/] and is not restarted any more; see")
                 console.print(f"  {stack.log_of(name)}", markup=False, highlight=False)
@@ -238,7 +238,7 @@ _COMMANDS: Final[dict[str, Callable[[StackSettings, Console], int]]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; 0 when it did what it should, 1 with the reason otherwise."""
+    """Run one command; return 0 on success, 1 after printing the reason otherwise."""
     console = Console(soft_wrap=True)
     if len(arguments) != 1 or arguments[0] not in _COMMANDS:
         console.print(f"usage: python -m platform_assets.local_stack {'|'.join(_COMMANDS)}")

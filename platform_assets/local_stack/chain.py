@@ -1,4 +1,4 @@
-"""Launch the chain in the running Dagster and follow it, as a person would in the UI."""
+"""Launch the chain in the running Dagster and follow it, as in the UI."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _SILENCE_S: Final = 1800.0
 _RESTART_S: Final = 60.0
 _ANSWER_S: Final = 60.0
 _RELOAD_S: Final = 150.0
-"""Longer than `code_servers.reload_timeout` of `dagster.yaml`: Dagster says itself that it took too
-long."""
-_AWAY: Final = "Could not reach user code server"
-"""Dagster's words for a process with the definitions that is being restarted."""
+"""Longer than `code_servers.reload_timeout` of `dagster.yaml`, so that Dagster reports the timeout
+itself."""
+_UNREACHABLE: Final = "Could not reach user code server"
+"""Dagster's message while the process that holds the definitions restarts."""
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 
 
 @dataclass(frozen=True, slots=True)
 class ChainResult:
-    """How a run ended."""
+    """The result of a run."""
 
     run_id: str
     status: str
-    """In Dagster's words: `SUCCESS`, `FAILURE` or `CANCELED`."""
+    """Dagster's status: `SUCCESS`, `FAILURE` or `CANCELED`."""
 
     @property
     def succeeded(self) -> bool:
@@ -52,19 +52,19 @@ class ChainResult:
 
 
 def chain_job_name(model_name: str) -> str:
-    """Name of the job that takes a model from its source to production."""
+    """Return the name of the job that takes a model from its source to production."""
     return f"{model_name.replace('-', '_')}{_CHAIN}"
 
 
 def models_with_chain(dagster_url: str) -> list[str]:
-    """Names of the models whose files Dagster has read, as in the names of their jobs."""
+    """Return the models whose files Dagster has read, named as in their jobs."""
     selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
-    jobs = _asked(dagster_url, JOBS, Jobs, "repositoryOrError", selector=selector).jobs
+    jobs = _query(dagster_url, JOBS, Jobs, "repositoryOrError", selector=selector).jobs
     return sorted(job.name.removesuffix(_CHAIN) for job in jobs if job.name.endswith(_CHAIN))
 
 
 def run_page(dagster_url: str, run_id: str) -> str:
-    """Address at which Dagster shows a run."""
+    """Return the address of a run's page in Dagster."""
     return f"{dagster_url}/runs/{run_id}"
 
 
@@ -72,18 +72,18 @@ def reload_definitions(dagster_url: str, patience_s: float = _RESTART_S) -> None
     """Make Dagster read the model files again, as its UI's Reload does.
 
     Raises:
-        StackError: they do not load, or the process that reads them did not come back in time.
+        StackError: they do not load, or the process that reads them did not restart in time.
     """
     deadline = time.monotonic() + patience_s
     while problem := _load_problem(dagster_url):
-        if _AWAY not in problem or time.monotonic() >= deadline:
+        if _UNREACHABLE not in problem or time.monotonic() >= deadline:
             raise StackError(f"the definitions do not load: {problem}")
         time.sleep(_POLL_S)
 
 
 def _load_problem(dagster_url: str) -> str:
     place = "reloadRepositoryLocation"
-    outcome = _asked(
+    outcome = _query(
         dagster_url, RELOAD, LocationOutcome, place, timeout_s=_RELOAD_S, location=LOCATION
     )
     loaded = outcome.location_or_load_error or outcome
@@ -101,14 +101,14 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
     run_id = _launch(dagster_url, job)
     cursor: str | None = None
     on_event(ChainEvent("launched", job, run_page(dagster_url, run_id)))
-    heard = time.monotonic()
-    progress = RunProgress(job, heard)
-    while (now := time.monotonic()) - heard < _SILENCE_S:
-        answer = _asked(dagster_url, FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
+    last_news = time.monotonic()
+    progress = RunProgress(job, last_news)
+    while (now := time.monotonic()) - last_news < _SILENCE_S:
+        answer = _query(dagster_url, FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
         status, logs = answer.run_or_error.status, answer.logs_for_run
         cursor = logs.cursor
         if logs.events:
-            heard = now
+            last_news = now
         elif status in _ENDED:
             return ChainResult(run_id, status)
         for event in progress.read(logs.events, now):
@@ -123,13 +123,13 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
 
 
 def _launch(dagster_url: str, job: str) -> str:
-    """Launch a job and return its run."""
+    """Launch a job and return the id of its run."""
     selector = {
         "repositoryLocationName": LOCATION,
         "repositoryName": REPOSITORY,
         "pipelineName": job,
     }
-    launched = _asked(dagster_url, LAUNCH, LaunchOutcome, "launchRun", selector=selector)
+    launched = _query(dagster_url, LAUNCH, LaunchOutcome, "launchRun", selector=selector)
     if launched.typename == "PipelineNotFoundError":
         raise StackError(
             f"Dagster has no job {job}, so the definitions of that model cannot be built: the "
@@ -141,7 +141,7 @@ def _launch(dagster_url: str, job: str) -> str:
     return launched.run.run_id
 
 
-def _asked(
+def _query(
     dagster_url: str,
     query: str,
     kind: type[Body],

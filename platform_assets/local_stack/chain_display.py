@@ -1,4 +1,4 @@
-"""Print a chain while it runs, and how it ended."""
+"""Print the progress and the result of a chain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ChainDisplay:
         self._page = ""
 
     def show(self, event: ChainEvent) -> None:
-        """Print an event as it comes."""
+        """Print an event when it arrives."""
         if event.kind == "launched":
             self._page = event.detail
             self._console.print(f"Launched {event.name}: {event.detail}")
@@ -50,7 +50,7 @@ class ChainDisplay:
             self._print_problem(event)
 
     def conclude(self, result: ChainResult) -> None:
-        """Print how the run ended: after a failure with its reasons and with what to do."""
+        """Print the result of the run; for a failure, also its reasons and what to do."""
         if result.succeeded:
             self._console.print(f"The chain took {self._elapsed()}: {self._page}")
         elif result.status == "CANCELED":
@@ -63,7 +63,7 @@ class ChainDisplay:
             self._console.print(_REFUSED if is_refused else _RESUME, highlight=False)
 
     def leave(self) -> None:
-        """Print that the run, if it was launched, goes on without this process."""
+        """Print that the run, if it was launched, continues without this process."""
         if self._page:
             self._console.print(f"The run goes on: {self._page}; cancel it there.")
 

@@ -1,6 +1,6 @@
 """`python -m platform_assets.local_stack.code_proxy`: Dagster's own code server.
 
-It leaves the definitions to a child of its own, which it replaces when it is asked to reload.
+It runs the definitions in a child process, which it replaces on a request to reload.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from platform_assets.local_stack.settings import CODE_SOCKET, ROOT
 
 
 def main() -> None:
-    """Fail abandoned runs, then serve until a signal comes."""
-    # A quarter of the imports would be spent in looking for garbage, of which they leave none.
+    """Fail abandoned runs, then serve until a signal arrives."""
+    # A quarter of the import time would be spent in the garbage collector, which finds nothing.
     gc.disable()
     for run_id in fail_abandoned_runs():
         print(f"run {run_id} had no process any more and was reported as failed", flush=True)

@@ -1,7 +1,7 @@
 """`python -m platform_assets.local_stack.code_server`: the definitions, and the runs, of Dagster.
 
-The webserver and the daemon ask this one process. Where each starts its own, as they do by
-default, the daemon replaces its every minute, and every sensor imports its libraries anew.
+The webserver and the daemon share this process. By default each starts its own; the daemon then
+replaces its process every minute, and every sensor imports its libraries again.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import psutil
 
-_LOOK_EVERY_S: Final = 2.0
+_CHECK_EVERY_S: Final = 2.0
 
 
 def main() -> int:
-    """Serve until a signal comes; 1 when the definitions were lost."""
+    """Serve until a signal arrives; return 1 if the process with the definitions died."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -35,15 +35,15 @@ def main() -> int:
 
 
 def _watch(server: subprocess.Popen[bytes], stopping: threading.Event) -> bool:
-    """Return True when asked to stop, False when nothing has the definitions any more.
+    """Return True when asked to stop, False when no process holds the definitions any more.
 
-    The server leaves them to a child, which it replaces when it is asked to reload, and not when
+    The server runs them in a child process, which it replaces on a request to reload, but not when
     that child dies.
     """
     import psutil
 
     loaded = False
-    while not stopping.wait(_LOOK_EVERY_S):
+    while not stopping.wait(_CHECK_EVERY_S):
         if server.poll() is not None:
             return False
         alive = any(map(_is_alive, psutil.Process(server.pid).children()))
@@ -58,7 +58,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:  # it ended since it was listed
+    except psutil.NoSuchProcess:  # it ended after it was listed
         return False
 
 

@@ -1,4 +1,4 @@
-"""Queries of the local stack to Dagster's webserver, and what it answers."""
+"""The local stack's queries to Dagster's webserver, and the shapes of the answers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class AssetPath(_Part, frozen=True):
 
 
 class EvaluatedCheck(_Part, frozen=True):
-    """What a check found."""
+    """The result of a check."""
 
     check_name: str
     success: bool
@@ -126,7 +126,7 @@ class StepError(_Part, frozen=True):
 
 
 class FailureNote(_Part, frozen=True):
-    """What a step says of its failure."""
+    """A step's own description of its failure."""
 
     description: str | None = None
 
@@ -149,7 +149,7 @@ class RunLogs(_Kind, frozen=True):
 
 
 class RunStatus(_Part, frozen=True):
-    """How a run stands; empty when there is no such run."""
+    """The status of a run; empty if there is no such run."""
 
     status: str = ""
 
@@ -180,7 +180,7 @@ class LocationEntry(_Part, frozen=True):
 
 
 class DaemonStatus(_Part, frozen=True):
-    """How a daemon is."""
+    """The health of a daemon."""
 
     required: bool
     healthy: bool | None = None

@@ -1,8 +1,8 @@
-"""The code location of the stack: that of every installation, with runs that start sooner.
+"""The code location of the stack: the regular definitions, with runs that start faster.
 
 Dagster's code server executes each run in a new interpreter, which spends more time on imports
-than most runs on their work. Here it forks them off one process that has imported the libraries.
-That process begins with the code server's, and ends with it: a reload renews both.
+than most runs on their work. Here it forks them from one process that has imported the libraries.
+That process starts and ends with the code server's: a reload replaces both.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["defs"]
 
 
 def fork_runs() -> None:
-    """Have the code server of this process fork its runs instead of starting interpreters.
+    """Make the code server of this process fork its runs instead of starting interpreters.
 
-    The server holds its way to start processes in an attribute that no setting reaches; a
+    The server keeps its multiprocessing context in an attribute that no setting controls; a
     property of the class takes precedence over it.
     """
     context = multiprocessing.get_context("forkserver")
@@ -30,7 +30,7 @@ def fork_runs() -> None:
     DagsterApiServer._mp_ctx = property(lambda _: context)  # type: ignore[assignment] # see above
 
 
-# A run loads this module, too.
+# A run imports this module as well.
 if multiprocessing.parent_process() is None:
     read_migrations_once()
     fork_runs()

@@ -15,7 +15,7 @@ from platform_assets.local_stack.dagster_answers import QueryAnswer
 
 Body = TypeVar("Body")
 
-# A proxy of the user's environment must not stand between us and our own loopback.
+# A proxy of the user's environment must not intercept calls to our own loopback.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -29,16 +29,16 @@ def answers_ok(url: str, timeout_s: float = 2.0) -> bool:
 
 
 def get(url: str | urllib.request.Request, kind: type[Body], timeout_s: float = 10.0) -> Body:
-    """Return the JSON body at an address, or that a request is answered with.
+    """Return the JSON body of the answer to a request, or to a GET of an address.
 
     Raises:
         OSError: no answer, or one that is not 2xx.
-        ValueError: the answer is not a body of that kind.
+        ValueError: the answer is not a body of type `kind`.
     """
     try:
         with _OPENER.open(url, timeout=timeout_s) as answer:
             data = answer.read()
-    except HTTPException as error:  # such as half an answer of a process that was killed
+    except HTTPException as error:  # such as an incomplete answer of a killed process
         raise ConnectionError(f"the answer broke off: {error!r}") from error
     try:
         return msgspec.json.decode(data, type=kind)
@@ -57,11 +57,11 @@ def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float =
 def graphql(
     dagster_url: str, query: str, kind: type[Body], *path: str, timeout_s: float, **variables: Any
 ) -> Body:
-    """Ask a Dagster webserver and return what its data has at `path`; raises as `get` does."""
+    """Query a Dagster webserver and return its data at `path`; raises as `get` does."""
     body = {"query": query, "variables": variables}
     answer = post(f"{dagster_url}/graphql", body, QueryAnswer, timeout_s)
     if answer.errors or answer.data is None:
-        raise ValueError("; ".join(one.message for one in answer.errors) or "there is no data")
+        raise ValueError("; ".join(error.message for error in answer.errors) or "there is no data")
     data: Any = answer.data
     try:
         for name in path:

@@ -1,4 +1,4 @@
-"""Passports of the stack's models, made and verified by what its state directory holds."""
+"""Make and verify passports of the stack's models from the records in its state directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLES: Final = (
 
 
 def run_passport(settings: StackSettings, arguments: Sequence[str]) -> int:
-    """Run the command of passports on this state directory; return its exit status."""
+    """Run the passport command on this state directory; return its exit status."""
     from platform_assets.passport.__main__ import main
 
     stack = environment(settings, os.environ, {})

@@ -29,12 +29,12 @@ GATEWAY_TOKENS: Final = "GATEWAY_CONTROL_TOKENS"
 LEDGER_KEY: Final = "LEDGER_KEY"
 """Path of the key that signs the ledger."""
 SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS, LEDGER_KEY})
-"""Variables that a service gets only when it needs them."""
+"""Variables that only those services get that need them."""
 GRPC_TIMEOUT: Final = "DAGSTER_GRPC_TIMEOUT_SECONDS"
 """Dagster's own variable: seconds in which its code server must answer."""
 _PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, LEDGER_KEY})
 SOURCE_PATH: Final = "SOURCE_PATH"
-"""Where the model that ships reads its rows."""
+"""Variable: path of the rows of the model that ships."""
 _WORKSPACE: Final = str(Path(__file__).with_name("workspace.yaml"))
 
 
@@ -104,7 +104,7 @@ def _mlflow(settings: StackSettings) -> Service:
 
 def _gateway(settings: StackSettings) -> Service:
     command = (str(settings.python), "-m", "serving_gateway")
-    # Not /health: what is in production is asked for right after the start.
+    # Not /health: the version in production is queried right after the start.
     ready = partial(answers_ok, f"{settings.gateway_url}/ready")
     secrets = frozenset({GATEWAY_TOKENS})
     return Service(GATEWAY, 1, command, settings.gateway_url, ready, secrets=secrets)
@@ -112,7 +112,7 @@ def _gateway(settings: StackSettings) -> Service:
 
 def _code_server(settings: StackSettings) -> Service:
     command = (str(settings.python), "-m", "platform_assets.local_stack.code_server")
-    ready = partial(_listens, settings)
+    ready = partial(_accepts_connections, settings)
     address = "a socket of the webserver and the daemon"
     # It imports while MLflow does, and ends before what its runs use.
     return Service(CODE_SERVER, 0, command, address, ready, stop_wave=1, secrets=_PIPELINE_SECRETS)
@@ -139,8 +139,8 @@ def _daemon(settings: StackSettings, since: float) -> Service:
     return Service(DAEMON, 1, command, address, ready, stop_wave=2)
 
 
-def _listens(settings: StackSettings) -> bool:
-    """Whether the code server accepts connections; what it has read, the webserver knows."""
+def _accepts_connections(settings: StackSettings) -> bool:
+    """Whether the code server accepts connections; the webserver reports whether it has loaded."""
     with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
         probe.connect(str(settings.code_socket))
         return True
@@ -152,23 +152,23 @@ def definitions_loaded(dagster_url: str) -> bool:
     query = (
         "{workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename}}}}}"
     )
-    found = _asked(dagster_url, query, list[LocationEntry], "workspaceOrError", "locationEntries")
-    loaded = [one.location_or_load_error for one in found or ()]
-    return [one and one.typename for one in loaded] == ["RepositoryLocation"]
+    entries = _query(dagster_url, query, list[LocationEntry], "workspaceOrError", "locationEntries")
+    outcomes = [entry.location_or_load_error for entry in entries or ()]
+    return [outcome and outcome.typename for outcome in outcomes] == ["RepositoryLocation"]
 
 
 def daemon_healthy(dagster_url: str, since: float) -> bool:
     """Whether every required Dagster daemon had a recent heartbeat, according to the webserver."""
     query = "{instance {daemonHealth {allDaemonStatuses {required healthy lastHeartbeatTime}}}}"
     place = "instance", "daemonHealth", "allDaemonStatuses"
-    found = _asked(dagster_url, query, list[DaemonStatus], *place)
-    required = [status for status in found or () if status.required]
+    statuses = _query(dagster_url, query, list[DaemonStatus], *place)
+    required = [status for status in statuses or () if status.required]
     return bool(required) and all(
         status.healthy and (status.last_heartbeat_time or 0.0) >= since for status in required
     )
 
 
-def _asked(dagster_url: str, query: str, kind: type[Body], *path: str) -> Body | None:
+def _query(dagster_url: str, query: str, kind: type[Body], *path: str) -> Body | None:
     try:
         return graphql(dagster_url, query, kind, *path, timeout_s=5)
     except (OSError, ValueError):
@@ -185,19 +185,19 @@ def environment(
     """
     return {
         **inherited,
-        # A proxy of the user's environment must not stand between our own services.
+        # A proxy of the user's environment must not intercept calls between our own services.
         **{name: _with_loopback(inherited.get(name, "")) for name in ("NO_PROXY", "no_proxy")},
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(settings.temporary.resolve()),
         "DAGSTER_HOME": str(settings.dagster_home),
-        # A run that is launched right after a reload waits for the imports of what it is forked
-        # from: at Dagster's own limit of a minute, a busy machine would fail it.
+        # A run launched right after a reload waits until the process from which it is forked has
+        # imported its libraries: on a busy machine this exceeds Dagster's own limit of a minute.
         GRPC_TIMEOUT: inherited.get(GRPC_TIMEOUT, "180"),
         CODE_SOCKET: str(settings.code_socket),
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Nothing here submits jobs to MLflow; their runners would cost half a minute of start.
+        # The stack submits no jobs to MLflow; their runners would delay the start by half a minute.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "FEAST_USAGE": "False",
         "FEAST_STATE_DIR": str(settings.state_dir / "feast"),
@@ -229,7 +229,7 @@ def environment(
 
 
 def own_environment(service: Service, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what a service gets of the environment: of the secrets only its own."""
+    """Return the environment of a service, with its own secrets only."""
     withheld = SECRETS - service.secrets
     return {name: value for name, value in environ.items() if name not in withheld}
 

@@ -10,31 +10,31 @@ from serving_gateway.contract import CONFIG_FILE, PROVENANCE_FILE
 
 
 def exclude_corrupt_versions(repository: Path) -> Iterator[tuple[str, str]]:
-    """Take versions that changed after packaging out of the policies on disk.
+    """Remove versions that changed after packaging from the policies on disk.
 
     Triton loads all versions that a policy names or none of them, so one broken file would
-    keep the healthy ones from coming back. A policy of which nothing would be left stays as it
-    is: there is nothing to serve, and the reconcile job says why. Yields the model name, and what
-    was left out and why, for each broken version.
+    keep the healthy ones from coming back. A policy without any healthy version stays unchanged:
+    there is nothing to serve, and the reconcile job reports why. Yields the model name and the
+    reason for each broken version.
     """
     for config_file in sorted(repository.glob(f"*/{CONFIG_FILE}")):
         broken: dict[int, str] = {}
         for directory in config_file.parent.iterdir():
-            # Without provenance it was not packaged here: there is nothing to compare it with.
+            # Without provenance it was not packaged here, and cannot be verified.
             if directory.name.isdecimal() and (directory / PROVENANCE_FILE).exists():
                 try:
                     verify_version(directory)
                 except RepositoryError as error:
                     broken[int(directory.name)] = str(error)
         if broken:
-            if problem := _rewrite(config_file, frozenset(broken)):
+            if problem := _remove_from_policy(config_file, frozenset(broken)):
                 yield config_file.parent.name, problem
             for reason in broken.values():
                 yield config_file.parent.name, reason
 
 
-def _rewrite(config_file: Path, broken: frozenset[int]) -> str:
-    """Leave versions out of a policy; return why that is not possible, else nothing."""
+def _remove_from_policy(config_file: Path, broken: frozenset[int]) -> str:
+    """Remove versions from a policy; return why that is impossible, else an empty text."""
     from platform_assets.export.triton_config import (
         ConfigError,
         from_text,
@@ -59,9 +59,9 @@ def _rewrite(config_file: Path, broken: frozenset[int]) -> str:
 def fail_abandoned_runs() -> list[str]:
     """Report every unfinished run of this Dagster instance as failed; return their ids.
 
-    Run workers are children of the code server and never outlive it, so what stands as started
-    when it starts has no process any more. Left alone it would hold its turn for ever. The daemon
-    may end and come back meanwhile: runs go on without it.
+    Run workers are children of the code server and never outlive it, so runs that are recorded as
+    started when it starts have lost their processes. Without this they would hold their turns
+    forever. Restarts of the daemon do not matter: runs continue without it.
     """
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 

@@ -1,4 +1,4 @@
-"""What becomes of a version after its chain, where the model file releases it in steps."""
+"""Follow a version after its chain if the model file releases it in steps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _FIRST_S: Final = 600.0
 
 
 def present_release(settings: StackSettings, model_name: str) -> Release | None:
-    """Return the present release of a model or the last one; None where there never was one."""
-    found = release_report(settings, model_name)
-    return None if found is None else found.release
+    """Return the current or the last release of a model; None if it never had one."""
+    current = release_report(settings, model_name)
+    return None if current is None else current.release
 
 
 def release_report(settings: StackSettings, model_name: str) -> ReleaseReport | None:
-    """Return what the gateway says of a model's release; None of a model that was never served."""
+    """Return the gateway's report of a model's release; None if the model was never served."""
     url = f"{settings.gateway_url}/models/{model_name}/release"
     try:
         return get(url, ReleaseReport)
@@ -40,10 +40,10 @@ def release_report(settings: StackSettings, model_name: str) -> ReleaseReport | 
 
 
 def await_first_version(settings: StackSettings, model_name: str) -> None:
-    """Wait until the first version is in production: it has nothing to be compared with.
+    """Wait until the first version, which has nothing to be compared with, is in production.
 
     Raises:
-        StackError: it did not get there in ten minutes.
+        StackError: it is not in production after ten minutes.
     """
     deadline = time.monotonic() + _FIRST_S
     while report.production(settings, model_name).version is None:
@@ -59,10 +59,10 @@ def await_first_version(settings: StackSettings, model_name: str) -> None:
 def await_release(
     settings: StackSettings, model_name: str, before: Release | None
 ) -> Release | None:
-    """Wait for the release that follows a chain; return it, or the one that went on meanwhile.
+    """Wait for the release that follows a chain; return it, or the one that is active meanwhile.
 
-    `before` is the release that the gateway showed before the chain. Of a chain that led to no
-    release within a minute, it is what the gateway shows then.
+    `before` is the release that the gateway showed before the chain. If the chain led to no release
+    within a minute, the result is what the gateway shows then.
     """
     deadline = time.monotonic() + _BEGIN_S
     while True:
@@ -77,7 +77,7 @@ def await_release(
 def print_release(
     settings: StackSettings, console: Console, model_name: str, release: Release | None
 ) -> None:
-    """Print what the release does now, and where to look."""
+    """Print the state of the release, and where to follow it."""
     from platform_assets.release.record import describe_place  # imports Dagster
 
     if release is None or release.state not in ACTIVE:

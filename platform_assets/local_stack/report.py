@@ -30,7 +30,7 @@ _PROOF_FILES: Final = ("triton_ready_and_repo_index.txt", "reload_variant_A.json
 
 @dataclass(frozen=True, slots=True)
 class Production:
-    """What the gateway says of variant A; `version` is None unless Triton confirms it READY."""
+    """The gateway's report of variant A; `version` is None unless Triton confirms it READY."""
 
     version: int | None
     pinned: bool = False
@@ -44,7 +44,7 @@ class Production:
 
 
 def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Production:
-    """Ask the gateway what of a model is in production now."""
+    """Ask the gateway which version of a model is in production now."""
     try:
         status = get(f"{settings.gateway_url}/models/{model_name}", ModelStatus)
     except (OSError, ValueError) as error:
@@ -58,9 +58,9 @@ def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Prod
 
 
 def other_models(settings: StackSettings) -> tuple[list[str], list[str]]:
-    """Models beside the default one: those that the gateway hosts, and those that it never did.
+    """Return the other models than the default one: hosted by the gateway, and never hosted.
 
-    Both are empty when the gateway does not answer, the latter also when Dagster does not.
+    Both are empty if the gateway does not answer; the latter also if Dagster does not.
     """
     try:
         status = get(f"{settings.gateway_url}/models", ModelStatus)
@@ -69,13 +69,13 @@ def other_models(settings: StackSettings) -> tuple[list[str], list[str]]:
     jobs = {chain_job_name(name) for name in (*status.models, DEFAULT_MODEL)}
     never = []
     with suppress(StackError):
-        found = models_with_chain(settings.dagster_url)
-        never = [name for name in found if chain_job_name(name) not in jobs]
+        names = models_with_chain(settings.dagster_url)
+        never = [name for name in names if chain_job_name(name) not in jobs]
     return [name for name in status.models if name != DEFAULT_MODEL], never
 
 
 def print_addresses(settings: StackSettings, console: Console) -> None:
-    """Print where everything is, calls that ask and roll back, and where the proof is."""
+    """Print all addresses, commands to predict and to roll back, and the path of the proof."""
     console.print()
     for name, url in (
         ("Dagster", settings.dagster_url),
@@ -99,18 +99,18 @@ def print_addresses(settings: StackSettings, console: Console) -> None:
 
 
 def print_call(settings: StackSettings, console: Console, model_name: str = DEFAULT_MODEL) -> None:
-    """Print a shell command that asks the model."""
+    """Print a shell command that requests a prediction of the model."""
     console.print("Ask it:")
     console.print(f"  {sample_call(settings, model_name)}", markup=False, highlight=False)
 
 
 def sample_call(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> str:
-    """Return a shell command that asks for a prediction: of a model's own first row, or an iris."""
+    """Return a shell command that requests a prediction for a model's first row, or an iris."""
     path = "/predict"
     body: dict[str, Any] = {"data": [SAMPLE_ROW], "client_id": "me"}
     if model_name != DEFAULT_MODEL:
         path = f"/models/{model_name}/predict"
-        body = _own_row(settings.state_dir / "feast" / "data" / model_name)
+        body = _first_row_body(settings.state_dir / "feast" / "data" / model_name)
     return (
         f"curl -s {settings.gateway_url}{path} -H 'content-type: application/json' "
         f"-d {quote(json.dumps(body))}"
@@ -125,11 +125,11 @@ def rollback_call(settings: StackSettings) -> str:
     )
 
 
-def _own_row(folder: Path) -> dict[str, Any]:
-    """The body of a request for the first row that a model learned from.
+def _first_row_body(folder: Path) -> dict[str, Any]:
+    """Return the body of a request for the first training row of a model.
 
-    Keys come before the time and all else after it; of a model of several tables only the labels
-    are here, whose last column is the target.
+    Key columns precede the time, all others follow it. For a model of several tables, only the
+    labels are available, whose last column is the target.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -156,7 +156,7 @@ def _own_row(folder: Path) -> dict[str, Any]:
 
 
 def print_proof(settings: StackSettings, console: Console) -> None:
-    """Print the newest proof and a fresh prediction; StackError where one is missing."""
+    """Print the newest proof and a fresh prediction; StackError if one is missing."""
     folder = settings.proof_dir / DEFAULT_MODEL / "latest"
     for name in _PROOF_FILES:
         path = folder / name
@@ -180,7 +180,7 @@ def print_proof(settings: StackSettings, console: Console) -> None:
 
 
 def print_status(settings: StackSettings, owner: int | None, console: Console) -> int:
-    """Print what runs and what is in production; return 0 when all of it runs and serves."""
+    """Print the services and what is in production; return 0 if all run and a version serves."""
     if owner is None:
         console.print("Nothing runs with this state directory; start it with make up")
         console.print(f"state: {settings.state_dir}")

@@ -1,7 +1,7 @@
-"""Imports what runs need: the process that they are forked from loads this module.
+"""Import what runs need; the process from which they are forked loads this module.
 
-The garbage collector is off meanwhile, which saves a quarter of the time, and later leaves alone
-what was imported: runs that wrote to these objects would have copies of them.
+The garbage collector is off meanwhile, which saves a quarter of the time. Afterwards it ignores the
+imported objects: by writing to them, it would give each run a copy.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ _LIBRARIES: Final = (
     "tritonclient.grpc",
     "tritonclient.http",
 )
-"""What the steps of a chain import when they run, by the modules that take long."""
+"""Slow modules among those that the steps of a chain import."""
 
 
 def _import_libraries() -> None:
     gc.disable()
     try:
-        # It searches all modules that are there for each of hundreds of names: so it is the first.
+        # Import it first: for each of hundreds of names, it searches all loaded modules.
         import_module("skops.io")
         import_feast()
         for module in _LIBRARIES:
             import_module(module)
         read_migrations_once()
         read_ahead()
-        # It lists the modules of all installed packages, once, and is asked of each saved model.
+        # It lists the modules of all installed packages once; saving a model needs that list.
         requirements = import_module("mlflow.utils.requirements_utils")
         requirements.warn_dependency_requirement_mismatches(["mlflow"])
     finally:
@@ -65,5 +65,5 @@ def _import_libraries() -> None:
 
 
 _import_libraries()
-# After a fork Python seeds its own generator anew, and NumPy does not seed its global one.
+# After a fork, Python reseeds its own generator, but NumPy does not reseed its global one.
 os.register_at_fork(after_in_child=import_module("numpy.random").seed)

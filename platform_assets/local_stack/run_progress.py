@@ -1,4 +1,4 @@
-"""Turn the events of a Dagster run into what a person who waits would like to see."""
+"""Turn the events of a Dagster run into progress messages for the user."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _WITHOUT_STEP: Final = {
     "CANCELING": "being canceled",
 }
 _PAUSES_S: Final = (5.0, 10.0, 20.0, 30.0)
-"""Before each report that nothing new happened; the last one repeats."""
+"""Pauses before each report that nothing new happened; the last one repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainEvent:
-    """Something that a person who waits would like to see.
+    """A progress message for the user.
 
     `kind` is `launched` (with the page of the run), `asset` (with its number among those of the
     run), `check`, `warning`, `failure`, or `waiting` (with the seconds that its name, such as the
@@ -39,7 +39,7 @@ class ChainEvent:
 
 
 class RunProgress:
-    """How far a run is, according to its events; `now` is in seconds of a monotonic clock."""
+    """Tracks the progress of a run by its events; `now` is in seconds of a monotonic clock."""
 
     def __init__(self, job: str, now: float) -> None:
         self._job = job
@@ -51,7 +51,7 @@ class RunProgress:
         self._has_reason = False
 
     def read(self, events: Iterable[RunEvent], now: float) -> Iterator[ChainEvent]:
-        """Yield what is worth showing."""
+        """Yield the events that are worth showing."""
         for raw in events:
             self._last_event = now
             self._planned += raw.typename == _PLANNED
@@ -63,7 +63,7 @@ class RunProgress:
                 yield event
 
     def heartbeat(self, status: str, now: float) -> ChainEvent | None:
-        """Return what the run waits for, when it is time to say so again."""
+        """Return what the run is waiting for, if a report is due again."""
         if now - self._reported < self._pause:
             return None
         self._reported = now
@@ -104,8 +104,8 @@ class RunProgress:
 
 def _failed_step(raw: RunEvent) -> ChainEvent | None:
     error = raw.error or StepError()
-    # The blocking check has said already, by name, why it ends the run; and of an interruption
-    # the run says whether it was canceled.
+    # A blocking check has already reported by name why it ends the run; for an interruption, the
+    # run's own event says whether it was canceled.
     if error.class_name in {_CHECK_FAILED, _INTERRUPTED}:
         return None
     described = raw.failure_metadata and raw.failure_metadata.description

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-"""The checkout: workspace.yaml, feature_repo and the environments stand here."""
+"""The checkout, with workspace.yaml, feature_repo and the environments."""
 
 LOOPBACK: Final = "127.0.0.1"
 CODE_SOCKET: Final = "DAGSTER_CODE_SOCKET"
-"""Variable that names the socket of Dagster's code server to all that is Dagster's."""
+"""Variable that gives the socket of Dagster's code server to all Dagster processes."""
 
 
 class StackError(Exception):
@@ -32,7 +32,7 @@ class Ports:
     triton_metrics: int = 8002
 
     def named(self) -> dict[str, int]:
-        """Environment variable that sets each port -> the port."""
+        """Return the ports by the environment variable that sets each."""
         return {f"{field.name.upper()}_PORT": getattr(self, field.name) for field in fields(self)}
 
 
@@ -43,14 +43,14 @@ class StackSettings:
     state_dir: Path
     ports: Ports
     triton_env: Path
-    """Virtual environment that holds the server binary; it plays NVIDIA's container."""
+    """Virtual environment that holds the server binary, in place of NVIDIA's container."""
     python: Path
     """Interpreter of the pipeline, the gateway, MLflow and Dagster."""
     external_triton: str | None = None
     """Address of a Triton that runs elsewhere, such as in a container, with this state
     directory's model repository mounted; None starts the embedded one."""
     external_triton_grpc: str = ""
-    """HOST:PORT of that Triton's gRPC; empty: models are loaded over HTTP."""
+    """HOST:PORT of that Triton's gRPC; if empty, models are loaded over HTTP."""
 
     @property
     def triton_url(self) -> str:
@@ -59,14 +59,14 @@ class StackSettings:
 
     @property
     def triton_grpc_url(self) -> str:
-        """HOST:PORT of Triton's gRPC, over which models are loaded; empty when not known."""
+        """HOST:PORT of Triton's gRPC, over which models are loaded; empty if unknown."""
         if self.external_triton is None:
             return f"{LOOPBACK}:{self.ports.triton_grpc}"
         return self.external_triton_grpc
 
     @property
-    def listening(self) -> dict[str, int]:
-        """Environment variable -> port, for every port that the stack itself will take."""
+    def listening_ports(self) -> dict[str, int]:
+        """The ports on which the stack itself listens, by environment variable."""
         named = self.ports.named()
         if self.external_triton is None:
             return named
@@ -99,22 +99,22 @@ class StackSettings:
 
     @property
     def proof_dir(self) -> Path:
-        """Where `serving_proof` keeps its evidence."""
+        """Folder in which `serving_proof` keeps its evidence."""
         return self.state_dir / "proof"
 
     @property
     def secrets(self) -> Path:
-        """Keys and tokens of this state directory, readable by its owner alone."""
+        """Keys and tokens of this state directory, readable only by its owner."""
         return self.state_dir / "secrets"
 
     @property
     def operator_token(self) -> Path:
-        """File with the token by which a person controls the gateway."""
+        """File with the token with which an operator controls the gateway."""
         return self.secrets / "gateway-control-token"
 
     @property
     def ledger_dir(self) -> Path:
-        """Where the chains of the deployment ledger are."""
+        """Folder of the chains of the deployment ledger."""
         return self.state_dir / "ledger"
 
     @property
@@ -139,22 +139,22 @@ class StackSettings:
 
     @property
     def temporary(self) -> Path:
-        """A link to the folder of temporary files of the running stack.
+        """A link to the temporary folder of the running stack.
 
-        The folder itself is elsewhere: the path of a socket must stay short.
+        The folder itself is elsewhere, because the path of a socket must be short.
         """
         return self.run_dir / "temporary"
 
     @property
     def code_socket(self) -> Path:
-        """Where Dagster's code server listens, of the running stack."""
+        """Socket on which the running stack's Dagster code server listens."""
         return self.temporary.resolve() / "code.sock"
 
 
 def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSettings:
     """Read the documented variables (`DAGSTER_PORT`, ..., `STATE_DIR`, `TRITON_URL`).
 
-    StackError names a port that is not valid, or that two services claim.
+    Raises StackError for a port that is invalid or claimed by two services.
     """
     claimed: dict[int, str] = {}
     for name, default in Ports().named().items():

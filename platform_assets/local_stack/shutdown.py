@@ -1,4 +1,4 @@
-"""Stop the stack of another process, and follow its services to their end."""
+"""Stop the stack of another process, and wait until its services have ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POLL_S: Final = 0.2
 
 
 def stop_stack(settings: StackSettings, pid: int, on_stopped: Callable[[str], None]) -> None:
-    """Ask process `pid` to stop its stack; return when it has, naming each service as it ends.
+    """Ask process `pid` to stop its stack; wait for it, and report each service that ends.
 
     Raises:
         StackError: it still holds the state directory after 90 s.
@@ -30,7 +30,7 @@ def stop_stack(settings: StackSettings, pid: int, on_stopped: Callable[[str], No
 
     deadline = time.monotonic() + _DEADLINE_S
     names = _tethers(pid, services(settings))
-    with suppress(ProcessLookupError):  # it has just ended
+    with suppress(ProcessLookupError):  # it has already ended
         os.kill(pid, signal.SIGTERM)
     psutil.wait_procs(
         list(names), timeout=_DEADLINE_S, callback=lambda ended: on_stopped(names[ended])
@@ -42,9 +42,9 @@ def stop_stack(settings: StackSettings, pid: int, on_stopped: Callable[[str], No
 
 
 def _tethers(pid: int, known: Sequence[Service]) -> dict[psutil.Process, str]:
-    """Tethers of a stack, each with the name of the service that it keeps.
+    """Return the tethers of a stack, each with the name of its service.
 
-    By the module that is run: the ports may be others than those in our own environment.
+    Services are recognized by their modules: their ports may differ from our own environment's.
     """
     import psutil
 

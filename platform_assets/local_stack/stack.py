@@ -27,11 +27,11 @@ from platform_assets.local_stack.settings import LOOPBACK, StackError, StackSett
 from platform_assets.local_stack.supervision import ServiceState, Supervisor
 
 _START_DEADLINE_S: Final = 120.0
-_HOPELESS_AFTER_STARTS: Final = 4
+_MAX_STARTS: Final = 4
 _POLL_S: Final = 0.2
 _REPORT_EVERY_S: Final = 5.0
 
-_AWKWARD: Final = re.compile(r"""[\s'"\\$`&|;<>()*?\[\]{}!#~%]""")
+_UNUSABLE_CHARACTER: Final = re.compile(r"""[\s'"\\$`&|;<>()*?\[\]{}!#~%]""")
 
 Progress = Callable[[str, str], None]
 """Called with (service, what it is doing) on each change."""
@@ -62,7 +62,7 @@ class Stack:
         validate_state_dir(self._settings)
         require_free_ports(self._settings)
         prepare_state(self._settings)
-        # Feast and Dagster leave files there when they are stopped by a signal.
+        # Feast and Dagster leave temporary files behind when a signal stops them.
         folder = TemporaryDirectory(prefix="readygate-", ignore_cleanup_errors=True)
         link, target = self._settings.temporary, self._temporary.enter_context(folder)
         link.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ class Stack:
                 progress(name, f"not ready yet, {now - began:.0f} s")
             starts = self._supervisor.states()[name].starts
             problem = ""
-            if starts >= _HOPELESS_AFTER_STARTS:
+            if starts >= _MAX_STARTS:
                 problem = f"{name} ended {starts - 1} times while it was starting"
             elif time.monotonic() > deadline:
                 problem = f"{name} did not become ready within {_START_DEADLINE_S:.0f} s"
@@ -108,21 +108,21 @@ class Stack:
             time.sleep(_POLL_S)
 
     def states(self) -> dict[str, ServiceState]:
-        """What became of each service so far."""
+        """Return the state of each service."""
         return self._supervisor.states()
 
     def log_of(self, name: str) -> Path:
-        """Log file of a service."""
+        """Return the log file of a service."""
         return self._settings.logs / f"{name}.log"
 
     def stop(self) -> None:
-        """Stop every service in reverse order, killing what does not end in its grace time."""
+        """Stop the services in reverse order; kill those that exceed their grace period."""
         self._supervisor.stop()
         self._temporary.close()
 
 
 def prepare_state(settings: StackSettings) -> None:
-    """Create the folders and files that the services expect; keep what is there."""
+    """Create the folders and files that the services expect; keep existing ones."""
     for folder in (
         settings.model_repository,
         settings.proof_dir,
@@ -134,16 +134,16 @@ def prepare_state(settings: StackSettings) -> None:
         settings.state_dir / "feast",
     ):
         folder.mkdir(parents=True, exist_ok=True)
-    # A start begins with empty logs, so that what they end with is of this start.
+    # Begin with empty logs, so that their last lines belong to this start.
     for log in settings.logs.glob("*.log"):
         log.replace(log.with_suffix(".log.previous"))
     instance = Path(__file__).with_name("dagster.yaml").read_text()
     (settings.dagster_home / "dagster.yaml").write_text(instance)
-    give_source(settings)
+    write_sample_source(settings)
 
 
-def give_source(settings: StackSettings) -> None:
-    """Write the rows of the model that ships, unless they are there."""
+def write_sample_source(settings: StackSettings) -> None:
+    """Write the source of the model that ships, unless it exists."""
     from platform_assets.features.sample_data import write_iris_source
 
     if not settings.source_path.exists():
@@ -151,12 +151,12 @@ def give_source(settings: StackSettings) -> None:
 
 
 def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return this state directory's secrets, made on first use and readable by the owner alone.
+    """Return this state directory's secrets, created on first use, readable only by the owner.
 
-    A Triton that runs elsewhere has its own key, given as `TRITON_CONTROL_KEY`. The gateway knows
-    the operator and the pipeline by tokens of their own, so that its record says which of them
-    made a switch; those of `GATEWAY_CONTROL_TOKENS` are accepted besides. The ledger's key stays in
-    its file; `LEDGER_KEY` names another one.
+    A Triton that runs elsewhere has its own key, given as `TRITON_CONTROL_KEY`. The operator and
+    the pipeline have separate tokens, so that the gateway records which of them made a switch; it
+    also accepts those in `GATEWAY_CONTROL_TOKENS`. The ledger's key stays in its file; `LEDGER_KEY`
+    names a different file.
     """
     from platform_assets.ledger.keys import new_private_key
     from platform_assets.local_stack.triton_server import control_key, persistent_secret
@@ -185,10 +185,10 @@ def validate_state_dir(settings: StackSettings) -> None:
     Triton starts its Python worker by an unquoted shell command, and `%` begins an escape in the
     address of MLflow's database.
     """
-    awkward = _AWKWARD.search(str(settings.state_dir))
-    if awkward is not None:
+    unusable = _UNUSABLE_CHARACTER.search(str(settings.state_dir))
+    if unusable is not None:
         raise StackError(
-            f"the state directory {settings.state_dir} has {awkward.group()!r} in its path, which "
+            f"the state directory {settings.state_dir} has {unusable.group()!r} in its path, which "
             "Triton's Python backend or MLflow cannot use. Nothing was started. Choose "
             "another one: make up STATE_DIR=/a/plain/path"
         )
@@ -198,7 +198,7 @@ def require_free_ports(settings: StackSettings) -> None:
     """Raise StackError for taken ports, with the variable and the holder of each."""
     taken = [
         f"{name}={port} is in use by {_holder(port)}"
-        for name, port in settings.listening.items()
+        for name, port in settings.listening_ports.items()
         if not _free(port)
     ]
     if taken:
@@ -211,7 +211,7 @@ def require_free_ports(settings: StackSettings) -> None:
 
 def _free(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do: a connection that lingers after its server's end holds nothing up.
+        # Like servers: connections that linger after a server has ended do not block its port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -232,12 +232,12 @@ def _holder(port: int) -> str:
 
 
 @contextmanager
-def sole_owner(settings: StackSettings) -> Iterator[None]:
-    """Hold the state directory; raises StackError when another process does."""
+def lock_state_dir(settings: StackSettings) -> Iterator[None]:
+    """Lock the state directory for the block; StackError if another process holds it."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     path = settings.run_dir / "stack.pid"
     with path.open("a+") as file:
-        if not _locks(file):
+        if not _acquire_lock(file):
             file.seek(0)
             raise StackError(
                 f"a stack with this state directory runs already (pid {file.read().strip()}). "
@@ -253,8 +253,8 @@ def sole_owner(settings: StackSettings) -> Iterator[None]:
             file.truncate(0)
 
 
-def _locks(file: IO[str]) -> bool:
-    """Take the lock of an open file; a second for those who only look (`owner_pid`)."""
+def _acquire_lock(file: IO[str]) -> bool:
+    """Lock an open file; wait up to a second for `owner_pid`, which locks it only briefly."""
     deadline = time.monotonic() + 1.0
     while True:
         with suppress(BlockingIOError):
@@ -266,7 +266,7 @@ def _locks(file: IO[str]) -> bool:
 
 
 def owner_pid(settings: StackSettings) -> int | None:
-    """Process that holds the state directory, None when there is none."""
+    """Return the process that holds the state directory; None if there is none."""
     path = settings.run_dir / "stack.pid"
     if not path.exists():
         return None
@@ -280,7 +280,7 @@ def owner_pid(settings: StackSettings) -> int | None:
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """Return the last lines of a log; says so when there is none."""
+    """Return the last lines of a log, or a note that there is none."""
     if not path.exists():
         return f"(no log at {path})"
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""Keeps services running: each under a tether of this process, and started again when it ends."""
+"""Keep services running: each under a tether of this process, and restarted when it ends."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from platform_assets.local_stack.settings import StackSettings
 _HEALTHY_AFTER_S: Final = 3
 """A process that ends sooner counts as a failed start, and the next one waits longer."""
 _FAILED_STARTS: Final = 30
-"""Failed starts in a row before a service is given up; the pause grows by 1 s with each."""
+"""Consecutive failed starts after which a service is abandoned; each extends the pause by 1 s."""
 _SPARE_S: Final = 5
-"""Seconds beyond its grace period after which a tether is killed, too."""
+"""Seconds after its grace period at which a tether is killed as well."""
 _LOG_BYTES: Final = 20_000_000
 
 
 @dataclass(slots=True)
 class ServiceState:
-    """What became of a service so far."""
+    """The state of a supervised service."""
 
     pid: int = 0
-    """Of its tether."""
+    """Process id of its tether."""
     starts: int = 0
     is_abandoned: bool = False
 
@@ -54,23 +54,23 @@ class Supervisor:
         self._restarters[-1].start()
 
     def states(self) -> dict[str, ServiceState]:
-        """What became of each service, by name."""
-        return {keeper.service.name: keeper.state for keeper in self._restarters}
+        """Return the state of each service by name."""
+        return {restarter.service.name: restarter.state for restarter in self._restarters}
 
     def stop(self) -> None:
         """Stop all, last wave first: Dagster before the servers that its runs need."""
         self._stopping.set()
-        for wave in sorted({_stop_wave(keeper) for keeper in self._restarters}, reverse=True):
-            ending = [keeper for keeper in self._restarters if _stop_wave(keeper) == wave]
-            for keeper in ending:
-                keeper.terminate()
-            for keeper in ending:
-                keeper.join_or_kill()
+        for wave in sorted({_stop_wave(restarter) for restarter in self._restarters}, reverse=True):
+            ending = [restarter for restarter in self._restarters if _stop_wave(restarter) == wave]
+            for restarter in ending:
+                restarter.terminate()
+            for restarter in ending:
+                restarter.join_or_kill()
         self._restarters = []
 
 
 class _Restarter(threading.Thread):
-    """Starts one service again and again, and writes down what it prints."""
+    """Runs one service, restarts it whenever it ends, and logs its output."""
 
     def __init__(
         self,
@@ -111,38 +111,38 @@ class _Restarter(threading.Thread):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 umask=0o077,
-                # Ctrl-C is for this process alone; it stops the others in order.
+                # Only this process may receive Ctrl-C; it stops the services in order.
                 start_new_session=True,
             )
             self.state.pid = process.pid
-        with process:  # and wait for its end, once all that may print are gone
+        with process:  # waits for its end, after the last writer to its output has closed it
             while process.stdout and (chunk := os.read(process.stdout.fileno(), 1 << 16)):
                 self._append(chunk)
 
     def _append(self, chunk: bytes) -> None:
-        """Write to the log; a full one begins anew."""
-        # A full disk must not keep the service waiting for a reader.
+        """Append to the log, which is rotated when full."""
+        # A full disk must not block the service while it writes its output.
         with suppress(OSError), open(self._log, "ab", opener=_private) as file:
             file.write(chunk)
             if file.tell() > _LOG_BYTES:
                 self._log.replace(self._log.with_suffix(".log.1"))
 
     def terminate(self) -> None:
-        """Ask the service to stop, if it runs."""
+        """Ask the service to stop if it is running."""
         with self._lock:
             if self._process is not None:
                 self._process.terminate()
 
     def join_or_kill(self) -> None:
-        """Return when the service has ended, which it must within its grace period."""
+        """Wait until the service has ended; kill it after its grace period."""
         self.join(self.service.grace_s + _SPARE_S)
         if self.is_alive() and self._process is not None:
             self._process.kill()
             self.join(_SPARE_S)
 
 
-def _stop_wave(keeper: _Restarter) -> int:
-    service = keeper.service
+def _stop_wave(restarter: _Restarter) -> int:
+    service = restarter.service
     return service.wave if service.stop_wave is None else service.stop_wave
 
 

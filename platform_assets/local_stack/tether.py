@@ -1,14 +1,14 @@
-"""Run one command so that nothing of it outlives the process that started this one.
+"""Run one command so that no process of it outlives the parent of this process.
 
 `python -m platform_assets.local_stack.tether [--grace SECONDS] [--parent PID] -- CMD ARGS...`
 
 The tether notices the death of its parent (also by `kill -9`), asks the command to stop and
-kills what is left after the grace period: children, grandchildren and daemons that left their
-session alike, since the kernel hands every orphan among its descendants to the tether. It ends
-with the command's own exit code, 128 + n when signal n ended it. Linux only.
+kills what is left after the grace period: children, grandchildren and also daemons that left
+their session, since the kernel reparents every orphaned descendant to the tether. It exits with
+the command's own exit code, or 128 + n if signal n ended the command. Linux only.
 
-Kept to the standard library, because it stands before every server that the stack starts;
-psutil is imported only when something has to be killed.
+It uses only the standard library, because it precedes every server that the stack starts; psutil
+is imported only when something has to be killed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Final, NoReturn
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
-# The kernel also sends the parent-death signal when only the parent's *thread* that started
-# us ends. A signal of its own lets us tell that from a request to stop: we look at the parent.
+# The kernel sends the parent-death signal even if only the *thread* of the parent ends that started
+# us. A dedicated signal distinguishes this from a request to stop: we check the parent then.
 _PARENT_GONE: Final = signal.SIGRTMIN
 _REQUESTS: Final = (signal.SIGTERM, signal.SIGINT)
-_PASSED_ON: Final = (*_REQUESTS, signal.SIGHUP)
-_AWAITED: Final = frozenset({*_PASSED_ON, _PARENT_GONE, signal.SIGCHLD})
+_FORWARDED: Final = (*_REQUESTS, signal.SIGHUP)
+_AWAITED: Final = frozenset({*_FORWARDED, _PARENT_GONE, signal.SIGCHLD})
 
 _DEFAULT_GRACE_S: Final = 10.0
 _KILL_DEADLINE_S: Final = 5.0
@@ -86,21 +86,21 @@ def _start(command: Sequence[str]) -> int:
     tether = os.getpid()
     child = os.fork()
     if child == 0:
-        _become(command, tether)
+        _execute(command, tether)
     return child
 
 
-def _become(command: Sequence[str], tether: int) -> NoReturn:
-    """In the forked child: die with the tether, then turn into the command."""
+def _execute(command: Sequence[str], tether: int) -> NoReturn:
+    """In the forked child: arrange to die with the tether, then execute the command."""
     try:
-        # Its own process group: Ctrl-C in a terminal must reach it once, through us.
+        # In its own process group, so that Ctrl-C in a terminal reaches it once, through us.
         os.setpgid(0, 0)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != tether:
             os._exit(_PARENT_LOST)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
-        # Python ignores the one kind and a caller may ignore the other, which is inherited: a
-        # server expects the system's defaults.
+        # Python ignores SIGPIPE and SIGXFSZ, a caller may ignore the requests, and children inherit
+        # this: a server expects the system's defaults.
         for number in (signal.SIGPIPE, signal.SIGXFSZ, *_REQUESTS):
             signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], list(command))  # noqa: S606  # no shell is wanted
@@ -111,7 +111,7 @@ def _become(command: Sequence[str], tether: int) -> NoReturn:
 
 
 def _watch(child: int, parent: int, grace_s: float) -> int:
-    """Pass signals on until the child has ended; return its exit code."""
+    """Forward signals until the child has ended; return its exit code."""
     kill_at: float | None = None
     while True:
         code = _reap(child)
@@ -128,7 +128,7 @@ def _watch(child: int, parent: int, grace_s: float) -> int:
             if os.getppid() == parent:
                 continue
             _signal(child, signal.SIGTERM)
-        elif received.si_signo in _PASSED_ON:
+        elif received.si_signo in _FORWARDED:
             _signal(child, received.si_signo)
         else:
             continue
@@ -137,18 +137,18 @@ def _watch(child: int, parent: int, grace_s: float) -> int:
 
 
 def _reap(child: int) -> int | None:
-    """Collect all ended descendants that are ours to collect; the child's exit code if it ended."""
-    found: int | None = None
+    """Reap all ended descendants; return the child's exit code, or None if it still runs."""
+    exit_code: int | None = None
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            return exit_code
         if pid == 0:
-            return found
+            return exit_code
         if pid == child:
             code = os.waitstatus_to_exitcode(status)
-            found = code if code >= 0 else 128 - code
+            exit_code = code if code >= 0 else 128 - code
 
 
 def _signal(pid: int, number: int) -> None:
@@ -159,9 +159,9 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _kill_descendants() -> None:
-    """SIGKILL every descendant, again and again until no fork slipped through."""
+    """Send SIGKILL to every descendant until none is left, including newly forked ones."""
     deadline = time.monotonic() + _KILL_DEADLINE_S
-    while not _childless():
+    while not _has_no_children():
         import psutil
 
         left = psutil.Process().children(recursive=True)
@@ -174,7 +174,7 @@ def _kill_descendants() -> None:
         signal.sigtimedwait({signal.SIGCHLD}, 0.05)
 
 
-def _childless() -> bool:
+def _has_no_children() -> bool:
     try:
         while os.waitpid(-1, os.WNOHANG)[0] != 0:
             pass

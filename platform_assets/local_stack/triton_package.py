@@ -41,9 +41,9 @@ class TritonPackage:
 
 
 def locate_package(env: Path) -> TritonPackage:
-    """Find the server and what it needs in the virtual environment `env`.
+    """Locate the server and its parts in the virtual environment `env`.
 
-    StackError names a machine that the wheel does not run on, or a part that is missing.
+    Raises StackError if the wheel does not run on this machine, or a part is missing.
     """
     machine, system = platform.machine(), platform.system()
     if (system, machine) != ("Linux", "x86_64"):
@@ -73,7 +73,7 @@ def locate_package(env: Path) -> TritonPackage:
 def _probe(env: Path) -> dict[str, str]:
     python = env / "bin" / "python"
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [python, "-I", "-c", _PROBE], capture_output=True, text=True, check=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError) as error:
@@ -81,7 +81,7 @@ def _probe(env: Path) -> dict[str, str]:
             f"Triton's environment {env} has no working Python ({error}): create it again, or "
             "point TRITON_ENV at the right one"
         ) from error
-    facts: dict[str, str] = json.loads(done.stdout)
+    facts: dict[str, str] = json.loads(result.stdout)
     return facts
 
 
@@ -102,9 +102,9 @@ def _libpython_folder(facts: Mapping[str, str], version: str) -> Path:
 
 
 def prepare_backends(package: TritonPackage, state_dir: Path) -> Path:
-    """Lay out `<state_dir>/triton/backends` and return it; safe to call again.
+    """Populate `<state_dir>/triton/backends` and return it; idempotent.
 
-    All parts are copies: Triton refuses a backend library that a link leads out of its folder,
+    All parts are copies: Triton refuses a backend library behind a link that leaves its folder,
     and an edit of the checkout must not change what a running server loads next.
     """
     backends = state_dir / "triton" / "backends"

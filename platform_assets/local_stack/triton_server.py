@@ -1,11 +1,11 @@
-"""Start the real Triton Inference Server out of a Python environment, without a container.
+"""Start the real Triton Inference Server from a Python environment, without a container.
 
 `python -m platform_assets.local_stack.triton_server --env DIR --repository DIR --state-dir DIR
 --http-port N --grpc-port N --metrics-port N`
 
-turns into `tritonserver` (exec), so that its supervisor holds the server itself and each
-restart computes anew which models are to come back. The environment plays the part of NVIDIA's
-container: it holds the package `nvidia-pytriton` (server binary and python backend) and ONNX
+becomes `tritonserver` (exec), so that its supervisor holds the server itself, and each restart
+determines again which models to load. The environment takes the place of NVIDIA's container: it
+holds the package `nvidia-pytriton` (server binary and python backend) and ONNX
 Runtime, and nothing of this project.
 """
 
@@ -33,8 +33,8 @@ from platform_assets.resources.triton_api import CONTROL_HEADER, LOCKED_APIS
 from serving_gateway.contract import CONFIG_FILE
 
 LISTENERS: Final = ("http", "grpc", "metrics")
-"""What Triton listens for, each on a TCP port of its own."""
-_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # where the kernel puts it, not a choice
+"""Triton's listeners, each on its own TCP port."""
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # determined by the kernel
 
 
 def triton_arguments(
@@ -50,8 +50,8 @@ def triton_arguments(
 ) -> tuple[str, ...]:
     """Return the options of `tritonserver` (without the program itself).
 
-    Only the named `models` are loaded, never `*`: what is not named was not verified. Every local
-    user who may see the process can read `control_key` in its arguments. `ports` are those of
+    Only the named `models` are loaded, never `*`: others are not verified. Every local user who
+    may see the process can read `control_key` in its arguments. `ports` are those of
     `LISTENERS` by name. `backends` and `shared_memory_prefix` (of the python backend) are None for
     NVIDIA's container. A stopping server waits `exit_timeout_s` for requests in flight.
     """
@@ -60,7 +60,7 @@ def triton_arguments(
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
-        # One candidate that failed must not make a server unready that serves all the others.
+        # One failed candidate must not make a server unready that serves all other models.
         "--strict-readiness=false",
         "--exit-on-error=false",
         f"--exit-timeout-secs={exit_timeout_s}",
@@ -87,7 +87,7 @@ def triton_environment(
 ) -> dict[str, str]:
     """Return the environment variables of the server.
 
-    `env/bin` leads the PATH: that is how an embedded Python finds its own environment.
+    `env/bin` comes first in PATH, by which an embedded Python finds its own environment.
     """
     environ = {k: v for k, v in inherited.items() if k not in {"PYTHONHOME", "PYTHONPATH"}}
     libraries = [str(package.libraries), str(package.libpython)]
@@ -103,7 +103,7 @@ def triton_environment(
 
 
 def models_to_load(repository: Path) -> tuple[str, ...]:
-    """Names of the models whose configuration was persisted, that is, verified."""
+    """Return the names of the models whose configuration was persisted, and thus verified."""
     if not repository.is_dir():
         return ()
     return tuple(
@@ -116,15 +116,15 @@ def models_to_load(repository: Path) -> tuple[str, ...]:
 
 
 def control_key_file(state_dir: Path) -> Path:
-    """Where the secret of a state directory is kept."""
+    """Return the path of the control key of a state directory."""
     return state_dir / "secrets" / "triton-control-key"
 
 
 def control_key(state_dir: Path) -> str:
-    """Return the secret that opens Triton's locked APIs; StackError where the file holds no key."""
+    """Return the secret that opens Triton's locked APIs; StackError if the file holds no key."""
     file = control_key_file(state_dir)
     key = persistent_secret(file)
-    # Triton's option splits at these characters and would lock nothing with such a key.
+    # Triton splits its option at these characters, and would lock nothing with such a key.
     if len(key) < 16 or any(character in key for character in " :=,\n"):
         raise StackError(
             f"{file} does not hold a control key (16 characters or more, none of ' :=,'): remove "
@@ -147,7 +147,7 @@ def persistent_secret(
             staged.write(make())
             staged.flush()
             os.fsync(staged.fileno())
-            # A link makes the file whole at once, or leaves what another process made first.
+            # A link creates the complete file atomically, or keeps one made by another process.
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(staged.name)
     try:
@@ -162,13 +162,13 @@ def persistent_secret(
 
 
 def shared_memory_prefix(state_dir: Path) -> str:
-    """How the python backend of this state directory names its shared memory regions."""
+    """Return the prefix of the python backend's shared memory regions for a state directory."""
     digest = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()
     return f"triton_{digest[:16]}_"
 
 
 def remove_stale_shared_memory(state_dir: Path) -> int:
-    """Delete the regions that a killed server of `state_dir` left; return how many.
+    """Delete the regions that a killed server of `state_dir` left behind; return their number.
 
     Only one server runs on a state directory at a time, so none of them is in use.
     """
@@ -186,7 +186,7 @@ def prepare(
     ports: Mapping[str, int],
     inherited: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command and its whole environment, with all that it needs in its place."""
+    """Prepare everything that the server needs; return its command and environment."""
     package = locate_package(env)
     key = control_key(state_dir)
     repository.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def prepare(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare and become `tritonserver`; returns only when that is impossible."""
+    """Prepare and become `tritonserver`; return only if that is impossible."""
     parser = argparse.ArgumentParser(prog="triton_server", description="Become tritonserver.")
     for name in ("env", "repository", "state-dir"):
         parser.add_argument(f"--{name}", type=os.path.abspath, required=True, metavar="DIR")

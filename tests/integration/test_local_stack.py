@@ -18,7 +18,7 @@ from platform_assets.local_stack import supervision
 from platform_assets.local_stack.http import answers_ok
 from platform_assets.local_stack.processes import Service
 from platform_assets.local_stack.settings import ROOT, StackError, StackSettings, stack_settings
-from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
+from platform_assets.local_stack.stack import Stack, lock_state_dir, owner_pid
 from platform_assets.local_stack.supervision import Supervisor
 from tests.support import leaving_server
 from tests.support.servers import free_port, wait_until
@@ -232,9 +232,9 @@ def test_a_service_that_keeps_ending_is_named_with_its_log(
 
 
 def test_one_state_directory_has_one_stack(settings: StackSettings) -> None:
-    with sole_owner(settings):
+    with lock_state_dir(settings):
         assert owner_pid(settings) == os.getpid()
-        with pytest.raises(StackError, match=f"pid {os.getpid()}"), sole_owner(settings):
+        with pytest.raises(StackError, match=f"pid {os.getpid()}"), lock_state_dir(settings):
             pass
     assert owner_pid(settings) is None
 

@@ -30,7 +30,7 @@ def read_migrations_once() -> Iterator[None]:
     from dagster._core.storage.event_log.sqlite import sqlite_event_log
     from sqlalchemy.pool import NullPool
 
-    from platform_assets.local_stack.migrations import known_or_read
+    from platform_assets.local_stack.migrations import cached_migrations
 
     @functools.lru_cache(maxsize=_MOST_ENGINES)
     def engine(url: str, timeout: float) -> Engine:
@@ -41,6 +41,6 @@ def read_migrations_once() -> Iterator[None]:
         return engine(url, connect_args["timeout"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ScriptDirectory, "from_config", known_or_read)
+        patch.setattr(ScriptDirectory, "from_config", cached_migrations)
         patch.setattr(sqlite_event_log, "create_engine", create_engine)
         yield

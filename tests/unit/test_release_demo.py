@@ -16,7 +16,7 @@ from rich.console import Console
 from platform_assets.components.model_file import read_model
 from platform_assets.local_stack.release_demo import deliveries, strict
 from platform_assets.local_stack.release_demo.clients import Clients
-from platform_assets.local_stack.release_demo.command import PARTS, own_settings, release_demo
+from platform_assets.local_stack.release_demo.command import PARTS, demo_settings, release_demo
 from platform_assets.local_stack.settings import StackError, stack_settings
 from tests.support.servers import LOOPBACK, wait_until
 
@@ -102,7 +102,7 @@ def test_clients_ask_at_their_rate_and_count_what_fails() -> None:
 def test_the_demo_leaves_a_running_stack_alone(tmp_path: Path) -> None:
     environ = {"STATE_DIR": str(tmp_path), "TRITON_URL": "http://127.0.0.1:8000"}
     settings = stack_settings(environ)
-    own = own_settings(settings)
+    own = demo_settings(settings)
     assert own.external_triton is None
     assert own.state_dir == tmp_path / "release-demo"
     ports = own.ports.named().values()

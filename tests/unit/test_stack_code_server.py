@@ -40,7 +40,7 @@ class Stopping(threading.Event):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """As Dagster's: it has a child, and does not notice its end."""
-    monkeypatch.setattr(code_server, "_LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(code_server, "_CHECK_EVERY_S", 0.02)
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -23,7 +23,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return READ(self)
 
     monkeypatch.setattr(ScriptDirectory, "_load_revisions", read)
-    monkeypatch.setattr(migrations, "_KNOWN", {})
+    monkeypatch.setattr(migrations, "_CACHE", {})
     # All tests read them once; here it is Alembic's own again.
     monkeypatch.setattr(ScriptDirectory, "from_config", migrations._read)
     return made
@@ -58,6 +58,6 @@ def test_storages_of_different_migrations_keep_their_own() -> None:
         get_alembic_config(str(one.__file__))
         for one in (sqlite_run_storage, sqlite_schedule_storage)
     ]
-    first, second = map(migrations.known_or_read, configs)
+    first, second = map(migrations.cached_migrations, configs)
     assert first is not second
-    assert [migrations.known_or_read(one) for one in configs] == [first, second]
+    assert [migrations.cached_migrations(one) for one in configs] == [first, second]

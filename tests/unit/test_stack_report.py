@@ -26,7 +26,7 @@ from platform_assets.local_stack.processes import GATEWAY_TOKENS
 from platform_assets.local_stack.report import print_addresses, production, sample_call
 from platform_assets.local_stack.run_progress import ChainEvent
 from platform_assets.local_stack.settings import StackSettings, stack_settings
-from platform_assets.local_stack.stack import sole_owner, stack_secrets
+from platform_assets.local_stack.stack import lock_state_dir, stack_secrets
 from platform_assets.resources.failures import failure
 from platform_assets.serving.proof import PROOF_PAGE
 from tests.support.model_status import effective_version, model_status
@@ -67,7 +67,7 @@ def test_a_chain_of_a_model_that_was_never_served_fails_without_a_word_of_what_w
     monkeypatch.setattr("signal.signal", lambda *_: None)  # those of pytest stay
     for name, value in {**environ, "MODEL": "cars"}.items():
         monkeypatch.setenv(name, value)
-    with sole_owner(stack_settings(os.environ)):
+    with lock_state_dir(stack_settings(os.environ)):
         assert cli.main(["chain"]) == 1
 
     said = capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_interrupted_make_chain_says_where_the_run_goes_on(
         monkeypatch.setenv(name, value)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with sole_owner(stack_settings(os.environ)):
+        with lock_state_dir(stack_settings(os.environ)):
             assert cli.main(["chain"]) == 130
     finally:
         for number, handler in handlers.items():

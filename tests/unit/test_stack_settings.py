@@ -21,7 +21,7 @@ from platform_assets.local_stack.stack import stack_secrets, validate_state_dir
 
 def test_the_documented_defaults() -> None:
     settings = stack_settings({}, root=Path("/checkout"))
-    assert settings.listening == {
+    assert settings.listening_ports == {
         "DAGSTER_PORT": 3000,
         "MLFLOW_PORT": 5000,
         "GATEWAY_PORT": 8080,
@@ -53,7 +53,7 @@ def test_a_triton_elsewhere_is_not_started_and_its_ports_are_not_claimed() -> No
     settings = stack_settings({"TRITON_URL": "http://10.0.0.7:8000"})
     assert settings.triton_url == "http://10.0.0.7:8000"
     assert "triton" not in {service.name for service in services(settings)}
-    assert not any(name.startswith("TRITON") for name in settings.listening)
+    assert not any(name.startswith("TRITON") for name in settings.listening_ports)
 
 
 def test_secrets_reach_the_services_by_environment_and_never_by_argument() -> None:

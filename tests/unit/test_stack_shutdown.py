@@ -16,19 +16,19 @@ import pytest
 from platform_assets.local_stack import __main__ as cli
 from platform_assets.local_stack.http import answers_ok, get
 from platform_assets.local_stack.settings import stack_settings
-from platform_assets.local_stack.stack import owner_pid, sole_owner
+from platform_assets.local_stack.stack import lock_state_dir, owner_pid
 
 OWNER = """
 import signal, subprocess, sys
 from platform_assets.local_stack.settings import stack_settings
-from platform_assets.local_stack.stack import sole_owner
+from platform_assets.local_stack.stack import lock_state_dir
 
 def service(*argv):
     sleep = "import time; time.sleep(60)"
     return subprocess.Popen([sys.executable, "-c", sleep, "--", sys.executable, *argv])
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-with sole_owner(stack_settings({"STATE_DIR": sys.argv[1]})):
+with lock_state_dir(stack_settings({"STATE_DIR": sys.argv[1]})):
     parts = [
         service("-m", "dagster._daemon", "run"),
         service("-m", "serving_gateway"),
@@ -88,12 +88,12 @@ def test_state_directory_that_is_refused_is_not_made(
 
 def test_who_looks_at_a_stack_keeps_none_from_starting(tmp_path: Path) -> None:
     settings = stack_settings({"STATE_DIR": str(tmp_path)})
-    with sole_owner(settings):
+    with lock_state_dir(settings):
         pass
     with (settings.run_dir / "stack.pid").open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         threading.Timer(0.1, fcntl.flock, (looking.fileno(), fcntl.LOCK_UN)).start()
-        with sole_owner(settings):
+        with lock_state_dir(settings):
             assert owner_pid(settings) is not None
 
 

@@ -1,4 +1,4 @@
-"""What a model configuration asks for, and whether an ONNX graph fits it. Pure functions.
+"""Read a model configuration, and check that an ONNX graph fits it. Pure functions.
 
 Configurations are Triton's JSON form. All refusals are `BadEntry`, with the reason that Triton
 shows to the client of the load.
@@ -22,7 +22,7 @@ _TRITON_TYPES = {
     "tensor(double)": "TYPE_FP64",
     "tensor(string)": "TYPE_STRING",
 }
-_NOT_HERE = ("sequence_batching", "batch_input", "batch_output")
+_UNSUPPORTED = ("sequence_batching", "batch_input", "batch_output")
 
 
 class BadEntry(Exception):
@@ -45,10 +45,10 @@ class GraphTensor:
 
 
 def refuse_unsupported(config: Mapping[str, Any], instance_kind: str) -> None:
-    """Raise for a configuration whose meaning this backend could not keep."""
+    """Raise BadEntry for a configuration that this backend does not support."""
     if instance_kind != "CPU":
         raise BadEntry(f"instance kind {instance_kind}: this backend runs on the CPU, use KIND_CPU")
-    unsupported = [option for option in _NOT_HERE if config.get(option)]
+    unsupported = [option for option in _UNSUPPORTED if config.get(option)]
     unsupported += [
         "allow_ragged_batch" for entry in config["input"] if entry.get("allow_ragged_batch")
     ]
@@ -67,13 +67,13 @@ def refuse_unsupported(config: Mapping[str, Any], instance_kind: str) -> None:
 
 
 def parameter(config: Mapping[str, Any], name: str) -> str | None:
-    """The text of a parameter; None when it is not set."""
+    """Return the text of a parameter; None if it is not set."""
     value = config.get("parameters", {}).get(name)
     return None if value is None else str(value["string_value"])
 
 
 def integer(config: Mapping[str, Any], name: str) -> int:
-    """A parameter that is a whole number; 0 when it is not set."""
+    """Return a parameter that is a whole number; 0 if it is not set."""
     text = parameter(config, name)
     try:
         return int(text or 0)
@@ -82,7 +82,7 @@ def integer(config: Mapping[str, Any], name: str) -> int:
 
 
 def boolean(config: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    """A parameter that switches something."""
+    """Return a parameter that is a switch; `default` if it is not set."""
     text = parameter(config, name)
     if text is None:
         return default
@@ -163,7 +163,7 @@ def _check_tensor(
 
 
 def shape_of(entry: Mapping[str, Any]) -> list[int]:
-    """The shape that the graph sees: that of the `reshape` when there is one."""
+    """Return the shape that the graph receives: that of `reshape`, if there is one."""
     dims = entry["reshape"].get("shape", []) if "reshape" in entry else entry["dims"]
     return [int(size) for size in dims]
 
@@ -171,7 +171,7 @@ def shape_of(entry: Mapping[str, Any]) -> list[int]:
 def complete(
     config: dict[str, Any], inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]
 ) -> None:
-    """Fill in what an entry leaves out: inputs or outputs, batch size, dynamic batching."""
+    """Fill in what an entry omits: inputs or outputs, batch size, dynamic batching."""
     tensors = [*inputs, *outputs]
     batches = all(tensor.shape and tensor.shape[0] == -1 for tensor in tensors)
     size = int(config.get("max_batch_size", 0))

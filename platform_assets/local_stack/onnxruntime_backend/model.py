@@ -1,11 +1,11 @@
 """ONNX Runtime as a Python-based Triton backend in place of NVIDIA's C++ one.
 
-A repository entry with `backend: "onnxruntime"` loads here and in NVIDIA's container alike. The
-rules of the C++ backend that decide whether an entry loads and what it answers are kept: which
+A repository entry with `backend: "onnxruntime"` loads here and in NVIDIA's container. The rules of
+the C++ backend that decide whether an entry loads and what it answers are followed: which
 graphs fit which configuration, what is completed when inputs or outputs are left out, and the
 options `optimization.graph.level` and the parameters `intra_op_thread_count`,
-`inter_op_thread_count`, `execution_mode`, `enable_mem_arena`, `enable_mem_pattern`. What it
-cannot keep (GPUs, sequences, ragged batches, accelerators) it refuses to load, with the reason.
+`inter_op_thread_count`, `execution_mode`, `enable_mem_arena`, `enable_mem_pattern`. Entries
+that it does not support (GPUs, sequences, ragged batches, accelerators) fail to load with a reason.
 
 Runs inside Triton's own environment (numpy and ONNX Runtime) and imports nothing of this
 project. Triton starts a process per instance and calls it from one thread.
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from platform_assets.local_stack.onnxruntime_backend import graph_config
 else:
-    # Triton loads this file by its path alone, outside of any package.
+    # Triton loads this file only by its path, outside of any package.
     sys.path.append(str(Path(__file__).parent))
     import graph_config
 
 _MODEL_FILE = "model.onnx"
-# ONNX Runtime reads this when it is imported; by default it names models to its vendor.
+# ONNX Runtime reads this on import; by default it reports model names to its vendor.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
@@ -44,7 +44,7 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """Fill in inputs and outputs that the configuration leaves out, from the graph."""
+        """Fill in inputs and outputs that the configuration omits, from the graph."""
         config = auto_complete_model_config.as_dict()
         if not (config.get("input") and config.get("output")):
             session = _session(_path_from_arguments(), config)
@@ -80,29 +80,29 @@ class TritonPythonModel:
         }
         self._plain = not (self._text or self._scalar_inputs)
         self._batching = int(config.get("max_batch_size", 0)) > 0
-        # The wrapper's own run() checks what Triton has checked already.
+        # The wrapper's own run() repeats checks that Triton has already made.
         self._run = getattr(self._session, "_sess", self._session).run
-        # All that was imported stays; the collector need not walk it again between requests.
+        # Imported objects stay; the collector need not traverse them between requests.
         gc.collect()
         gc.freeze()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request; an error of one stays its own."""
+        """Answer every request; an error of one does not affect the others."""
         if len(requests) == 1 or not self._batching:
             return [self._run_single(request) for request in requests]
-        return self._merged(requests)
+        return self._execute_merged(requests)
 
     def _run_single(self, request: Any) -> Any:
         names = request.requested_output_names()
-        # An error is the answer to this request and to no other.
+        # An error answers only this request.
         try:
             arrays = self._run(names, self._feeds(request), None)
             return self._response(names, arrays)
         except Exception as error:
             return pb.InferenceResponse(error=_error(error))
 
-    def _merged(self, requests: Sequence[Any]) -> list[Any]:
-        """Run requests of one shape and with the same outputs together, all others alone."""
+    def _execute_merged(self, requests: Sequence[Any]) -> list[Any]:
+        """Run requests with the same shapes and outputs together, all others alone."""
         answers: list[Any] = [None] * len(requests)
         groups: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
         for index, request in enumerate(requests):
@@ -121,15 +121,15 @@ class TritonPythonModel:
         return answers
 
     def _run_group(self, names: Sequence[str], feeds: Sequence[dict[str, Any]]) -> list[Any] | None:
-        """Answers of one merged run; None when it failed or cannot be taken apart."""
+        """Return the answers of one merged run; None if it failed or cannot be split."""
         if len(feeds) < 2:
             return None
-        counts = [len(next(iter(one.values()))) for one in feeds]
-        merged = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+        counts = [len(next(iter(feed.values()))) for feed in feeds]
+        merged = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         try:
             arrays = self._run(list(names), merged, None)
         except Exception:
-            # One of them is at fault; each by itself shows which.
+            # Running each request alone shows which one is at fault.
             return None
         if any(np.ndim(array) == 0 or len(array) != sum(counts) for array in arrays):
             return None
@@ -141,7 +141,7 @@ class TritonPythonModel:
         if self._plain:
             return feeds
         for name in self._text.intersection(feeds):
-            feeds[name] = _decoded(name, feeds[name])
+            feeds[name] = _decode_text(name, feeds[name])
         for name in self._scalar_inputs.intersection(feeds):
             feeds[name] = feeds[name].reshape(())
         return feeds
@@ -165,8 +165,8 @@ def _error(error: Exception) -> Any:
     return pb.TritonError(f"onnx runtime: {error}", pb.TritonError.INTERNAL)
 
 
-def _decoded(name: str, array: Any) -> Any:
-    """BYTES as ONNX Runtime takes them from Python: objects of `str`."""
+def _decode_text(name: str, array: Any) -> Any:
+    """Decode BYTES into objects of `str`, as ONNX Runtime accepts them from Python."""
     text = np.empty(array.size, dtype=np.object_)
     try:
         text[:] = [item.decode("utf-8") for item in array.ravel()]
@@ -218,5 +218,5 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
 
 
 def _path_from_arguments() -> Path:
-    """The model file, which a completing worker gets only by its command line."""
+    """Return the model file, which a worker gets only on its command line during completion."""
     return Path(os.fsdecode(Path("/proc/self/cmdline").read_bytes().split(b"\0")[1]))

@@ -1,4 +1,4 @@
-"""The clients of the demo: they ask at a steady rate, and count what comes back."""
+"""The clients of the demo: they send requests at a constant rate, and count the answers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from platform_assets.local_stack.release_demo.deliveries import MODEL, NEW_CITY,
 
 CLIENTS: Final = 1_000
 FROM_NEW_CITY: Final = 50
-"""One client in so many orders from the new city, once it is open."""
+"""Once the new city is open, one in this many clients orders from it."""
 _CONNECTIONS: Final = 16
 _TIMEOUT_S: Final = 10.0
 
 
 @dataclass(slots=True)
 class Clients:
-    """Ask `per_second` predictions of the gateway at `url`, from a thread of their own."""
+    """Send `per_second` requests to the gateway at `url`, from a separate thread."""
 
     url: str
     per_second: int = 100
     answered: Counter[int] = field(default_factory=Counter)
-    """Version -> answers."""
+    """Number of answers by version."""
     failed: list[str] = field(default_factory=list)
-    """What was not answered, with the reason."""
+    """Requests that failed, with the reason."""
     has_new_city: bool = False
 
     @property
@@ -42,9 +42,9 @@ class Clients:
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
-        """Ask until the block is left."""
+        """Send requests until the block ends."""
         over = threading.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(self._ask_all(over)), daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(self._send_all(over)), daemon=True)
         thread.start()
         try:
             yield
@@ -52,8 +52,8 @@ class Clients:
             over.set()
             thread.join()
 
-    async def _ask_all(self, over: threading.Event) -> None:
-        # Each task keeps a connection of its own; a proxy has no business before loopback.
+    async def _send_all(self, over: threading.Event) -> None:
+        # Each task keeps its own connection; no proxy is used for loopback.
         limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_TIMEOUT_S)
         async with (
             httpx.AsyncClient(
@@ -62,10 +62,12 @@ class Clients:
             asyncio.TaskGroup() as group,
         ):
             for number in range(_CONNECTIONS):
-                group.create_task(self._ask(client, number, over))
+                group.create_task(self._send_steadily(client, number, over))
 
-    async def _ask(self, client: httpx.AsyncClient, number: int, over: threading.Event) -> None:
-        """Ask over one connection, at times that do not depend on the answers."""
+    async def _send_steadily(
+        self, client: httpx.AsyncClient, number: int, over: threading.Event
+    ) -> None:
+        """Send over one connection, at times that do not depend on the answers."""
         period = _CONNECTIONS / self.per_second
         due = time.monotonic() + period * number / _CONNECTIONS
         for turn, row in enumerate(requests(seed=1000 + number)):
@@ -77,8 +79,8 @@ class Clients:
 
     async def _exchange(self, client: httpx.AsyncClient, sender: int, row: Row) -> None:
         is_from_new_city = self.has_new_city and sender % FROM_NEW_CITY == 0
-        asked = {**row, "city": NEW_CITY} if is_from_new_city else row
-        body = {"instances": [asked], "client_id": f"client-{sender}"}
+        instance = {**row, "city": NEW_CITY} if is_from_new_city else row
+        body = {"instances": [instance], "client_id": f"client-{sender}"}
         try:
             answer = await client.post(f"/models/{MODEL}/predict", json=body)
         except httpx.HTTPError as error:

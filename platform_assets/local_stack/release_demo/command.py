@@ -1,4 +1,4 @@
-"""Run the demo on a stack of its own, and sum it up."""
+"""Run the demo on its own stack, and print a summary."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ _SETTINGS: Final = {
     "GATEWAY_SAMPLE_FRACTION": "1",
     "GATEWAY_SAMPLE_SECONDS": "1",
 }
-"""Everything happens in three minutes: sensors look as often as Dagster lets them, and each
-request is in the log at once."""
+"""The demo takes three minutes: sensors tick as often as Dagster permits, and each request is
+logged immediately."""
 
 Running = Callable[[StackSettings, Console], AbstractContextManager[Stack]]
 
 
-def own_settings(settings: StackSettings) -> StackSettings:
-    """Return those of a stack of its own: a folder in the state directory, and free ports.
+def demo_settings(settings: StackSettings) -> StackSettings:
+    """Return the settings of a separate stack: a folder in the state directory, and free ports.
 
-    Its Triton is its own, too: another one would read another model repository.
+    It also has its own Triton: an external one would read another model repository.
     """
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in fields(Ports)]
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        ports = Ports(*(one.getsockname()[1] for one in sockets))
+        for listener in sockets:
+            listener.bind((LOOPBACK, 0))
+        ports = Ports(*(listener.getsockname()[1] for listener in sockets))
     state = settings.state_dir / "release-demo"
     return replace(settings, state_dir=state, ports=ports, external_triton=None)
 
 
 def release_demo(settings: StackSettings, console: Console, running: Running) -> None:
-    """Tell the story in a stack that `running` starts and ends.
+    """Tell the story in a stack that `running` starts and stops.
 
-    What an earlier demo left is removed; what this one leaves stays, to look at.
+    The state of an earlier demo is removed; that of this one is kept for inspection.
 
     Raises:
-        StackError: the story did not go as it should.
+        StackError: the story did not go as expected.
     """
-    own, parts = own_settings(settings), _chosen_parts(os.environ.get(PARTS) or "1,2,3,4")
+    own, parts = demo_settings(settings), _chosen_parts(os.environ.get(PARTS) or "1,2,3,4")
     models = own.state_dir / "models"
-    _remove_former(own)
+    _remove_previous_state(own)
     write_model_file(models / MODEL)
     write_rows(models / MODEL, ROWS)
     os.environ.update({**_SETTINGS, MODELS_DIR: str(models)})
@@ -76,10 +76,10 @@ def _chosen_parts(text: str) -> list[int]:
     chosen = text.split(",")
     if not {*chosen} <= {*"1234"}:
         raise StackError(f"{PARTS}={text!r}: give parts of the story, such as 1,3,4. It has four")
-    return [int(one) for one in chosen]
+    return [int(part) for part in chosen]
 
 
-def _remove_former(own: StackSettings) -> None:
+def _remove_previous_state(own: StackSettings) -> None:
     if (pid := owner_pid(own)) is not None:
         raise StackError(f"a demo runs already (pid {pid}): look at it, or end it with Ctrl-C")
     if own.state_dir.exists():
@@ -88,11 +88,11 @@ def _remove_former(own: StackSettings) -> None:
 
 def _print_summary(story: Story, console: Console) -> None:
     table = Table("version", "what it was", "what became of it", "chain", "release", "requests")
-    for one in story.fates:
-        chain, release, requests = f"{one.chain_seconds:.0f} s", "-", "-"
-        if one.release is not None:
-            release, requests = f"{one.release_seconds:.0f} s", f"{one.requests:,}"
-        table.add_row(str(one.version), one.what, one.outcome, chain, release, requests)
+    for fate in story.fates:
+        chain, release, requests = f"{fate.chain_seconds:.0f} s", "-", "-"
+        if fate.release is not None:
+            release, requests = f"{fate.release_seconds:.0f} s", f"{fate.requests:,}"
+        table.add_row(str(fate.version), fate.what, fate.outcome, chain, release, requests)
     console.print()
     console.print(table)
     clients = story.clients

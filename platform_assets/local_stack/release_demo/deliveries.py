@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 MODEL: Final = "deliveries"
 CITIES: Final = {"Bern": -0.6, "Chur": 0.9, "Genf": 0.4, "Lugano": 0.0, "Zug": -0.3}
-"""City -> how much later its deliveries are, in log odds."""
+"""Effect of each city on the log odds that a delivery is late."""
 NEW_CITY: Final = "Aarau"
-"""That no training row has."""
+"""A city that no training row has."""
 _COLUMNS: Final = ("distance", "weight", "hour", "city", "late")
 _RUSH: Final = range(16, 20)
 _METRES: Final = 1000.0
@@ -53,7 +53,7 @@ _CANDIDATES: Final = {
 
 
 def write_model_file(folder: Path, candidate: Literal["usual", "strict"] = "usual") -> None:
-    """Write the model file; the `strict` candidate refuses cities that it never saw."""
+    """Write the model file; the `strict` candidate refuses unseen cities."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "defs.yaml").write_text(_FILE.replace("CANDIDATE", _CANDIDATES[candidate]))
 
@@ -71,7 +71,7 @@ def write_rows(folder: Path, rows: int, unit: Literal["km", "m"] = "km") -> None
 
 
 def requests(seed: int) -> Iterator[Row]:
-    """Yield what clients ask, without end: distances in km, cities that the training knows."""
+    """Yield endless client requests, with distances in km and cities known from training."""
     return (row for row, _ in _deliveries(seed))
 
 

@@ -35,20 +35,20 @@ _REPLAY: Final = f"{MODEL}/triton_serving_state:replay"
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of a version."""
+    """The outcome of a version."""
 
     version: int
     what: str
     outcome: str
     chain_seconds: float
-    """Until it had passed its gates, or not."""
+    """Duration of its chain, until its gates had passed or failed."""
     release: Release | None = None
     requests: int = 0
-    """Requests, and copies of them, that it got in the steps of its release."""
+    """Requests, and mirrored copies, that it received in the steps of its release."""
 
     @property
     def release_seconds(self) -> float:
-        """From the begin of its release to its end."""
+        """Duration of its release."""
         if self.release is None:
             return 0.0
         began, ended = map(datetime.fromisoformat, (self.release.started_at, self.release.since))
@@ -57,7 +57,7 @@ class Fate:
 
 @dataclass(slots=True)
 class Story:
-    """Tells of each version, and raises StackError when one does not go as it should."""
+    """Runs the story of each version, and raises StackError if one does not go as expected."""
 
     settings: StackSettings
     console: Console
@@ -71,16 +71,16 @@ class Story:
 
     @property
     def version(self) -> int:
-        """The version that the next chain makes."""
+        """The version that the next chain produces."""
         return len(self.fates) + 1
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the story began."""
         return time.monotonic() - self.began
 
     def tell(self, parts: Sequence[int] = (1, 2, 3, 4)) -> None:
-        """Tell these parts, of which the first one begins each story."""
+        """Tell these parts, always beginning with the first one."""
         others = {2: self._good, 3: self._wrong_unit, 4: self._unknown_city}
         self._first()
         with self.clients.asking():
@@ -115,7 +115,7 @@ class Story:
     def _wrong_unit(self) -> None:
         self._begin("the source sends metres, while clients go on sending km")
         write_rows(self.models, MORE_ROWS, "m")
-        stopped = [one.name for one in self._run_chain() if one.kind == "failure"]
+        stopped = [event.name for event in self._run_chain() if event.kind == "failure"]
         if stopped != [_REPLAY]:
             named = ", ".join(stopped) or "nothing"
             raise StackError(f"replay should stop this version, and {named} stopped it")
@@ -138,12 +138,12 @@ class Story:
         self.clients.has_new_city = True
 
     def _take_to_gates(self) -> None:
-        problems = [one for one in self._run_chain() if one.kind == "failure"]
+        problems = [event for event in self._run_chain() if event.kind == "failure"]
         if problems:
             raise StackError(f"{problems[0].name} stopped the chain: {problems[0].detail}")
 
     def _run_chain(self) -> list[ChainEvent]:
-        """Run the chain; return what did not pass in it."""
+        """Run the chain; return its warnings and failures."""
         problems: list[ChainEvent] = []
 
         def show(event: ChainEvent) -> None:
@@ -163,7 +163,7 @@ class Story:
         return problems
 
     def _follow(self, at_begin: Callable[[], None] = lambda: None) -> Release:
-        """Tell the acts of the new version's release until it has ended."""
+        """Print the acts of the new version's release until it has ended."""
         began, acts, is_new = time.monotonic(), 0, True
         while time.monotonic() < began + (_BEGIN_S if is_new else _RELEASE_S):
             release = release_progress.present_release(self.settings, MODEL)
@@ -191,11 +191,11 @@ class Story:
 
         return describe_place(release)
 
-    def _asked(self) -> int:
-        """How many requests, and copies, the candidate got in the steps of the last release."""
-        found = release_progress.release_report(self.settings, MODEL)
-        phases = found.evidence.phases if found is not None and found.evidence else {}
-        return sum(one.candidate.requests for name, one in phases.items() if name != WATCH)
+    def _count_requests(self) -> int:
+        """Return the requests and copies that the candidate got in the last release's steps."""
+        current = release_progress.release_report(self.settings, MODEL)
+        phases = current.evidence.phases if current is not None and current.evidence else {}
+        return sum(phase.candidate.requests for name, phase in phases.items() if name != WATCH)
 
     def _require_answers(self) -> None:
         clients = self.clients
@@ -208,12 +208,12 @@ class Story:
         self.console.print(f"\n[bold]Version {self.version}: {escape(what)}[/]", highlight=False)
 
     def _end(self, what: str, outcome: str, release: Release | None = None) -> None:
-        """Note what became of a version, and see that production is what it should be."""
+        """Record the outcome of a version, and check that the right version is in production."""
         served = report.production(self.settings, MODEL)
         if served.version != self.production:
             raise StackError(f"version {self.production} should be in production, not {served}")
         self._say(f"version {self.version}: {outcome}; in production: {served}")
-        requests = self._asked() if release is not None else 0
+        requests = self._count_requests() if release is not None else 0
         self.fates.append(Fate(self.version, what, outcome, self._chain_seconds, release, requests))
 
     def _say(self, text: str) -> None:

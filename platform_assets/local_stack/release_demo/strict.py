@@ -1,4 +1,4 @@
-"""A pipeline with a fault that no training row shows: its cities are written down in code."""
+"""A pipeline with a fault that no training row reveals: its cities are hard-coded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MISSING: Final = ""
 
 
 def build() -> Pipeline:
-    """Return the pipeline; another city is an error, in scikit-learn as in ONNX."""
+    """Return the pipeline; an unknown city is an error, in scikit-learn and in ONNX."""
     from sklearn.compose import ColumnTransformer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
