@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.training.boosting import without_scores
+from platform_assets.training.boosting import hide_decision_function
 from platform_assets.training.folds import scoring_folds
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows

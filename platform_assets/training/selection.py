@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.training.boosting import learner
-from platform_assets.training.calibration import deal, estimator_in, finish
+from platform_assets.training.boosting import unwrap_learner
+from platform_assets.training.calibration import finalize, set_folds, unwrap_calibration
 from platform_assets.training.folds import Fold, scoring_folds
 from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
 from platform_assets.training.preprocessing import (
@@ -222,7 +222,7 @@ def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label
 
 def fit_pipeline(pipeline: Any, rows: Rows, spec: ModelSpec) -> Any:
     """Return a pipeline fitted to rows; exceptions of its estimator propagate."""
-    deal(pipeline.steps[-1][1], rows, spec)
+    set_folds(pipeline.steps[-1][1], rows, spec)
     if encoders := target_encoders(pipeline):
         # A text that an entity's rows share would else be encoded by that entity's own labels.
         with contextlib.suppress(TrainingError):  # too few entities: the encoder's own folds
@@ -234,7 +234,7 @@ def fit_pipeline(pipeline: Any, rows: Rows, spec: ModelSpec) -> Any:
         # With a calibration, the weights for its estimator have their own name.
         warnings.filterwarnings("ignore", "Since Pipeline does not appear to accept sample_weight")
         fitted = pipeline.fit(rows.features, rows.labels, **arguments)
-    finish(fitted.steps[-1][1], spec)
+    finalize(fitted.steps[-1][1], spec)
     for encoder in target_encoders(fitted):
         encoder.cv = TARGET_PARTS  # the folds name rows, which the model must not keep
     return fitted

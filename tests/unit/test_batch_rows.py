@@ -270,7 +270,7 @@ def test_rows_are_refused_for_nan_and_for_numbers_that_a_double_cannot_hold() ->
         }
     )
     features = Feature("number", DType.FP64), Feature("count", DType.INT64, nullable=True)
-    assert with_reasons(batch, features).to_pylist() == [
+    assert unscorable_reasons(batch, features).to_pylist() == [
         None,
         "number is missing",
         *["count is beyond 2^53"] * 2,
