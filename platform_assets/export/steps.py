@@ -31,6 +31,8 @@ def converter_options() -> dict[str, Any]:
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, TargetEncoder
 
+    from platform_assets.export.tree_converters import convert_trees, tree_classes
+
     return {
         "custom_parsers": {FunctionTransformer: _parse},
         "custom_shape_calculators": {
@@ -44,6 +46,7 @@ def converter_options() -> dict[str, Any]:
             SimpleImputer: convert_imputer,
             OneHotEncoder: convert_one_hot,
             TargetEncoder: convert_target,
+            **dict.fromkeys(tree_classes(), convert_trees),
         },
     }
 

@@ -23,13 +23,18 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import is_classifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError, graph_contract, inspect_graph, sha256
+from platform_assets.export.tree_converters import tree_classes
 from platform_assets.export.triton_config import TensorSpec
 from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Target, Task
 from platform_assets.training.candidates import build, expand
 from platform_assets.training.estimators import CLASSIFIERS, REGRESSORS
+from platform_assets.training.preprocessing import custom_pipeline
 from platform_assets.training.rows import Rows
 from serving_gateway.contract import DType, Feature
 from tests.faults.scale import scale
@@ -473,3 +478,19 @@ def test_the_same_rows_and_specification_give_the_same_bytes_in_another_process(
     here = digests_of(names)
     assert there.stdout.split() == here
     assert len(set(here)) == len(names)
+
+
+@pytest.mark.parametrize("kind", tree_classes(), ids=lambda kind: kind.__name__)
+def test_tree_sends_a_missing_value_that_training_had_not_as_scikit_learn_does(kind: Any) -> None:
+    task = Task.BINARY if is_classifier(kind()) else Task.REGRESSION
+    columns = FeatureSpec("x", DType.FP32, nullable=True), FeatureSpec("y", DType.FP32)
+    spec = mixed_spec(task, (0, 1) if task is Task.BINARY else (), features=columns)
+    chance = np.random.default_rng(0)
+    frame = pd.DataFrame(chance.normal(size=(400, 2)).astype(np.float32), columns=["x", "y"])
+    labels = frame.x + frame.y
+    model = make_pipeline(FunctionTransformer(), kind(random_state=0))
+    fitted = custom_pipeline(model).fit(frame, labels > 0 if task is Task.BINARY else labels)
+
+    parity, _ = graph_parity(fitted, spec, frame.assign(x=np.float32(np.nan)))
+
+    assert parity.holds
