@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ _PLAIN: Final = frozenset({"regression", "regression_l1", "huber", "fair", "quan
 _LOGARITHMIC: Final = frozenset({"poisson", "gamma", "tweedie"})
 """LightGBM's objectives, by the function they apply to the sum of the leaves."""
 _NUMBERS: Final = re.compile(r"^(threshold|leaf_value)=(.+)$", re.MULTILINE)
+_TINY: Final = 1e-30
 _ZERO_IS_MISSING: Final = 4
 """Bit of LightGBM's `decision_type`."""
 
@@ -53,7 +55,7 @@ def boosted_substitute(estimator: Any) -> Convertible | None:
             # onnxmltools ignores the weights of dropped trees.
             if (kind := estimator.booster or "gbtree") != "gbtree":
                 raise ExportError(f"XGBoost with booster={kind} has no exact ONNX converter")
-            return Convertible(estimator)
+            return Convertible(_with_first_tree(estimator))
         case TransformedTargetRegressor():
             return _convert_centred_target(estimator)
         case VotingClassifier(estimators_=[only], voting="soft") if model := boosted_substitute(
@@ -67,6 +69,25 @@ def boosted_substitute(estimator: Any) -> Convertible | None:
 def _is_of(library: str, name: str, estimator: Any) -> bool:
     # Only an imported library can have made the estimator.
     return library in sys.modules and isinstance(estimator, getattr(sys.modules[library], name))
+
+
+def _with_first_tree(estimator: Any) -> Any:
+    """Return an XGBoost model whose first tree is not a lone leaf of 0.
+
+    onnxmltools would take the base score of two classes for a margin instead of a probability. The
+    leaf becomes a number that no sum in single precision shows.
+    """
+    from xgboost import Booster
+
+    booster = estimator.get_booster()
+    [first, *_] = booster.get_dump(dump_format="json")
+    if json.loads(first).get("leaf") != 0:
+        return estimator
+    model = json.loads(booster.save_raw("json"))
+    model["learner"]["gradient_booster"]["model"]["trees"][0]["split_conditions"][0] = _TINY
+    same = copy.copy(estimator)
+    same._Booster = Booster(model_file=bytearray(json.dumps(model).encode()))
+    return same
 
 
 def _convert_centred_target(estimator: Any) -> Convertible:

@@ -494,3 +494,24 @@ def test_tree_sends_a_missing_value_that_training_had_not_as_scikit_learn_does(k
     parity, _ = graph_parity(fitted, spec, frame.assign(x=np.float32(np.nan)))
 
     assert parity.holds
+
+
+@pytest.mark.parametrize("classes", [(0, 1), ("a", "b", "c")])
+def test_boosting_that_begins_with_a_lone_leaf_is_converted(classes: tuple[Any, ...]) -> None:
+    """As of few rows, or with a strong regularization."""
+    task = Task.BINARY if len(classes) == 2 else Task.MULTICLASS
+    spec = mixed_spec(
+        task,
+        classes,
+        candidates=(CandidateSpec("xgboost", grid={"min_child_weight": (20,)}),),
+        features=(FeatureSpec("x", DType.FP32),),
+    )
+    chance = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": chance.normal(size=70).astype(np.float32)})
+    place = np.argsort(np.argsort(frame.x + chance.normal(size=70))) * len(classes) // 70
+    labels = np.array(classes, dtype=object if task is Task.MULTICLASS else np.int64)[place]
+    fitted = fitted_candidate(spec, Rows(frame, labels, np.arange(70)))
+
+    parity, _ = graph_parity(fitted, spec, frame)
+
+    assert parity.holds
