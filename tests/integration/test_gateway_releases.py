@@ -75,7 +75,7 @@ def test_a_release_goes_its_way_over_two_replicas_and_a_restart(
 
     def copies(replica: RunningGateway) -> int:
         phases = report(replica)["evidence"]["phases"]
-        return int(phases["0"]["rows"]) if phases else 0
+        return int(phases["0"]["compared"]) if phases else 0
 
     for replica in replicas:
         wait_until(lambda: copies(replica) == 10, 10, "what both counted adds up")  # noqa: B023

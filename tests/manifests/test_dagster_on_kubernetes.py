@@ -216,7 +216,8 @@ def test_only_the_run_asks_kubernetes_and_only_steps_have_the_volumes(
     assert mounts(step) == {"/tmp": None, "/state": "platform-state", "/models": "model-repository"}
     postgres = {"DAGSTER_POSTGRES_USERNAME", "DAGSTER_POSTGRES_PASSWORD"}
     assert secret_variables(worker) == postgres
-    assert secret_variables(step) == {*postgres, "TRITON_CONTROL_KEY"}
+    secrets = {"TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN"}
+    assert secret_variables(step) == postgres | secrets
     assert container(worker)["resources"]["requests"] == {"cpu": "250m", "memory": "512Mi"}
     assert container(step)["resources"]["requests"] == {"cpu": "250m", "memory": "1Gi"}
 
