@@ -224,7 +224,12 @@ def test_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
         # By itself: no request has to fail before it is looked for.
         log = gateway.process.log
         wait_until(lambda: "the feature store is open" in log.read_text(), 90, "the store")
-        assert ask(gateway, entity_id=KNOWN).json()["feature_source"] == "feast"
+
+        def is_looked_up() -> bool:
+            return bool(ask(gateway, entity_id=KNOWN).json().get("feature_source") == "feast")
+
+        # The first look-up of a new store may meet its deadline on a busy machine.
+        wait_until(is_looked_up, 10, "a look-up")
 
 
 @pytest.mark.needs("redis-server")

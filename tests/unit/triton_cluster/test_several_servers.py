@@ -31,6 +31,7 @@ async def test_inferences_go_where_least_are_under_way(
     stub.hangs_inferences = True
     calls = [pair.send() for _ in range(4)]
     await eventually(lambda: len(stub.inferences) == len(other.inferences) == 22)
+    await eventually(lambda: sum(ended.done() for _, ended in calls) == 2)
     for _ in range(20):
         await pair.infer()
     assert len(other.inferences) == 42
