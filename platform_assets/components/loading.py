@@ -114,7 +114,7 @@ def _read_all(
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether an entry of a folder is no model's; many volumes have a `lost+found` of root's."""
+    """Whether an entry of a folder cannot be a model's, such as a volume's `lost+found`."""
     return name.startswith((".", "__")) or name == "lost+found"
 
 

@@ -80,9 +80,11 @@ class LedgerWriter:
         except LedgerError as error:
             return [str(error)]
         known = [_identity(switch) for entry in entries for switch in switches_of(entry)]
+        known.reverse()  # what is looked for is among the newest
         lines = []
         for entry in reversed(read_ledger(self.instance, self.spec)):
-            if not any(entry.identity.is_same(other) for other in known):
+            identity = entry.identity
+            if not any(identity.is_same(other) for other in known):
                 entered = self.enter_switch({**asdict(entry), "chain": "entered later"})
                 lines.append(f"generation {entry.generation}: {entered[CHAIN]}")
         if self.spec.release is None:

@@ -11,8 +11,10 @@ from pyarrow import parquet
 
 from platform_assets.components.loading import read_models
 from platform_assets.features.point_in_time import RepeatedRowsError, join_tables
+from platform_assets.features.records import FeatureData
+from platform_assets.model_spec import ModelSpec
 from tests.support.scoring import customers_data, data_of, shops_data
-from tests.support.several_tables import tables, write_files
+from tests.support.several_tables import Tables, tables, write_files
 
 
 def test_columns_of_any_name_are_joined(tmp_path: Path) -> None:
@@ -43,20 +45,21 @@ def test_columns_of_any_name_are_joined(tmp_path: Path) -> None:
     assert joined["risk"].null_count == 0
 
 
+def labels_of(drawn: Tables, spec: ModelSpec, folder: Path) -> FeatureData:
+    """The payments as labels, with their keys and times alone."""
+    customer, shop, at, *_ = map(list, zip(*drawn.payments, strict=True))
+    times = pa.array(at, pa.timestamp("us", "UTC"))
+    columns = {"customer_id": customer, "shop_id": shop, spec.event_timestamp: times}
+    return data_of("payments", columns, folder)
+
+
 def test_times_without_a_zone_are_in_utc(tmp_path: Path) -> None:
     """As pandas writes them, in nanoseconds."""
     drawn = tables(payments=20)
     write_files(tmp_path, drawn)
     [spec] = read_models(tmp_path).specs.values()
     customers, shops = customers_data(drawn, tmp_path), shops_data(drawn, tmp_path)
-    columns = {
-        "customer_id": [one[0] for one in drawn.payments],
-        "shop_id": [one[1] for one in drawn.payments],
-        spec.event_timestamp: pa.array(
-            [one[2] for one in drawn.payments], pa.timestamp("us", "UTC")
-        ),
-    }
-    labels = data_of("payments", columns, tmp_path)
+    labels = labels_of(drawn, spec, tmp_path)
     data = replace(labels, labels_path=labels.features_path, tables=(customers, shops))
     expected = join_tables(data, spec)
     table = parquet.read_table(customers.features_path)
@@ -75,14 +78,7 @@ def test_table_without_times_that_repeats_a_key_is_refused(tmp_path: Path) -> No
     shops = shops_data(drawn, tmp_path)
     once = parquet.read_table(shops.features_path)
     parquet.write_table(pa.concat_tables([once, once]), shops.features_path)
-    columns = {
-        "customer_id": [one[0] for one in drawn.payments],
-        "shop_id": [one[1] for one in drawn.payments],
-        spec.event_timestamp: pa.array(
-            [one[2] for one in drawn.payments], pa.timestamp("us", "UTC")
-        ),
-    }
-    labels = data_of("payments", columns, tmp_path)
+    labels = labels_of(drawn, spec, tmp_path)
     made = (customers_data(drawn, tmp_path), shops)
     data = replace(labels, labels_path=labels.features_path, tables=made)
 
